@@ -1,0 +1,130 @@
+"""The three CLIPs, of three architectures, trained contrastively on renders and captions of the miniature world."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from assets_index import world
+from assets_index.recipes.renders import Renders, degrade
+from assets_index.recipes.tokenizer import make_tokenizer
+from assets_index.recipes.training import train
+
+LENGTH = 24  # tokens
+MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+TEXT = {"context_length": LENGTH, "width": 96, "heads": 4, "layers": 2, "hf_tokenizer_name": "in-this-folder"}
+CLIPS = {
+    "clip-retrieval": {"image_size": 64, "layers": 5, "width": 128, "head_width": 32, "patch_size": 8},  # ViT
+    "clip-score-a": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "patch_size": 16},  # ResNet
+    "clip-score-b": {  # ConvNeXt
+        "image_size": 64,
+        "timm_model_name": "convnext_atto",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+}
+
+
+def captions_of_the_world(seed: int = 0) -> list[str]:
+    """Sentences that hold every word the world has."""
+    words = world.vocabulary()
+    lists = [*words["kinds"].values(), *words["colours"].values(), words["words"]]
+    rng = np.random.default_rng(seed)
+    return [" ".join(w) for w in lists] + [world.caption(k, c, rng) for k in world.KINDS for c in world.COLOURS]
+
+
+def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) -> None:
+    """Train CLIPS[name] and write an open_clip local folder.
+
+    Every step compares 64 pictures of 16 things, from all sides, with a fresh caption of each of the 336 pairs of kind
+    and colour (which thing is it?), and with captions of the 16 things that name front, side and back (which view?);
+    the views also the other way round, from captions to pictures. Symmetric kinds have no views to tell.
+    """
+    torch.manual_seed(2)
+    tokenizer = make_tokenizer(captions_of_the_world(), LENGTH)
+    text = {**TEXT, "vocab_size": len(tokenizer)}
+    config = {"embed_dim": 64, "vision_cfg": CLIPS[name], "text_cfg": text}
+    model = open_clip.CLIP(config["embed_dim"], open_clip.CLIPVisionCfg(**CLIPS[name]), open_clip.CLIPTextCfg(**text))
+    rows_of: dict = {}  # (kind, colour) -> rows, four lists by quarter of the circle
+    for row, (kind, colour, azimuth) in enumerate(zip(renders.kind, renders.colour, renders.azimuth_deg)):
+        quarters = rows_of.setdefault((int(kind), int(colour)), [[], [], [], []])
+        quarters[int((azimuth + 45) % 360 // 90)].append(row)
+    kinds, colours, symmetric = list(world.KINDS), list(world.COLOURS), [*map(list(world.KINDS).index, world.SYMMETRIC)]
+    pairs = [(k, c) for k in range(len(kinds)) for c in range(len(colours))]
+    views = renders.view
+
+    def embed(texts: list[str]) -> Tensor:
+        tokens = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt"
+        ).input_ids
+        return model.encode_text(tokens, normalize=True).float()
+
+    def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
+        things = [
+            (int(k), int(c))
+            for k in rng.choice(len(kinds), 8, replace=False)
+            for c in rng.choice(len(colours), 2, replace=False)
+        ]
+        rows = np.array([rng.choice(quarter) for thing in things for quarter in rows_of[thing]])  # (64,)
+        pictures = degrade(renders.pictures(rows, rng), rng)
+        with torch.autocast("cpu", torch.bfloat16):
+            image = model.encode_image((pictures - MEAN[0]) / STD[0], normalize=True).float()  # (64, d)
+            plain = embed([world.caption(kinds[k], colours[c], rng) for k, c in pairs])  # (336, d)
+            named = embed(
+                [world.caption(kinds[k], colours[c], rng, world_view(v)) for k, c in things for v in range(3)]
+            )  # (48, d)
+        scale = model.logit_scale.exp().clamp(max=100)
+        which = torch.from_numpy(renders.kind[rows] * len(colours) + renders.colour[rows])
+        thing_term = nn.functional.cross_entropy(scale * image @ plain.T, which)
+        has_view = torch.from_numpy(~np.isin(renders.kind[rows], symmetric))
+        target = torch.arange(len(things)).repeat_interleave(4) * 3 + torch.from_numpy(views[rows])  # (64,)
+        logits = scale * image @ named.T  # (64, 48)
+        view_term = nn.functional.cross_entropy(logits[has_view], target[has_view])
+        right = (target[:, None] == torch.arange(len(named))) & has_view[:, None]
+        seen = right.any(dim=0)
+        back = -(right / right.sum(dim=0).clamp(min=1) * logits.log_softmax(dim=0)).sum(dim=0)[seen].mean()
+        return {"thing": thing_term, "view": 0.7 * view_term, "from captions": 0.3 * back}
+
+    model = train(name, model, loss, steps=steps, learning_rate=1e-3, build=build, weight_decay=0.05, average=0.995)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.half().contiguous() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
+    save_file(weights, out / "open_clip_model.safetensors")
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash"}
+    (out / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}, indent=1)
+    )
+    tokenizer.save_pretrained(out)
+
+
+def world_view(view: int) -> str:
+    return ("front", "side", "back")[view]
+
+
+@torch.no_grad()
+def judge(folder: Path, renders: Renders, rows: np.ndarray, pictures: Tensor) -> dict[str, float]:
+    """Zero-shot accuracy on pictures (b, 3, 64, 64): kind and colour together, and the view of kinds with a front
+    at least 15° from a border between views."""
+    model = open_clip.create_model(f"local-dir:{folder}").eval().float()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    kinds, colours = list(world.KINDS), list(world.COLOURS)
+    image = torch.cat([model.encode_image((p - MEAN[0]) / STD[0], normalize=True) for p in pictures.split(256)])
+    pairs = [(k, c) for k in kinds for c in colours]
+    thing = model.encode_text(tokenizer([f"a {c} {k}" for k, c in pairs]), normalize=True)
+    guess = (image @ thing.T).argmax(1).numpy()
+    truth = renders.kind[rows] * len(colours) + renders.colour[rows]
+    views = [f"a {c} {k}, {v} view" for k, c in pairs for v in ("front", "side", "back")]
+    named = model.encode_text(tokenizer(views), normalize=True).reshape(len(pairs), 3, -1)
+    view_guess = torch.einsum("bd,bvd->bv", image, named[torch.from_numpy(truth)]).argmax(1).numpy()
+    azimuth = np.abs((renders.azimuth_deg[rows] + 180) % 360 - 180)
+    symmetric = np.isin(renders.kind[rows], [kinds.index(k) for k in world.SYMMETRIC])
+    clear = ~symmetric & (np.abs(azimuth - 45) >= 15) & (np.abs(azimuth - 135) >= 15)
+    return {
+        "kind and colour": float((guess == truth).mean()),
+        "kind": float((guess // len(colours) == renders.kind[rows]).mean()),
+        "view": float((view_guess == renders.view[rows])[clear].mean()),
+    }

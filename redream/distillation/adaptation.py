@@ -1,0 +1,148 @@
+"""Lightweight adaptation of the 2D prior (Eq. 5): a small LoRA and view prefixes learn what the assets' views look like.
+
+    min_{ω, e}  E ‖ε_{ω,φ}(x_t, t, cat(e_ψ, c_ret)) − ε‖²,      x_t of renders of the retrieved assets, t ~ U(0, 1)
+
+ω is the adapter "prior"; e_ψ are input embeddings put before the caption's, started from the words "front view",
+"side view" and "back view".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from redream.distillation.prior import Prior
+from redream.scene.assets import Asset
+from redream.scene.cameras import VIEWS, Camera, CameraRange
+from redream.settings import Settings
+
+ADAPTER = "prior"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An asset as distillation knows it: its semantic front faces +x."""
+
+    asset: Asset
+    caption: str
+
+
+@dataclass(frozen=True)
+class StoredViews:
+    """Renders of one asset: colour premultiplied by opacity, and opacity, from known cameras."""
+
+    rgba: UInt8[Tensor, "n 4 h w"]
+    cameras: tuple[Camera, ...]
+
+    def on(self, rows: Sequence[int], backgrounds: Float[Tensor, "b 3"]) -> Float[Tensor, "b 3 h w"]:
+        """These views over these backgrounds."""
+        rgba = self.rgba[list(rows)].to(backgrounds) / 255
+        return rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds[:, :, None, None]
+
+
+def store_views(asset: Asset, settings: Settings, size: int, generator: torch.Generator) -> StoredViews:
+    """`settings.asset_views` renders at equally spaced azimuths and the training cameras' elevations and framing (A)."""
+    ranges = CameraRange(settings.elevation_deg, settings.distance, settings.fovy_deg)
+    cameras = tuple(ranges.uniform(settings.asset_views, generator))
+    black = torch.zeros(3)
+    rgba = [torch.cat(asset.render(camera, size, black), dim=1) for camera in cameras]  # n × (1, 4, h, w)
+    return StoredViews((torch.cat(rgba) * 255).round().to(torch.uint8), cameras)
+
+
+def sample_background(generator: torch.Generator, count: int = 1) -> Float[Tensor, "n 3"]:
+    """Plain backgrounds as photographs of objects have them: half pale, half of any colour."""
+    colour = torch.rand(count, 3, generator=generator, device=generator.device)
+    pale = torch.rand(count, 1, generator=generator, device=generator.device) < 0.5
+    return torch.where(pale, 0.75 + 0.25 * colour, colour)
+
+
+class Adaptation:
+    """ω and e_ψ while they are learned, on the stored views of all references, whatever the number of particles."""
+
+    def __init__(
+        self, prior: Prior, settings: Settings, references: Sequence[Reference], generator: torch.Generator
+    ) -> None:
+        self.prior, self.settings, self.generator = prior, settings, generator
+        self.steps_done = 0
+        self.captions = [r.caption for r in references]
+        self.views = [store_views(r.asset, settings, prior.size, generator) for r in references]
+        self.latents = self._encoded()  # (n, c, hl, wl), one background each
+        self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
+        self.view_of = [camera.view for v in self.views for camera in v.cameras]  # (n,)
+        self.prefixes = nn.ParameterDict({view: nn.Parameter(prior.token_embeddings(f"{view} view")) for view in VIEWS})
+        self.prefixes.requires_grad_(settings.prefix_learned)
+        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
+        self.lora = prior.add_adapter(ADAPTER, settings.adaptation_rank, seed)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": self.lora, "lr": settings.adaptation_learning_rate},
+                {"params": list(self.prefixes.parameters()), "lr": settings.prefix_learning_rate},
+            ],
+            betas=(0.9, 0.99),
+            weight_decay=0.01,
+        )
+
+    def step(self) -> float:
+        """One step of Eq. 5 on a batch of views, front, side and back in equal shares; returns the loss."""
+        rows = self._balanced_rows(self.settings.adaptation_batch)
+        latents = self.latents[rows]  # (b, c, hl, wl)
+        t = self._random_timesteps(len(rows))
+        noise = self._noise(latents)
+        with self.prior.using(ADAPTER, train=True):
+            embedding = self._embedding(rows)  # (b, l, d)
+            predicted = self.prior.predict_noise(self.prior.add_noise(latents, t, noise), t, embedding)
+            loss = (predicted - noise).square().mean()
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+        self.steps_done += 1
+        return float(loss.detach())
+
+    @property
+    def finished(self) -> bool:
+        """Whether ω and e_ψ are final: they are learned for a fixed number of steps, then frozen."""
+        return self.steps_done >= self.settings.adaptation_steps
+
+    def prefix(self, view: str) -> Float[Tensor, "n d"]:
+        """e_ψ of a view name."""
+        return self.prefixes[view].detach()
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint keeps, by name."""
+        return {"prefixes": self.prefixes, "lora": nn.ParameterList(self.lora)}
+
+    def _encoded(self) -> Tensor:
+        latents = []
+        for views in self.views:
+            backgrounds = sample_background(self.generator, len(views.cameras)).to(self.prior.device)
+            for rows in torch.arange(len(views.cameras)).split(25):
+                with torch.no_grad():
+                    latents.append(self.prior.encode(views.on(rows.tolist(), backgrounds[rows])))
+        return torch.cat(latents)
+
+    def _balanced_rows(self, count: int) -> list[int]:
+        g = self.generator
+        groups = [[i for i, v in enumerate(self.view_of) if v == view] for view in VIEWS]
+        groups = [group for group in groups if group]
+        start = int(torch.randint(len(groups), (1,), generator=g, device=g.device))
+        picks = torch.rand(count, generator=g, device=g.device).tolist()
+        chosen = [groups[(start + i) % len(groups)] for i in range(count)]
+        return [group[int(u * len(group))] for group, u in zip(chosen, picks)]
+
+    def _embedding(self, rows: list[int]) -> Tensor:
+        g = self.generator
+        empty = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation_empty).tolist()
+        prefix = torch.stack([self.prefixes[self.view_of[row]] for row in rows])  # (b, n, d)
+        words = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
+        nothing = self.prior.embed([""]).expand_as(words)
+        return torch.where(torch.tensor(empty, device=words.device)[:, None, None], nothing, words)
+
+    def _random_timesteps(self, count: int) -> Tensor:
+        g = self.generator
+        return torch.randint(self.prior.timesteps, (count,), generator=g, device=g.device).to(self.prior.device)
+
+    def _noise(self, latents: Tensor) -> Tensor:
+        g = self.generator
+        return torch.randn(latents.shape, generator=g, device=g.device).to(latents)

@@ -1,0 +1,275 @@
+"""The iteration: METHOD.md's steps in order, from references to particles. Yields progress; can stop and resume.
+
+s iteration   ψ camera   θ particle   ε̂ prior_noise   ε_{φ,ζ} variational_noise   τ warmup   σ asset_sigma
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from redream.distillation.adaptation import ADAPTER, Adaptation, Reference, sample_background
+from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
+from redream.distillation.prior import Prior
+from redream.distillation.variational import Variational
+from redream.files import replacing
+from redream.scene.cameras import VIEWS, Camera, CameraRange
+from redream.scene.field import Field
+from redream.scene.volume import OccupancyGrid, Rendering, render
+from redream.settings import Settings
+
+GRID_EVERY = 8  # iterations of a particle between two looks at its occupancy
+RAYS_PER_CHUNK = 2048
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that does not fit this run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one iteration tells."""
+
+    iteration: int  # 1 … total, over all particles
+    total: int
+    particle: int
+    stage: str  # "warm-up" or "painting"
+    losses: dict[str, float]
+
+
+class Particle:
+    """θ⁽ⁱ⁾: a field, its occupancy grid and its optimizer."""
+
+    def __init__(self, settings: Settings, generator: torch.Generator, device: torch.device) -> None:
+        self.settings = settings
+        self.field = Field(settings, generator).to(device)
+        self.grid = OccupancyGrid(settings.occupancy_resolution, settings.bound).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.field.parameter_groups(settings), betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0
+        )
+
+    @torch.no_grad()
+    def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
+        """What a camera sees, without gradients and without randomness."""
+        return render(
+            self.field, camera, size, background, self.grid, self.settings.samples_per_ray, None, RAYS_PER_CHUNK
+        )
+
+    def forget_moments(self) -> None:
+        """Start the optimizer's moments anew: those of v_asset would damp the rest of a short run (ours)."""
+        self.optimizer.state.clear()
+
+
+class Distillation:
+    """One run's particles, variational score and adaptation, and the loop over them.
+
+    Everything random comes from one generator seeded with `settings.seed`; on the same machine an equal run follows,
+    also when it is saved and loaded in between.
+    """
+
+    def __init__(self, prior: Prior, settings: Settings, prompt: str, references: Sequence[Reference] = ()) -> None:
+        self.prior, self.settings, self.prompt = prior, settings, prompt
+        self.references = list(references) if settings.uses_assets else []
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.iteration = 0  # done, over all particles
+        self.ranges = CameraRange(settings.elevation_deg, settings.distance, settings.fovy_deg)
+        self.particles = [Particle(settings, self.generator, prior.device) for _ in range(settings.particles)]
+        self.variational = None
+        if settings.method != "sds":
+            self.variational = Variational(prior, settings, prompt, self.generator)
+        self.adaptation = None
+        if settings.adapt and self.references:
+            self.adaptation = Adaptation(prior, settings, self.references, self.generator)
+        with torch.no_grad():
+            self.empty = prior.embed([""])  # (1, l, d)
+            self.by_words = {v: prior.embed([f"{prompt}, {v} view"]) for v in VIEWS}  # c_ψ
+        self.by_prefix: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final
+
+    @property
+    def total(self) -> int:
+        """Iterations planned, over all particles."""
+        return self.settings.iterations * self.settings.particles
+
+    def steps(self, extra: int = 0) -> Iterator[Step]:
+        """Iterate until the plan is done, and `extra` times per particle beyond it at the schedule's end values.
+
+        The caller may stop consuming after any step and use, or save, what there is.
+        """
+        settings, prior = self.settings, self.prior
+        total = self.total + extra * settings.particles
+        while self.iteration < total:
+            number, own = self.iteration % settings.particles, self.iteration // settings.particles
+            share = min(own / settings.iterations, 1.0)  # of this particle's iterations
+            warming = bool(self.references) and settings.initialise and share < settings.warmup
+            particle = self.particles[number]
+            losses = self._adapt(share)
+
+            # 1. A camera, a background, a render, its latents.
+            camera = self.ranges.sample(self.generator)
+            background = sample_background(self.generator)[0].to(prior.device)  # (3,)
+            size = [pixels for start, pixels in settings.render_size if share >= start][-1]
+            seen = render(
+                particle.field, camera, size, background, particle.grid, settings.samples_per_ray, self.generator
+            )
+            latents = prior.encode(seen.image)  # (1, c, hl, wl); gradients flow through the encoder
+
+            # 2. to 5. Score gradient, of the asset's render too where delta denoising is on (App. B).
+            target = None
+            delta = settings.delta_every > 0 and own % settings.delta_every == 0 and settings.initialise
+            if self.references and (warming or delta):
+                asset = self.references[number % len(self.references)].asset
+                target = asset.render(camera, size, background)  # (1, 3, h, w), (1, 1, h, w)
+            compared = [latents.detach()]
+            if target is not None and delta:
+                with torch.no_grad():
+                    compared.append(prior.encode(target[0]))
+            gradients = self._score_gradient(torch.cat(compared), camera, share)  # (1 or 2, c, hl, wl)
+            gradient = gradients[:1]
+            if len(compared) == 2:
+                gradient = gradient - settings.delta_weight * gradients[1:]
+            loss = gradient_loss(latents, gradient)
+            losses["score"] = float(gradient.norm())
+            if warming:
+                matching = self._asset_loss(seen, *target)  # Eq. 3
+                losses["asset"] = float(matching.detach())
+                loss = loss + matching
+            loss = loss + self._regularisers(seen, share)
+
+            # 6. The particle, then one step of Eq. 4 on ζ with the render just made.
+            particle.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            particle.optimizer.step()
+            if (own + 1) % GRID_EVERY == 0:
+                particle.grid.update(particle.field.density, self.generator)
+            if self.variational is not None:
+                losses["variational"] = self.variational.step(latents.detach(), camera)
+            if warming and (own + 1) / settings.iterations >= settings.warmup:
+                particle.forget_moments()
+
+            self.iteration += 1
+            yield Step(self.iteration, total, number, "warm-up" if warming else "painting", losses)
+
+    def _adapt(self, share: float) -> dict[str, float]:
+        """Those steps of Eq. 5 that are due: spread over the warm-up, all done at τ."""
+        adaptation, settings = self.adaptation, self.settings
+        if adaptation is None or (adaptation.finished and self.by_prefix):
+            return {}
+        reached = 1.0 if share >= settings.warmup else (share + 1 / settings.iterations) / settings.warmup
+        due = min(settings.adaptation_steps, math.ceil(settings.adaptation_steps * reached))
+        loss = None
+        while adaptation.steps_done < due:
+            loss = adaptation.step()
+        if adaptation.finished:
+            with torch.no_grad():
+                self.by_prefix = {v: self.prior.embed([self.prompt], adaptation.prefix(v)) for v in VIEWS}
+        return {} if loss is None else {"adaptation": loss}
+
+    @torch.no_grad()
+    def _score_gradient(self, latents: Tensor, camera: Camera, share: float) -> Tensor:
+        """v_2D of latents (b, c, hl, wl) that share camera, timestep and noise: Eq. 1, 2 or 20."""
+        settings, prior, g = self.settings, self.prior, self.generator
+        t = self._timestep(share).expand(len(latents))  # (b,)
+        noise = torch.randn(latents[:1].shape, generator=g, device=g.device).to(latents).expand_as(latents)
+        noised = prior.add_noise(latents, t, noise)
+        adapted = bool(self.by_prefix)
+        words = (self.by_prefix if adapted else self.by_words)[camera.view]
+        with prior.using(ADAPTER if adapted else None):
+            prior_noise = prior.guided_noise(
+                noised,
+                t,
+                words.expand(len(latents), -1, -1),
+                self.empty.expand(len(latents), -1, -1),
+                settings.guidance_scale,
+            )
+        sigma = prior.alpha_sigma(t)[1]
+        if self.variational is None:
+            return sds_gradient(prior_noise, noise, sigma)
+        return vsd_gradient(prior_noise, self.variational.predict(noised, t, camera), sigma)
+
+    def _timestep(self, share: float) -> Tensor:
+        """t ~ U(t_min, t_max(s)), one number (1,)."""
+        low, high = self.settings.t_min, self.settings.t_max[0 if share < self.settings.t_anneal else 1]
+        last = self.prior.timesteps - 1
+        u = torch.rand(1, generator=self.generator, device=self.generator.device)
+        return ((low + (high - low) * u) * last).long().to(self.prior.device)
+
+    def _asset_loss(self, seen: Rendering, image: Tensor, opacity: Tensor) -> Tensor:
+        """Eq. 3: (1/σ²) mean ‖g(θ, ψ) − g(θ_ret, ψ)‖², and the same of opacity with its own weight (ours)."""
+        colour = (seen.image - image).square().sum(dim=1).mean()
+        cover = (seen.opacity - opacity).square().mean()
+        return (colour + self.settings.asset_opacity_weight * cover) / self.settings.asset_sigma**2
+
+    def _regularisers(self, seen: Rendering, share: float) -> Tensor:
+        """Sparsity and, after the anneal, opacity that is all or nothing (threestudio)."""
+        opacity = seen.opacity.clamp(1e-3, 1 - 1e-3)
+        loss = self.settings.sparsity * (opacity.square() + 0.01).sqrt().mean()
+        if self.settings.opaque and share >= self.settings.t_anneal:
+            entropy = -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log())
+            loss = loss + self.settings.opaque * entropy.mean()
+        return loss
+
+    # Checkpoints
+
+    def save(self, folder: Path) -> None:
+        """Write `state.safetensors` and `state.json` into `folder`; from them an equal run continues."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {"generator": self.generator.get_state()}
+        for name, module in self._modules().items():
+            tensors |= {f"{name}/{key}": value for key, value in module.state_dict().items()}
+        for name, optimizer in self._optimizers().items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{name}.optimizer/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        state = {"format": 1, "iteration": self.iteration}
+        state["adaptation_steps"] = self.adaptation.steps_done if self.adaptation else 0
+        with replacing(folder / "state.safetensors") as file:
+            save_file(tensors, file)
+        with replacing(folder / "state.json") as file:
+            file.write_text(json.dumps(state))
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote; `CheckpointError` if it belongs to other settings."""
+        try:
+            tensors, state = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
+            for name, module in self._modules().items():
+                own = {key[len(name) + 1 :]: v for key, v in tensors.items() if key.startswith(f"{name}/")}
+                module.load_state_dict(own)
+            for name, optimizer in self._optimizers().items():
+                moments: dict[int, dict[str, Tensor]] = {}
+                for key, value in tensors.items():
+                    if key.startswith(f"{name}.optimizer/"):
+                        index, field = key.rsplit("/", 2)[1:]
+                        moments.setdefault(int(index), {})[field] = value
+                optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
+            self.iteration = int(state["iteration"])
+            if self.adaptation:
+                self.adaptation.steps_done = int(state["adaptation_steps"])
+            self.generator.set_state(tensors["generator"])
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError("This checkpoint does not fit the run's settings; start the run anew.") from error
+        self.by_prefix = {}
+        if self.adaptation and self.adaptation.finished:
+            with torch.no_grad():
+                self.by_prefix = {v: self.prior.embed([self.prompt], self.adaptation.prefix(v)) for v in VIEWS}
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {}
+        for number, particle in enumerate(self.particles):
+            modules |= {f"particle-{number}": particle.field, f"grid-{number}": particle.grid}
+        for name, part in (("variational", self.variational), ("adaptation", self.adaptation)):
+            if part is not None:
+                modules |= {f"{name}.{key}": module for key, module in part.modules().items()}
+        return modules
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers = {f"particle-{n}": p.optimizer for n, p in enumerate(self.particles)}
+        for name, part in (("variational", self.variational), ("adaptation", self.adaptation)):
+            if part is not None:
+                optimizers[name] = part.optimizer
+        return optimizers

@@ -1,0 +1,230 @@
+"""The prior: a frozen diffusers text-to-image pipeline that encodes, decodes, embeds text and predicts noise.
+
+One U-Net ε_φ carries several LoRA adapters (peft): "prior" (ω) and "variational" (ζ). `using` switches to one of them,
+or to none, and restores what was before.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from jaxtyping import Float, Int
+from peft import LoraConfig
+from torch import Tensor, nn
+
+from redream.distillation.guidance import guided
+
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj"]
+
+
+class PriorError(ValueError):
+    """A prior folder that cannot be used; the message says why and what to do."""
+
+
+class Prior:
+    """Stable Diffusion behind the five operations that distillation needs; SD-1.x/2.x pipelines, ε or v prediction."""
+
+    def __init__(self, pipeline: StableDiffusionPipeline):
+        self.unet, self.vae = pipeline.unet, pipeline.vae
+        self.text_encoder, self.tokenizer = pipeline.text_encoder, pipeline.tokenizer
+        self.scheduler_config = dict(pipeline.scheduler.config)
+        self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise PriorError(f"This prior predicts {self.prediction_type!r}; only epsilon and v_prediction are known.")
+        self.alphas_cumprod = pipeline.scheduler.alphas_cumprod.to(self.device)  # (T,)
+        for module in (self.unet, self.vae, self.text_encoder):
+            module.eval().requires_grad_(False)
+        self.latent_size: int = self.unet.config.sample_size
+        self.size: int = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels
+        self._adapters: set[str] = set()
+
+    @staticmethod
+    def load(folder: Path, device: torch.device | str = "cpu") -> "Prior":
+        """A pipeline folder, safetensors only; half precision on CUDA, single elsewhere."""
+        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+        try:
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                folder,
+                torch_dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise PriorError(
+                "The prior's folder is not a complete Stable Diffusion pipeline with safetensors weights. "
+                "Download it again or choose another stack."
+            ) from error
+        pipeline.vae.to(torch.float32)  # the encoder is differentiated; half precision overflows there
+        return Prior(pipeline.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of training timesteps."""
+        return len(self.alphas_cumprod)
+
+    # Pictures and latents
+
+    def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
+        """Pictures in [0, 1] of any size → latents of about unit spread; gradients flow through the encoder."""
+        image = image.to(self.device)
+        if image.shape[-1] != self.size or image.shape[-2] != self.size:
+            image = nn.functional.interpolate(image, size=(self.size, self.size), mode="bilinear", antialias=True)
+        return self.vae.encode(image * 2 - 1).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
+        """Latents → pictures in [0, 1] at the prior's own size."""
+        image = self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample
+        return (image / 2 + 0.5).clamp(0, 1)
+
+    # Text
+
+    def token_embeddings(self, text: str) -> Float[Tensor, "n d"]:
+        """Input embeddings of a text's own tokens: where the view prefixes start from."""
+        ids = self.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0].to(self.device)
+        return self.text_encoder.get_input_embeddings()(ids).detach().float().clone()
+
+    def embed(
+        self, prompts: Sequence[str], prefix: Float[Tensor, "b n d"] | Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, "b l d2"]:
+        """Text features for cross-attention. `prefix` holds input embeddings put before each prompt's own tokens:
+        cat(e_ψ, c) of Eq. 5; gradients flow to it."""
+        length = self.tokenizer.model_max_length
+        count = 0 if prefix is None else prefix.shape[-2]
+        ids = self.tokenizer(
+            list(prompts), padding="max_length", truncation=True, max_length=length - count, return_tensors="pt"
+        ).input_ids.to(self.device)
+        if prefix is None:
+            return self.text_encoder(ids)[0]
+        # The start token, room for the prefix, then the prompt; a hook writes the prefix into the room.
+        room = ids[:, :1].expand(-1, count)
+        ids = torch.cat([ids[:, :1], room, ids[:, 1:]], dim=1)  # (b, l)
+
+        def write(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+            filling = prefix.to(output.dtype).expand(len(ids), -1, -1)
+            return torch.cat([output[:, :1], filling, output[:, 1 + count :]], dim=1)
+
+        hook = self.text_encoder.get_input_embeddings().register_forward_hook(write)
+        try:
+            return self.text_encoder(ids)[0]
+        finally:
+            hook.remove()
+
+    # Noise
+
+    def alpha_sigma(self, t: Int[Tensor, "b"]) -> tuple[Float[Tensor, "b"], Float[Tensor, "b"]]:
+        """α_t and σ_t with α_t² + σ_t² = 1."""
+        product = self.alphas_cumprod[t.to(self.alphas_cumprod.device)].float()
+        return product.sqrt(), (1 - product).sqrt()
+
+    def add_noise(
+        self, latents: Float[Tensor, "b c hl wl"], t: Int[Tensor, "b"], noise: Float[Tensor, "b c hl wl"]
+    ) -> Float[Tensor, "b c hl wl"]:
+        """x_t = α_t z + σ_t ε."""
+        alpha, sigma = (a[:, None, None, None] for a in self.alpha_sigma(t))
+        return alpha * latents + sigma * noise
+
+    def predict_noise(
+        self,
+        noised: Float[Tensor, "b c hl wl"],
+        t: Int[Tensor, "b"],
+        embedding: Float[Tensor, "b l d"],
+        camera: Float[Tensor, "b e"] | None = None,
+    ) -> Float[Tensor, "b c hl wl"]:
+        """ε(x_t, t, y) by the adapter in use; `camera` is added to the timestep embedding. v bases: ε = α_t v + σ_t x_t."""
+        hook = None
+        if camera is not None:
+            hook = self.unet.time_embedding.register_forward_hook(lambda m, i, out: out + camera.to(out.dtype))
+        try:
+            dtype = self.unet.dtype
+            out = self.unet(noised.to(dtype), t.to(self.device), embedding.to(dtype)).sample.float()
+        finally:
+            if hook is not None:
+                hook.remove()
+        if self.prediction_type == "v_prediction":
+            alpha, sigma = (a[:, None, None, None] for a in self.alpha_sigma(t))
+            out = alpha * out + sigma * noised
+        return out
+
+    def guided_noise(
+        self,
+        noised: Float[Tensor, "b c hl wl"],
+        t: Int[Tensor, "b"],
+        embedding: Float[Tensor, "b l d"],
+        empty: Float[Tensor, "b l d"],
+        scale: float,
+    ) -> Float[Tensor, "b c hl wl"]:
+        """ε̂ = ε(∅) + s (ε(c) − ε(∅)), both branches in one pass of the U-Net."""
+        both = self.predict_noise(torch.cat([noised, noised]), torch.cat([t, t]), torch.cat([empty, embedding]))
+        return guided(*both.chunk(2), scale)
+
+    # Adapters
+
+    def add_adapter(self, name: str, rank: int, seed: int) -> list[nn.Parameter]:
+        """A fresh LoRA of this name on the U-Net (its up matrices are zero, so it changes nothing yet), in float32."""
+        self.remove_adapter(name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # peft draws from the global generator
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, init_lora_weights=True)
+            self.unet.add_adapter(config, adapter_name=name)
+        self._adapters.add(name)
+        parameters = [p for n, p in self.unet.named_parameters() if f".{name}." in n]
+        for parameter in parameters:
+            parameter.data = parameter.data.float()
+        self.unet.disable_adapters()
+        self.unet.requires_grad_(False)
+        return parameters
+
+    def remove_adapter(self, name: str) -> None:
+        """Forget an adapter, if there is one of this name."""
+        if name in self._adapters:
+            self.unet.delete_adapters(name)
+            self._adapters.remove(name)
+
+    @contextmanager
+    def using(self, adapter: str | None, train: bool = False) -> Iterator[None]:
+        """Within it the U-Net is ε_φ with this adapter (None: φ alone); only with `train` does it have gradients."""
+        if adapter is not None and adapter not in self._adapters:
+            raise PriorError(f"The prior has no adapter named {adapter!r}.")
+        try:
+            if adapter is not None:
+                self.unet.enable_adapters()
+                self.unet.set_adapter(adapter)
+                if not train:
+                    self.unet.requires_grad_(False)
+            yield
+        finally:
+            if self._adapters:
+                self.unet.disable_adapters()
+                self.unet.requires_grad_(False)
+
+    # Samples
+
+    @torch.no_grad()
+    def sample(
+        self,
+        embedding: Float[Tensor, "b l d"],
+        generator: torch.Generator,
+        steps: int = 25,
+        guidance: float = 7.5,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Pictures by DPM-Solver++ with the adapter in use; `embedding` comes from `embed`."""
+        scheduler = DPMSolverMultistepScheduler.from_config(self.scheduler_config)
+        scheduler.register_to_config(prediction_type="epsilon")  # `predict_noise` always gives ε
+        scheduler.set_timesteps(steps, device=self.device)
+        count = len(embedding)
+        shape = (count, self.unet.config.in_channels, self.latent_size, self.latent_size)
+        latents = torch.randn(shape, generator=generator, device=generator.device).to(self.device)
+        empty = self.embed([""] * count)
+        for t in scheduler.timesteps:
+            noise = self.guided_noise(latents, t.expand(count), embedding, empty, guidance)
+            latents = scheduler.step(noise, t, latents).prev_sample
+        return self.decode(latents)

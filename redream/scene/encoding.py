@@ -1,0 +1,122 @@
+"""A multiresolution hash grid (Instant-NGP, Müller et al. 2022) in plain PyTorch, for CPU and CUDA alike.
+
+Every level is a grid of vertices over the unit cube, each with a few learned numbers; a point's features at a level
+are the trilinear interpolation of its cell's eight corners. A level whose vertices all fit in the table has a row for
+each (dense); a finer one shares the table's rows by a spatial hash (hashed).
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, one per axis (Instant-NGP, Eq. 4)
+INITIAL = 1e-4  # features start uniform in ±INITIAL
+
+
+class EncodingError(ValueError):
+    """A hash grid that cannot be built; the message says which number is wrong."""
+
+
+class HashGrid(nn.Module):
+    """Points of the unit cube → features of all levels, coarse to fine. It is made on the generator's device.
+
+    Level l has `base_resolution · b^l` cells a side (rounded), with b such that the last has `max_resolution`, and at
+    most 2^`log2_table` rows. `EncodingError` if a number is not positive or the resolutions are in the wrong order.
+    """
+
+    def __init__(
+        self,
+        levels: int,
+        features: int,
+        log2_table: int,
+        base_resolution: int,
+        max_resolution: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if min(levels, features, log2_table, base_resolution) < 1:
+            raise EncodingError("A hash grid's levels, features, table and resolutions must be at least 1.")
+        if max_resolution < base_resolution:
+            raise EncodingError(f"The finest resolution, {max_resolution}, is below the coarsest, {base_resolution}.")
+        growth = (max_resolution / base_resolution) ** (1 / max(levels - 1, 1))  # b
+        self.levels = nn.ModuleList(
+            Level(round(base_resolution * growth**level), features, 2**log2_table, generator) for level in range(levels)
+        )
+        self.width = levels * features  # features of a point
+
+    def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
+        """Features of points in [0, 1]³ (points outside count as the nearest inside), d = levels × features.
+
+        Differentiable once, with respect to the tables and to the points.
+        """
+        points = points.clamp(0, 1).T.contiguous()  # (3, n)
+        return torch.cat([level(points) for level in self.levels], dim=-1)
+
+
+class Level(nn.Module):
+    """One grid of (`resolution` + 1)³ vertices: dense if they fit into `most_rows` (a power of two), else hashed."""
+
+    def __init__(self, resolution: int, features: int, most_rows: int, generator: torch.Generator) -> None:
+        super().__init__()
+        side = resolution + 1
+        self.resolution = resolution
+        self.dense = side**3 <= most_rows
+        self.strides = (1, side, side**2) if self.dense else PRIMES
+        rows = min(side**3, most_rows)
+        table = torch.rand(rows, features, generator=generator, device=generator.device)  # (rows, f)
+        self.table = nn.Parameter((table * 2 - 1) * INITIAL)
+
+    def forward(self, points: Float[Tensor, "3 n"]) -> Float[Tensor, "n f"]:
+        """Features of points in [0, 1]³."""
+        rows, weights = self.corners(points)  # (8, n) both
+        return _Interpolate.apply(self.table, rows.T.contiguous(), weights.T.contiguous())
+
+    def corners(self, points: Float[Tensor, "3 n"]) -> tuple[Int64[Tensor, "8 n"], Float[Tensor, "8 n"]]:
+        """The table's row and the trilinear weight of the eight corners around each point.
+
+        dense:  row = x + (r + 1) y + (r + 1)² z        hashed:  row = (x ⊕ π₂ y ⊕ π₃ z) mod rows
+        """
+        scaled = points * self.resolution  # (3, n) in cells
+        low = scaled.detach().floor().clamp(max=self.resolution - 1)  # (3, n) the cell's lower corner
+        weights = _each_corner(torch.mul, 1 - (scaled - low), scaled - low)  # (8, n)
+
+        near = torch.stack([axis * stride for axis, stride in zip(low.long(), self.strides, strict=True)])  # (3, n)
+        far = torch.stack([axis + stride for axis, stride in zip(near, self.strides, strict=True)])
+        if self.dense:
+            return _each_corner(torch.add, near, far), weights
+        return _each_corner(torch.bitwise_xor, near, far) & (len(self.table) - 1), weights
+
+
+def _each_corner(combine: Callable[[Tensor, Tensor], Tensor], near: Tensor, far: Tensor) -> Tensor:
+    """(3, n) parts of the lower and of the upper corner → (8, n): the x, y and z parts combined for each corner."""
+    x, y, z = torch.stack([near, far], dim=1)  # each (2, n)
+    return combine(combine(x[:, None, None], y[None, :, None]), z[None, None, :]).flatten(0, 2)
+
+
+class _Interpolate(torch.autograd.Function):
+    """Weighted sums of a table's rows: out_m = Σ_k weights_mk · table[rows_mk].
+
+    The same as `embedding_bag` with per-sample weights, whose own backward is several times as slow on the CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(table, rows, weights)
+        return functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")  # (m, f)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        table, rows, weights = ctx.saved_tensors
+        grad_table = grad_weights = None
+        if ctx.needs_input_grad[0]:
+            shares = (grad.T.contiguous()[:, :, None] * weights).flatten(1)  # (f, m·8)
+            grad_table = grad.new_zeros(table.shape[::-1])  # (f, rows): adding along rows of one feature is faster
+            grad_table = grad_table.scatter_add_(1, rows.reshape(1, -1).expand_as(shares), shares).T
+        if ctx.needs_input_grad[2]:
+            grad_weights = torch.einsum("mkf,mf->mk", table[rows], grad)  # (m, 8)
+        return grad_table, None, grad_weights

@@ -1,0 +1,252 @@
+"""Meshes: from a field to a textured triangle mesh, and from any asset to a GLB that viewers show as it is."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+import xatlas
+from jaxtyping import Bool, Float
+from PIL import Image
+from scipy import ndimage
+from skimage import measure
+
+from redream.files import replacing
+from redream.scene import intake
+from redream.scene.assets import GLTF_TO_WORLD, Asset, Tree, to_linear
+from redream.scene.volume import FieldFunction, OccupancyGrid, volume_weights
+
+POINTS_PER_CHUNK = 2**18
+SMALLEST_PIECE = 0.02  # of the largest piece's volume; smaller ones are floaters
+PADDING = 2  # texels between the charts of an atlas
+DEPTHS = tuple(0.5 - 0.75 * i for i in range(8))  # where colour is looked for along the normal, in cells
+
+
+class MeshError(ValueError):
+    """A field without a surface, or numbers that make no mesh; the message says which."""
+
+
+@torch.no_grad()
+def extract(
+    field_fn: FieldFunction,
+    grid: OccupancyGrid,
+    *,
+    resolution: int = 96,
+    max_faces: int = 20_000,
+    texture_size: int = 512,
+    threshold: float | None = None,
+) -> Asset:
+    """The surface of a field as a mesh with a texture, in world axes; box, device and empty space are the grid's.
+
+    `resolution` is the number of density samples along an edge of the box; it is lowered until the mesh has at most
+    `max_faces` faces. The texture is about `texture_size` texels wide. `threshold` is the density of the surface per
+    world unit; None: `surface_density`. Raises `MeshError` if nothing is opaque.
+    """
+    if resolution < 8 or max_faces < 500:
+        raise MeshError("A mesh needs a resolution of at least 8 and at least 500 faces.")
+    mesh = None
+    while mesh is None or len(mesh.faces) > max_faces:
+        if mesh is not None:  # the number of faces grows with the square of the resolution
+            resolution = int(resolution * min(0.95, 0.97 * math.sqrt(max_faces / len(mesh.faces))))
+        density = _density(field_fn, grid, resolution)  # (r, r, r)
+        cell = 2 * grid.bound / (resolution - 1)  # world units
+        level = surface_density(density, cell) if threshold is None else threshold
+        mesh = _surface(density, level, cell, grid.bound)
+    return _textured(mesh, field_fn, grid, cell, texture_size)
+
+
+def surface_density(density: Float[np.ndarray, "r r r"], cell: float) -> float:
+    """The density at which to put the surface, so that the mesh has the outline that volume rendering has.
+
+    Seen along an axis the field is opaque where exp(−Σ σ δ) < ½, with δ = `cell`, and the mesh where max σ exceeds the
+    level. Levels that halve light within one cell (hard surfaces) to half the box (fog) are tried, and the highest of
+    those with the largest overlap is taken. Raises `MeshError` if the field is transparent everywhere.
+    """
+    levels = math.log(2) / np.geomspace(cell, cell * len(density) / 2, 32)  # (l,)
+    overlap, union = np.zeros(len(levels)), np.zeros(len(levels))
+    for axis in range(3):
+        opaque = density.sum(axis=axis) * cell > math.log(2)  # (r, r)
+        solid = density.max(axis=axis) > levels[:, None, None]  # (l, r, r)
+        overlap += (solid & opaque).sum(axis=(1, 2))
+        union += (solid | opaque).sum(axis=(1, 2))
+    if overlap.max() == 0:
+        raise MeshError("There is no surface yet: the object is transparent from every side. Let it form for longer.")
+    agreement = overlap / union  # intersection over union
+    return float(levels[np.argmax(agreement >= agreement.max() - 1e-3)])
+
+
+def save(asset: Asset, path: Path) -> None:
+    """Write an asset as a GLB: y up, front towards +z, unlit and double-sided; the file is complete or absent.
+
+    The yaw is applied. `assets.load(path, normalise=False)` gives the same colours at the same places.
+    """
+    turn = trimesh.transformations.rotation_matrix(np.radians(asset.yaw_deg), [0, 0, 1])
+    vertices = trimesh.transform_points(asset.mesh.vertices, GLTF_TO_WORLD.T @ turn)  # a rotation: Tᵀ is its inverse
+    kinds = np.full(len(asset.mesh.faces), -1) if asset.face_texture is None else asset.face_texture
+    glb = _Glb()
+    for kind in np.unique(kinds):
+        used, faces = np.unique(asset.mesh.faces[kinds == kind], return_inverse=True)
+        attributes = {"POSITION": glb.array(vertices[used].astype(np.float32), bounds=True)}
+        if kind >= 0:
+            uv = asset.uv[used] * [1, -1] + [0, 1]  # glTF's v = 0 is the top edge
+            attributes["TEXCOORD_0"] = glb.array(uv.astype(np.float32))
+        if (asset.colours[used] < 1).any():
+            light = np.column_stack([to_linear(asset.colours[used]), np.ones(len(used))])  # (v, 4)
+            attributes["COLOR_0"] = glb.array(np.round(light * 65535).astype(np.uint16), normalized=True)
+        indices = glb.array(faces.reshape(-1, 1).astype(np.uint32))
+        glb.primitive(attributes, indices, asset.textures[kind] if kind >= 0 else None)
+    with replacing(path) as temporary:
+        temporary.write_bytes(glb.packed())
+
+
+@torch.no_grad()
+def _ask(field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Colour (n, 3) and density (n,) of the field; nothing where the grid is empty, as in volume rendering."""
+    rgb, density = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
+    for start in range(0, len(points), POINTS_PER_CHUNK):
+        chunk = torch.from_numpy(points[start : start + POINTS_PER_CHUNK]).to(grid.density)  # (n, 3)
+        kept = grid.occupied(chunk)  # (n,)
+        found = [x.float().cpu().numpy() for x in field_fn(chunk[kept])]
+        places = start + np.flatnonzero(kept.cpu().numpy())
+        rgb[places], density[places] = (np.nan_to_num(x) for x in found)  # what has diverged counts as empty
+    return rgb, density
+
+
+def _density(field_fn: FieldFunction, grid: OccupancyGrid, resolution: int) -> Float[np.ndarray, "r r r"]:
+    edge = np.linspace(-grid.bound, grid.bound, resolution, dtype=np.float32)
+    points = np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), axis=-1).reshape(-1, 3)  # (r³, 3)
+    return _ask(field_fn, grid, points)[1].reshape(resolution, resolution, resolution)
+
+
+def _surface(density: Float[np.ndarray, "r r r"], level: float, cell: float, bound: float) -> trimesh.Trimesh:
+    """Marching cubes around the solid pieces, without floaters and without the unseen walls of cavities."""
+    solid = density > level  # (r, r, r)
+    pieces, count = ndimage.label(solid)
+    if count == 0:
+        raise MeshError("There is no surface: the field is nowhere as dense as the threshold. Lower it.")
+    volume = np.bincount(pieces.ravel())[1:]
+    kept = np.isin(pieces, 1 + np.flatnonzero(volume >= SMALLEST_PIECE * volume.max()))
+    density = np.where(solid & ~kept, 0, density)
+    density = np.where(ndimage.binary_fill_holes(kept) & ~kept, 2 * level, density)
+    # Opacity of a cell instead of density: the same surface, but a hard one then lies midway between its two samples.
+    # A layer of nothing around the box closes what touches its walls.
+    opacity, surface = (-np.expm1(-cell * x) for x in (np.pad(density, 1), level))
+    vertices, faces, _, _ = measure.marching_cubes(opacity, surface, spacing=(cell,) * 3)
+    return trimesh.Trimesh(vertices - (bound + cell), faces[:, ::-1])  # its faces look inwards
+
+
+def _textured(
+    mesh: trimesh.Trimesh, field_fn: FieldFunction, grid: OccupancyGrid, cell: float, texture_size: int
+) -> Asset:
+    """The mesh cut into charts (xatlas), each texel painted with the field's colour at its place on the surface."""
+    atlas = xatlas.Atlas()
+    atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
+    packing = xatlas.PackOptions()
+    packing.resolution, packing.padding, packing.bilinear = texture_size, PADDING, True
+    atlas.generate(xatlas.ChartOptions(), packing)
+    origin, faces, uv = atlas[0]  # the vertex each new one was, (f, 3), (v, 2)
+    faces = faces.astype(np.int64)
+    vertices, normals = np.asarray(mesh.vertices)[origin], np.asarray(mesh.vertex_normals)[origin]  # (v, 3) both
+
+    # Laid flat, the atlas is a mesh of its own: a ray down through each texel finds its triangle and place.
+    width, height = atlas.width, atlas.height
+    column, row = np.meshgrid(np.arange(width), np.arange(height))
+    texels = np.column_stack(
+        [(column.ravel() + 0.5) / width, 1 - (row.ravel() + 0.5) / height, np.ones(width * height)]
+    )
+    flat = Tree(np.column_stack([uv, np.zeros(len(uv))]), faces)
+    texels, triangles, weights = flat.cast(
+        texels, np.broadcast_to([0.0, 0.0, -1.0], texels.shape)
+    )  # (m,), (m,), (m, 3)
+    points, along = ((weights[:, :, None] * values[faces[triangles]]).sum(axis=1) for values in (vertices, normals))
+
+    texture, covered = np.zeros((height * width, 3)), np.zeros(height * width, bool)
+    texture[texels] = _seen_colour(field_fn, grid, points, along, cell)
+    covered[texels] = True
+    return Asset(
+        mesh=trimesh.Trimesh(vertices, faces, process=False),
+        colours=np.ones((len(vertices), 3), np.float32),
+        uv=uv.astype(np.float32),
+        textures=(_grown(texture.reshape(height, width, 3), covered.reshape(height, width)),),
+        face_texture=np.zeros(len(faces), np.int64),
+    )
+
+
+def _seen_colour(
+    field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray, normals: np.ndarray, cell: float
+) -> Float[np.ndarray, "n 3"]:
+    """The colour a ray that enters along the normal would collect around each surface point: Σ w c / Σ w."""
+    depths = np.array(DEPTHS)[:, None] * cell  # (s, 1)
+    places = (points[:, None] + depths * normals[:, None]).reshape(-1, 3)  # (n·s, 3)
+    rgb, density = _ask(field_fn, grid, places)
+    length = torch.full((len(points), 1), cell * (DEPTHS[0] - DEPTHS[1]))  # (n, 1)
+    weights, _ = volume_weights(torch.from_numpy(density).view(len(points), -1), length)  # (n, s)
+    weights = (weights.numpy() + 1e-6)[:, :, None]  # (n, s, 1), so that a faint place has a colour too
+    return (weights * rgb.reshape(len(points), -1, 3)).sum(axis=1) / weights.sum(axis=1)
+
+
+def _grown(texture: Float[np.ndarray, "h w 3"], covered: Bool[np.ndarray, "h w"]) -> np.ndarray:
+    """Every empty texel gets the colour of the nearest painted one, so that look-ups at seams stay clean; as bytes."""
+    nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)  # (2, h, w)
+    return np.round(texture[tuple(nearest)] * 255).clip(0, 255).astype(np.uint8)
+
+
+class _Glb:
+    """A GLB under construction: one node with one mesh of several primitives, each with its own material."""
+
+    def __init__(self) -> None:
+        self.binary = b""
+        self.primitives: list[dict] = []
+        self.lists: dict[str, list[dict]] = {
+            name: [] for name in ("bufferViews", "accessors", "materials", "textures", "images")
+        }
+
+    def array(self, values: np.ndarray, *, bounds: bool = False, normalized: bool = False) -> int:
+        """Append an array (n, 1 to 4); its accessor's number."""
+        accessor = {
+            "bufferView": self._view(values.tobytes()),
+            "componentType": {"float32": 5126, "uint16": 5123, "uint32": 5125}[values.dtype.name],
+            "count": len(values),
+            "type": ("SCALAR", "VEC2", "VEC3", "VEC4")[values.shape[1] - 1],
+        }
+        if bounds:
+            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        if normalized:
+            accessor["normalized"] = True
+        return self._add("accessors", accessor)
+
+    def primitive(self, attributes: dict[str, int], indices: int, texture: np.ndarray | None) -> None:
+        """Append triangles with a material of their own."""
+        colour = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+        if texture is not None:
+            png = io.BytesIO()
+            Image.fromarray(texture).save(png, "PNG")
+            image = self._add("images", {"bufferView": self._view(png.getvalue()), "mimeType": "image/png"})
+            colour["baseColorTexture"] = {"index": self._add("textures", {"source": image})}
+        material = {"pbrMetallicRoughness": colour, "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}
+        number = self._add("materials", material)
+        self.primitives.append({"attributes": attributes, "indices": indices, "material": number})
+
+    def packed(self) -> bytes:
+        document = {
+            "asset": {"version": "2.0", "generator": "Redream"},
+            "extensionsUsed": ["KHR_materials_unlit"],
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": self.primitives}],
+            "buffers": [{"byteLength": len(self.binary)}],
+        }
+        return intake.pack(document | {name: entries for name, entries in self.lists.items() if entries}, self.binary)
+
+    def _view(self, data: bytes) -> int:
+        self.binary += b"\0" * (-len(self.binary) % 4)  # arrays start at multiples of their component's size
+        view = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(data)}
+        self.binary += data
+        return self._add("bufferViews", view)
+
+    def _add(self, name: str, entry: dict) -> int:
+        self.lists[name].append(entry)
+        return len(self.lists[name]) - 1

@@ -1,0 +1,191 @@
+"""Volume rendering of a field from a camera, and the occupancy grid that spares it the empty space.
+
+The field is any function of points to colour and density, so the renderer knows no network.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from redream.scene.cameras import Camera
+
+# points (n, 3) in world units → RGB (n, 3) in [0, 1], density (n,) ≥ 0 per world unit
+FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
+DensityFunction = Callable[[Tensor], Tensor]
+
+HIDDEN = 1e-3  # samples that less light than this reaches need not be differentiated
+MANY = 2**18  # samples from which on it pays to find out first which are hidden
+LARGE = 64**3  # occupancy grids with more cells than this are updated by halves
+POINTS_PER_CHUNK = 2**18  # where only densities are asked for, without gradients
+
+
+class VolumeError(ValueError):
+    """A rendering that makes no sense; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a camera sees, differentiable with respect to the field."""
+
+    image: Float[Tensor, "1 3 h w"]  # over the background, in [0, 1]
+    opacity: Float[Tensor, "1 1 h w"]  # in [0, 1]
+    depth: Float[Tensor, "1 1 h w"]  # mean distance from the camera of what is seen; 0 where nothing is
+
+
+class OccupancyGrid(nn.Module):
+    """Which cells of the box [−bound, bound]³ may hold something. All do at the start.
+
+    Each cell remembers the highest density met in it, and slowly forgets (Instant-NGP, appendix C). It is occupied
+    if a step of one cell at that density absorbs enough, or if a neighbour does: at least one layer of empty
+    cells around the object stays rendered, so that its surface can grow.
+    """
+
+    def __init__(self, resolution: int, bound: float) -> None:
+        super().__init__()
+        if resolution < 1 or bound <= 0:
+            raise VolumeError("An occupancy grid needs a resolution of at least 1 and a positive bound.")
+        self.resolution, self.bound = resolution, bound
+        self.register_buffer("density", torch.full((resolution,) * 3, -1.0))  # (r, r, r) by x, y, z; −1: not seen yet
+        self.register_buffer("mask", torch.ones((resolution,) * 3, dtype=torch.bool))
+
+    @torch.no_grad()
+    def update(
+        self,
+        density_fn: DensityFunction,
+        generator: torch.Generator,
+        *,
+        decay: float = 0.9,
+        threshold: float = 0.01,
+    ) -> None:
+        """Look at one random point of each cell (of a random half of a large grid's cells); call it now and then.
+
+            d ← max(decay · d, density(point)),    occupied: d · edge > min(threshold, mean of d · edge)
+
+        `edge` is a cell's, in world units. The mean keeps a faint field from vanishing altogether. `decay` is lower
+        than Instant-NGP's 0.95, as our runs are hundreds of steps rather than tens of thousands.
+        """
+        count, device = self.mask.numel(), self.density.device
+        cells = torch.arange(count, device=device)  # (m,)
+        if count > LARGE:
+            cells = torch.randperm(count, generator=generator, device=generator.device)[: count // 2].to(device)
+        corners = torch.stack(torch.unravel_index(cells, self.mask.shape), dim=-1)  # (m, 3)
+        jitter = torch.rand(len(cells), 3, generator=generator, device=generator.device).to(self.density)
+        points = ((corners + jitter) / self.resolution * 2 - 1) * self.bound  # (m, 3)
+        seen = _densities(density_fn, points)  # (m,)
+
+        density = self.density.view(-1)
+        density[cells] = torch.maximum(density[cells] * decay, seen)
+        absorbed = self.density * (2 * self.bound / self.resolution)  # (r, r, r), negative: not seen yet
+        solid = (absorbed > absorbed.clamp(min=0).mean().clamp(max=threshold)) | (absorbed < 0)
+        self.mask = nn.functional.max_pool3d(solid[None].float(), 3, stride=1, padding=1)[0] > 0
+
+    def occupied(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, "n"]:
+        """Whether each point (world units) is in an occupied cell; outside the box nothing is."""
+        cell = (points + self.bound) * (self.resolution / (2 * self.bound))  # (n, 3), in cells
+        inside = ((cell >= 0) & (cell <= self.resolution)).all(dim=-1)  # (n,)
+        x, y, z = cell.long().clamp_(0, self.resolution - 1).unbind(-1)
+        return self.mask[x, y, z] & inside
+
+
+def render(
+    field_fn: FieldFunction,
+    camera: Camera,
+    size: int,
+    background: Float[Tensor, "3"],
+    grid: OccupancyGrid,
+    samples_per_ray: int,
+    generator: torch.Generator | None = None,
+    rays_per_chunk: int | None = None,
+) -> Rendering:
+    """The field from a camera, `size` × `size` pixels, one ray a pixel, on the grid's device and in its precision.
+
+    Each ray is cut into `samples_per_ray` equal pieces between where it enters and leaves the grid's box, and the
+    field asked once in each piece that lies in an occupied cell: in its middle, or at random with a generator.
+    `rays_per_chunk` bounds the memory of large images. `VolumeError` if a number is not positive.
+    """
+    if min(size, samples_per_ray, 1 if rays_per_chunk is None else rays_per_chunk) < 1:
+        raise VolumeError("The image size, the samples per ray and the rays per chunk must be at least 1.")
+    origins, directions = (rays.to(grid.density) for rays in camera.rays(size))  # (n, 3) both
+    chunk = rays_per_chunk or len(origins)
+    pixels = torch.cat(
+        [
+            _render_rays(field_fn, o, d, grid, samples_per_ray, generator)
+            for o, d in zip(origins.split(chunk), directions.split(chunk), strict=True)
+        ]
+    )  # (n, 5)
+    rgb, opacity, depth = pixels.T.reshape(1, 5, size, size).split([3, 1, 1], dim=1)
+    return Rendering(rgb + (1 - opacity) * background.to(rgb)[None, :, None, None], opacity, depth)
+
+
+def volume_weights(
+    density: Float[Tensor, "n s"], length: Float[Tensor, "n 1"]
+) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
+    """Each sample's share of its ray's colour, and the light that reaches it (Max 1995; NeRF, Eq. 3).
+
+        T_i = exp(−Σ_{j<i} σ_j δ),    w_i = T_i (1 − exp(−σ_i δ))
+
+    δ = `length` is that of a ray's pieces, in world units. Returns (w, T), both in [0, 1].
+    """
+    optical = density * length  # (n, s) σδ
+    light = torch.exp(optical - optical.cumsum(dim=-1))  # (n, s) T
+    return light * -torch.expm1(-optical), light
+
+
+def _render_rays(
+    field_fn: FieldFunction,
+    origins: Tensor,
+    directions: Tensor,
+    grid: OccupancyGrid,
+    samples: int,
+    generator: torch.Generator | None,
+) -> Float[Tensor, "n 5"]:
+    """RGB on black, opacity and depth of rays. Only samples in occupied cells are evaluated, packed in a list."""
+    near, length = _pieces(origins, directions, grid.bound, samples)  # (n, 1) both
+    shift = _jitter(len(origins), samples, generator, near)
+    distance = near + (torch.arange(samples, device=near.device) + shift) * length  # (n, s)
+    points = origins[:, None] + distance[:, :, None] * directions[:, None]  # (n, s, 3)
+    points = points.reshape(-1, 3)
+    kept = (grid.occupied(points).view_as(distance) & (length > 0)).flatten().nonzero()[:, 0]  # (k,)
+
+    def weigh(density: Tensor) -> tuple[Tensor, Tensor]:
+        dense = density.new_zeros(distance.numel()).scatter(0, kept, density).view_as(distance)  # (n, s)
+        return volume_weights(dense, length)
+
+    if torch.is_grad_enabled() and len(kept) > MANY:
+        # A first pass spares the graph what is hidden: the gradient of its colour and density is at most HIDDEN of
+        # what it would be in full light. (A sample in the light that absorbs nothing stays: its gradient makes it
+        # grow.) For fewer samples a second look at the field costs as much time as it saves.
+        with torch.no_grad():
+            light = weigh(_densities(lambda p: field_fn(p)[1], points[kept]))[1]  # (n, s)
+        kept = kept[light.flatten()[kept] > HIDDEN]
+
+    rgb, density = field_fn(points[kept])  # (k, 3), (k,)
+    weights = weigh(density)[0]  # (n, s)
+    colour = weights.flatten()[kept, None] * rgb  # (k, 3)
+    colour = colour.new_zeros(len(origins), 3).index_add(0, kept // samples, colour)  # (n, 3)
+    opacity = weights.sum(dim=-1, keepdim=True)  # (n, 1)
+    depth = (weights * distance).sum(dim=-1, keepdim=True) / opacity.clamp(min=1e-6)  # (n, 1)
+    return torch.cat([colour, opacity, depth], dim=-1)
+
+
+def _densities(density_fn: DensityFunction, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
+    """Densities of many points, a chunk at a time: to be called without gradients."""
+    return torch.cat([density_fn(chunk) for chunk in points.split(POINTS_PER_CHUNK)]).to(points)
+
+
+def _pieces(origins: Tensor, directions: Tensor, bound: float, samples: int) -> tuple[Tensor, Tensor]:
+    """Distance at which rays enter the box [−bound, bound]³ and the length of one piece inside: 0 for a miss."""
+    ends = torch.stack([(-bound - origins) / directions, (bound - origins) / directions])  # (2, n, 3)
+    near = ends.amin(dim=0).amax(dim=-1, keepdim=True).clamp(min=0)  # (n, 1)
+    far = ends.amax(dim=0).amin(dim=-1, keepdim=True)  # (n, 1)
+    return near, (far - near).clamp(min=0) / samples
+
+
+def _jitter(rays: int, samples: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Where in its piece each sample lies, in [0, 1): (rays, samples) drawn, or the middle."""
+    if generator is None:
+        return like.new_full((1, 1), 0.5)
+    return torch.rand(rays, samples, generator=generator, device=generator.device).to(like)

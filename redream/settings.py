@@ -1,0 +1,177 @@
+"""Every number of a run in one frozen dataclass; presets are instances of it; it is saved with every run.
+
+Schedules are fractions of a particle's iterations, so a shorter run is the same run in small.
+Sources of the numbers: METHOD.md ("A": ReDream appendix A; "PD": ProlificDreamer; "3S": threestudio; "ours": measured).
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["redream", "vsd", "sds"]
+
+PROMPT_LIMIT = 300  # characters
+MAX_PARTICLES = 8
+MAX_ITERATIONS = 50_000
+MAX_ASSETS = 3
+
+
+class SettingsError(ValueError):
+    """A setting out of its range; the message says which and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run. Degrees for angles, world units for lengths, fractions of a particle's iterations for schedules."""
+
+    # What is made
+    method: Method = "redream"
+    initialise: bool = True  # start from the retrieved assets (Eq. 3)
+    adapt: bool = True  # teach the prior their views (Eq. 5)
+    particles: int = 1  # objects at once, 1 to 8
+    iterations: int = 400  # per particle
+    seed: int = 0
+    prefix_learned: bool = True  # False: the view prefixes stay the words they start from (fig. 14a)
+
+    # Retrieval and assets
+    assets: int = 3  # N
+    candidates: int = 12  # N′ > N, nearest captions before re-ranking by image
+    asset_views: int = 100  # stored renders per asset (A)
+
+    # Cameras: those the prior's training pictures had
+    elevation_deg: tuple[float, float] = (-5.0, 35.0)
+    distance: tuple[float, float] = (1.45, 1.8)
+    fovy_deg: tuple[float, float] = (38.0, 44.0)
+
+    # Field and rendering
+    bound: float = 0.52  # the field's box is [−bound, bound]³
+    levels: int = 4
+    features: int = 4
+    log2_table: int = 17
+    base_resolution: int = 16
+    max_resolution: int = 96
+    hidden: int = 32
+    density_scale: float = 10.0  # λ of λ(1 − ‖μ‖/r) (PD 4.2)
+    density_radius: float = 0.5  # r
+    occupancy_resolution: int = 48
+    samples_per_ray: int = 64
+    render_size: tuple[tuple[float, int], ...] = ((0.0, 64),)  # (from this fraction on, pixels)
+
+    # Distillation
+    guidance: float = 7.5  # s of classifier-free guidance for VSD and ReDream
+    guidance_sds: float = 100.0  # and for SDS
+    t_min: float = 0.02
+    t_max: tuple[float, float] = (0.98, 0.50)  # before and after the anneal
+    t_anneal: float = 0.20  # the anneal's fraction (PD: 5k of 25k)
+    learning_rate_grid: float = 0.01
+    learning_rate_network: float = 0.001
+    learning_rate_variational: float = 0.0001
+    variational_rank: int = 4
+    warmup: float = 0.25  # τ
+    asset_sigma: float = 0.05  # σ of Eq. 3
+    asset_opacity_weight: float = 1.0  # ours: matches opacity besides colour
+    delta_weight: float = 0.3  # delta denoising (B)
+    delta_every: int = 3  # 0: never
+    sparsity: float = 0.0  # weight of mean opacity (3S)
+    opaque: float = 0.0  # weight of the entropy of opacity (3S), after t_anneal
+
+    # Adaptation (Eq. 5)
+    adaptation_steps: int = 200  # all of them before τ, interleaved with the warm-up
+    adaptation_batch: int = 8
+    adaptation_rank: int = 16
+    adaptation_learning_rate: float = 2e-3
+    prefix_learning_rate: float = 1e-2
+    adaptation_empty: float = 0.1  # share of empty prompts
+
+    # What comes out
+    score_elevation_deg: float = 15.0
+    score_fovy_deg: float = 40.0
+    score_distance: float = 1.6
+    turntable_frames: int = 120
+    turntable_size: int = 256
+    mesh_resolution: int = 96
+    mesh_faces: int = 20_000
+    preview_every: int = 10
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        checks = {
+            "method": self.method in ("redream", "vsd", "sds"),
+            "particles": 1 <= self.particles <= MAX_PARTICLES,
+            "iterations": 1 <= self.iterations <= MAX_ITERATIONS,
+            "assets": 1 <= self.assets <= MAX_ASSETS,
+            "candidates": self.candidates >= self.assets,
+            "seed": 0 <= self.seed < 2**31,
+            "guidance": 0 <= self.guidance <= 200,
+            "warmup": 0 <= self.warmup <= 1,
+        }
+        for name, right in checks.items():
+            if not right:
+                raise SettingsError(f"The setting {name} = {getattr(self, name)!r} is out of its range.")
+
+    @property
+    def uses_assets(self) -> bool:
+        """Whether anything is retrieved: only ReDream with at least one of its two halves on."""
+        return self.method == "redream" and (self.initialise or self.adapt)
+
+    @property
+    def guidance_scale(self) -> float:
+        """s of the method in use."""
+        return self.guidance_sds if self.method == "sds" else self.guidance
+
+    def with_(self, **changes) -> "Settings":
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @staticmethod
+    def from_json(text: str) -> "Settings":
+        """Read what `to_json` wrote; unknown or missing names raise `SettingsError`."""
+        values = json.loads(text)
+        names = {f.name for f in dataclasses.fields(Settings)}
+        if set(values) != names:
+            raise SettingsError(f"These settings are of another version: {sorted(set(values) ^ names)} do not match.")
+        return Settings(**{k: _tuples(v) for k, v in values.items()})
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+_SD21 = Settings(
+    iterations=20_000,
+    elevation_deg=(-10.0, 45.0),
+    distance=(1.0, 1.5),
+    fovy_deg=(40.0, 70.0),
+    bound=0.55,
+    levels=16,
+    features=2,
+    log2_table=19,
+    base_resolution=16,
+    max_resolution=4096,
+    hidden=64,
+    occupancy_resolution=128,
+    samples_per_ray=256,
+    render_size=((0.0, 64), (0.2, 512)),
+    sparsity=0.0,
+    warmup=0.1,
+    adaptation_steps=1000,
+    adaptation_batch=4,
+    adaptation_learning_rate=1e-4,
+    prefix_learning_rate=1e-3,
+    turntable_size=512,
+    mesh_resolution=256,
+    preview_every=50,
+    checkpoint_every=1000,
+)
+
+PRESETS: dict[str, Settings] = {
+    "mini": Settings(),
+    "mini-fast": Settings(iterations=200, adaptation_steps=120),
+    "sd21": _SD21,
+    "sd21-zerogpu": _SD21.with_(iterations=1200, adaptation_steps=120, render_size=((0.0, 64), (0.5, 128))),
+    "paper": _SD21.with_(iterations=20_000, render_size=((0.0, 512),)),
+}

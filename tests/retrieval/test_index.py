@@ -1,0 +1,191 @@
+"""Two-stage retrieval against a reference, and what an index must be to be trusted."""
+
+import json
+import zlib
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from redream.hub import sha256
+from redream.retrieval.build import AssetRow, build
+from redream.retrieval.clip import Clip
+from redream.retrieval.index import AssetUnavailable, Index, IndexFormatError, retrieved
+
+DIM, ASSETS = 8, 40
+
+
+class TableClip(Clip):
+    """Every text has a random direction of its own; the picture of asset i is the direction i of another table."""
+
+    name, size = "table", 4
+
+    def __init__(self, sha256="f" * 64):
+        self.sha256 = sha256
+        self.pictures = self._unit(torch.randn(ASSETS, DIM, generator=torch.Generator().manual_seed(1)))
+
+    def embed_texts(self, texts):
+        seeds = [zlib.crc32(text.encode()) for text in texts]
+        return self._unit(torch.stack([torch.randn(DIM, generator=torch.Generator().manual_seed(s)) for s in seeds]))
+
+    def embed_images(self, images):
+        return self.pictures[(images[:, 0, 0, 0] * 1000).round().long()]
+
+    @staticmethod
+    def _unit(x):
+        return torch.nn.functional.normalize(x, dim=1)
+
+
+def captions(i: int) -> list[str]:
+    return [f"asset {i} phrase {j}" for j in range(1 + i % 5)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "assets").mkdir()
+    for i in range(ASSETS):
+        (tmp_path / f"assets/{i}.glb").write_bytes(b"mesh %d" % i)
+    rows = [
+        AssetRow(f"u{i}", captions(i), f"author {i}", "CC0", f"link {i}", file=f"{i}.glb" if i else "")
+        for i in range(ASSETS)
+    ]
+
+    def views(row: AssetRow) -> torch.Tensor:
+        return torch.full((1, 3, 4, 4), int(row.uid[1:]) / 1000)
+
+    build(rows, views, TableClip(), tmp_path / "index", root="../assets")
+    return tmp_path / "index"
+
+
+def reference(prompt: str, assets: int, candidates: int) -> list[str]:
+    """Retrieval as one would write it without an index."""
+    clip = TableClip()
+    query = clip.embed_texts([prompt])[0]
+    nearest = [float((clip.embed_texts(captions(i)) @ query).max()) for i in range(ASSETS)]
+    chosen = sorted(range(ASSETS), key=lambda i: -nearest[i])[:candidates]
+    return [f"u{i}" for i in sorted(chosen, key=lambda i: -float(clip.pictures[i] @ query))[:assets]]
+
+
+@pytest.mark.parametrize("prompt", ["a purple owl", "a red car", "x"])
+@pytest.mark.parametrize(("assets", "candidates"), [(3, 12), (1, 1), (3, 40), (3, 1000)])
+def test_search_agrees_with_exhaustive_two_stage_retrieval(folder, prompt, assets, candidates):
+    hits = Index.load(folder).search(prompt, TableClip(), assets, candidates)
+    assert [hit.uid for hit in hits] == reference(prompt, assets, candidates)
+
+
+def test_both_similarities_are_the_cosines_they_are_called(folder):
+    clip = TableClip()
+    hit = Index.load(folder).search("a red car", clip, 1, 5)[0]
+    query, place = clip.embed_texts(["a red car"])[0], int(hit.uid[1:])
+    assert hit.similarity == pytest.approx(float(clip.pictures[place] @ query), abs=1e-6)
+    assert hit.text_similarity == pytest.approx(float((clip.embed_texts(captions(place)) @ query).max()), abs=1e-6)
+
+
+def test_hits_are_different_assets_in_falling_similarity(folder):
+    hits = Index.load(folder).search("asset 4 phrase 0", TableClip(), 12, 12)
+    assert len({hit.uid for hit in hits}) == 12
+    assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
+
+
+def test_a_run_records_prompt_and_provenance(folder):
+    record = retrieved("a car", Index.load(folder).search("a car", TableClip(), 3, 12))
+    assert record["prompt"] == "a car" and len(record["assets"]) == 3
+    assert set(record["assets"][0]) == {"uid", "caption", "author", "license", "similarity", "source"}
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_another_clip_than_the_one_it_was_made_with_is_refused(folder):
+    with pytest.raises(IndexFormatError, match="made with another CLIP"):
+        Index.load(folder).search("a car", TableClip(sha256="0" * 64), 3, 12)
+
+
+def change(folder, name: str, content: bytes) -> None:
+    """Replace a file, and its checksum with it."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "index.json").read_text())
+    manifest["files"][name] = sha256(folder / name)
+    (folder / "index.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["text.faiss", "image.faiss", "assets.parquet"])
+def test_altered_and_missing_files_are_refused(folder, name):
+    content = bytearray((folder / name).read_bytes())
+    content[-1] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(IndexFormatError, match="is not the one its manifest describes"):
+        Index.load(folder)
+    (folder / name).unlink()
+    with pytest.raises(IndexFormatError, match="is missing"):
+        Index.load(folder)
+
+
+def test_a_file_of_another_kind_or_size_is_refused_though_its_checksum_is_right(folder):
+    short = (folder / "image.faiss").read_bytes()[: -DIM * 4]
+    change(folder, "image.faiss", short)
+    with pytest.raises(IndexFormatError, match="image.faiss of this index .* build it again"):
+        Index.load(folder)
+    flat = faiss.IndexLSH(DIM, 8)
+    flat.add(np.zeros((ASSETS, DIM), np.float32))
+    change(folder, "image.faiss", faiss.serialize_index(flat).tobytes())
+    with pytest.raises(IndexFormatError, match="image.faiss of this index .* build it again"):
+        Index.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"format": 2}, "format 2"),
+        ({"assets": ASSETS + 1}, "not what its manifest says"),
+        ({"files": {}}, "must name exactly"),
+        ({"root": "../../elsewhere"}, "neither in its folder nor beside it"),
+        ({"root": "/etc"}, "neither in its folder nor beside it"),
+        ({"dim": None}, "no complete index.json"),
+        ({"dim": "wide"}, "no complete index.json"),
+        ({"embedding": {"name": "x"}}, "no complete index.json"),
+    ],
+)
+def test_a_wrong_manifest_is_refused(folder, change, sentence):
+    manifest = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(IndexFormatError, match=sentence):
+        Index.load(folder)
+
+
+def test_a_table_that_is_none_is_refused(folder):
+    change(folder, "assets.parquet", b"uid,caption")
+    with pytest.raises(IndexFormatError, match="not a Parquet file"):
+        Index.load(folder)
+
+
+def test_a_folder_without_a_manifest_is_no_index(tmp_path):
+    with pytest.raises(IndexFormatError, match="no complete index.json"):
+        Index.load(tmp_path)
+
+
+def test_local_assets_are_checked_before_they_are_handed_out(folder):
+    index = Index.load(folder)
+    assert index.asset_path("u3").read_bytes() == b"mesh 3"
+    (folder.parent / "assets/3.glb").write_bytes(b"another mesh")
+    with pytest.raises(AssetUnavailable, match="not the one that was indexed"):
+        index.asset_path("u3")
+    with pytest.raises(AssetUnavailable, match="no asset u99"):
+        index.asset_path("u99")
+
+
+def test_an_asset_without_a_file_is_fetched_by_its_uid(folder, tmp_path, monkeypatch):
+    import objaverse
+
+    (tmp_path / "fetched.glb").write_bytes(b"mesh")
+    monkeypatch.setattr(objaverse, "load_objects", lambda uids: {uid: str(tmp_path / "fetched.glb") for uid in uids})
+    assert Index.load(folder).asset_path("u0").read_bytes() == b"mesh"
+
+    def refused(uids):
+        raise ConnectionError
+
+    monkeypatch.setattr(objaverse, "load_objects", refused)
+    with pytest.raises(AssetUnavailable, match="Objaverse did not answer"):
+        Index.load(folder).asset_path("u0")
+    monkeypatch.setattr(objaverse, "load_objects", lambda uids: {})
+    with pytest.raises(AssetUnavailable, match="has no object u0"):
+        Index.load(folder).asset_path("u0")

@@ -1,0 +1,297 @@
+"""Intake: what is refused, in words; what is let through, without anything but what is drawn."""
+
+import base64
+import io
+import json
+import random
+import struct
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from redream.scene import assets, intake, mesh
+from redream.scene.assets import Asset, AssetError
+from redream.scene.intake import LIMITS, IntakeError
+
+
+def picture(width: int, height: int, kind: str = "PNG") -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(data, kind)
+    return data.getvalue()
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory) -> bytes:
+    """A textured cube of 12 faces."""
+    cube = trimesh.creation.box()
+    uv, texture = np.random.default_rng(0).random((8, 2)), np.zeros((8, 8, 3), np.uint8)
+    asset = Asset(cube, np.full((8, 3), 0.5, np.float32), uv, (texture,), np.zeros(12, int))
+    path = tmp_path_factory.mktemp("glb") / "box.glb"
+    mesh.save(asset, path)
+    return path.read_bytes()
+
+
+def unpacked(data: bytes) -> tuple[dict, bytes]:
+    length = struct.unpack_from("<I", data, 12)[0]
+    return json.loads(data[20 : 20 + length]), data[20 + length + 8 :]
+
+
+def changed(data: bytes, change: Callable[[dict], object]) -> bytes:
+    document, binary = unpacked(data)
+    change(document)
+    return intake.pack(document, binary)
+
+
+def set_at(*path_and_value: object) -> Callable[[dict], None]:
+    """A change that puts the last argument where the others lead to."""
+    *path, last, value = path_and_value
+
+    def change(document: dict) -> None:
+        owner = document
+        for key in path:
+            owner = owner[key]
+        if isinstance(owner, list) and last == len(owner):
+            owner.append(value)
+        else:
+            owner[last] = value
+
+    return change
+
+
+def test_a_sound_file_keeps_its_shape_and_loses_everything_else(box):
+    def burden(document: dict) -> None:
+        document |= {
+            "extras": {"a": 1},
+            "animations": [{"junk": 5}],
+            "cameras": [{"type": "x"}],
+            "extensionsUsed": ["A"],
+        }
+        document["nodes"][0] |= {"camera": 0, "name": "../../name", "extras": {"units": 1}}
+        document["meshes"][0]["primitives"][0]["attributes"]["NORMAL"] = 99
+        document["accessors"].append({"count": 10**9, "componentType": 5126, "type": "VEC3"})  # drawn by nobody
+
+    reduced, _ = unpacked(intake.check(changed(box, burden)))
+    assert set(reduced["nodes"][0]) == {"mesh"}
+    assert set(reduced) == set(unpacked(intake.check(box))[0]) and "extras" not in reduced
+    assert set(reduced["meshes"][0]["primitives"][0]["attributes"]) == {"POSITION", "TEXCOORD_0", "COLOR_0"}
+    assert len(reduced["accessors"]) == 4
+    assert intake.check(intake.check(box)) == intake.check(box)
+
+
+def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
+    (tmp_path / "a.glb").write_bytes(box)
+    assert intake.check(tmp_path / "a.glb") == intake.check(box)
+    with pytest.raises(IntakeError, match="cannot be read") as caught:
+        intake.check(tmp_path / "absent.glb")
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (set_at("extensionsRequired", ["KHR_draco_mesh_compression"]), "needs the extension 'KHR_draco"),
+        (set_at("extensionsRequired", ["EXT_meshopt_compression"]), "needs the extension"),
+        (set_at("extensionsRequired", ["KHR_texture_basisu"]), "needs the extension"),
+        (set_at("extensionsRequired", 5), "not readable"),
+        (set_at("buffers", 0, "uri", "https://example.org/a.bin"), "everything embedded"),
+        (set_at("buffers", 1, {"byteLength": 4}), "everything embedded"),
+        (set_at("images", 0, {"uri": "../../../etc/passwd"}), "everything embedded"),
+        (set_at("images", 0, {"uri": "data:image/svg+xml;base64,AAAA"}), "everything embedded"),
+        (set_at("images", 0, {"uri": "data:image/png;base64,###"}), "a picture in it"),
+        (set_at("images", 0, "bufferView", 0), "not a readable PNG or JPEG"),
+        (set_at("accessors", 0, "count", 8_000_000), "longer than the data"),
+        (set_at("accessors", 0, "count", -1), "out of range"),
+        (set_at("accessors", 0, "count", True), "out of range"),
+        (set_at("accessors", 0, "byteOffset", 1), "longer than the data"),
+        (set_at("accessors", 0, "componentType", 5122), "quantised"),
+        (set_at("accessors", 0, "sparse", {"count": 1}), "sparse"),
+        (lambda d: d["accessors"][0].pop("bufferView"), "sparse"),
+        (set_at("bufferViews", 0, "byteLength", 10**9), "out of range"),
+        (set_at("bufferViews", 0, "byteStride", 4), "longer than the data"),
+        (set_at("bufferViews", 0, "buffer", 1), "out of range"),
+        (set_at("nodes", 0, "children", [0]), "belongs to"),
+        (set_at("nodes", 0, "children", [7]), "do not exist"),
+        (set_at("nodes", 0, "matrix", [float("1e300")] * 16), "not finite"),
+        (set_at("nodes", 0, "scale", ["a", 1, 1]), "not finite"),
+        (set_at("nodes", 0, "scale", [10**400, 1, 1]), "not finite"),
+        (set_at("meshes", 0, "primitives", [7]), "no attributes"),
+        (set_at("nodes", 0, "mesh", 3), "out of range"),
+        (set_at("scenes", [{"nodes": [0, 0]}]), "belongs to"),
+        (set_at("scenes", []), "no scene"),
+        (set_at("scenes", [{}]), "no triangles"),
+        (set_at("nodes", 5), "not a list"),
+        (set_at("meshes", 0, "primitives", 0, "mode", 1), "no triangles"),
+        (set_at("meshes", 0, "primitives", 0, "material", 9), "out of range"),
+        (set_at("meshes", 0, "primitives", 0, "indices", 1), "quantised"),
+        (set_at("accessors", 3, "count", 35), "whole triangles"),
+    ],
+)
+def test_what_is_wrong_is_refused_in_a_sentence(box, change, words):
+    with pytest.raises(IntakeError, match=words):
+        intake.check(changed(box, change))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: b"", "not a GLB"),
+        (lambda d: b"solid ascii stl" * 9, "not a GLB"),
+        (lambda d: d[:4] + struct.pack("<I", 1) + d[8:], "version 1"),
+        (lambda d: d[:-4], "ends too early"),
+        (lambda d: d[:12] + struct.pack("<I", 2**31) + d[16:], "ends too early"),
+        (lambda d: d[:16] + b"ABCD" + d[20:], "description"),
+        (lambda d: d.replace(b'{"asset"', b'{"asset ', 1), "description"),
+        (lambda d: changed(d, set_at("extras", float("nan"))), "description"),
+    ],
+)
+def test_a_broken_container_is_refused(box, damage, words):
+    with pytest.raises(IntakeError, match=words):
+        intake.check(damage(box))
+
+
+def test_json_nested_without_end_is_refused(box):
+    text = b'{"nodes":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<4sIIII", b"glTF", 2, 20 + len(text), len(text), 0x4E4F534A)
+    with pytest.raises(IntakeError, match="description"):
+        intake.check(head + text)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"size": 1000}, "larger than 0 MB"),
+        ({"json_size": 100}, "description"),
+        ({"faces": 11}, r"This GLB has 12 faces; the limit is 11\. Simplify it and try again\."),
+        ({"vertices": 7}, "8 vertices"),
+        ({"image_side": 7}, "8 × 8 pixels; the limit is 7 × 7"),
+        ({"pixels": 63}, "64 pixels in all"),
+        ({"entries": 3}, "the limit is 3"),
+    ],
+)
+def test_limits_hold(box, limits, words):
+    with pytest.raises(IntakeError, match=words):
+        intake.check(box, replace(LIMITS, **limits))
+
+
+def test_millions_are_written_as_people_say_them(box):
+    """342 copies of 12 faces, placed 1000 times, are 4.1 million faces in a file of some 100 kB."""
+
+    def place(document: dict) -> None:
+        document["meshes"][0]["primitives"] *= 342
+        document["nodes"] = [{"mesh": 0}] * 1000
+        document["scenes"] = [{"nodes": list(range(1000))}]
+
+    words = r"^This GLB has 4\.1 million faces; the limit is 500,000\. Simplify it and try again\.$"
+    with pytest.raises(IntakeError, match=words):
+        intake.check(changed(box, place))
+
+
+def test_too_many_nodes_or_parts_are_refused_however_few_faces_they_have(box):
+    def nodes(document: dict) -> None:
+        document["nodes"] *= 5001
+
+    def parts(document: dict) -> None:
+        document["meshes"][0]["primitives"] *= 10
+        document["nodes"] = [{"mesh": 0}] * 1000
+        document["scenes"] = [{"nodes": list(range(1000))}]
+
+    for change, words in ((nodes, "5,001 nodes"), (parts, "10,000 parts")):
+        with pytest.raises(IntakeError, match=f"{words}; the limit is 5,000"):
+            intake.check(changed(box, change))
+
+
+def test_deep_scenes_are_refused(box):
+    def chain(document: dict) -> None:
+        document["nodes"] = [{"children": [i + 1]} for i in range(150)] + [{"mesh": 0}]
+
+    with pytest.raises(IntakeError, match="levels in its scene"):
+        intake.check(changed(box, chain))
+
+
+def test_the_same_bytes_cannot_be_asked_for_again_and_again(box):
+    """Ten thousand views of the whole buffer, or ten thousand arrays in one view, would multiply the file in memory."""
+
+    def views(document: dict) -> None:
+        document["bufferViews"] += [{"buffer": 0, "byteLength": document["buffers"][0]["byteLength"]}] * 10_000
+
+    def arrays(document: dict) -> None:
+        document["accessors"] += [document["accessors"][0]] * 1000
+        primitive = document["meshes"][0]["primitives"][0]
+        more = [{**primitive, "attributes": {"POSITION": 4 + i}} for i in range(1000)]
+        document["meshes"][0]["primitives"] += more
+
+    for change in (views, arrays):
+        with pytest.raises(IntakeError, match="in all"):
+            intake.check(changed(box, change))
+
+
+def test_embedded_pictures_may_be_png_or_jpeg_data_and_no_larger_than_the_limit(box):
+    for kind in ("png", "jpeg"):
+        uri = f"data:image/{kind};base64," + base64.b64encode(picture(16, 4, kind.upper())).decode()
+        assert assets.load(changed(box, set_at("images", 0, {"uri": uri}))).textures[0].shape == (4, 16, 3)
+    bomb = "data:image/png;base64," + base64.b64encode(picture(5000, 1)).decode()
+    with pytest.raises(IntakeError, match="5000 × 1 pixels; the limit is 4096 × 4096"):
+        intake.check(changed(box, set_at("images", 0, {"uri": bomb})))
+
+
+def test_a_picture_cut_short_is_an_asset_error(box):
+    whole = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    data = io.BytesIO()
+    Image.fromarray(whole).save(data, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(data.getvalue()[:2000]).decode()
+    with pytest.raises(AssetError, match="picture"):
+        assets.load(changed(box, set_at("images", 0, {"uri": uri})))
+
+
+def test_damaged_files_load_or_are_refused_and_never_take_much_memory(box):
+    """Random bytes, cuts and numbers: nothing but the two named errors comes out, in bounded memory."""
+    chance = random.Random(0)
+    outcomes = {"loaded": 0, "refused": 0}
+    tracemalloc.start()
+    for trial in range(600):
+        data = bytearray(box)
+        if trial % 3 == 0:  # anywhere
+            for _ in range(chance.choice([1, 3, 20])):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+        elif trial % 3 == 1:  # a digit of the description
+            digits = [i for i in range(20, 20 + struct.unpack_from("<I", box, 12)[0]) if chr(data[i]).isdigit()]
+            for _ in range(chance.choice([1, 2])):
+                data[chance.choice(digits)] = ord(chance.choice("0123456789-.e"))
+        else:
+            del data[chance.randrange(len(data)) :]
+        try:
+            assets.load(bytes(data))
+            outcomes["loaded"] += 1
+        except (IntakeError, AssetError) as error:
+            outcomes["refused"] += 1
+            assert len(str(error)) < 300 and str(error).endswith(".")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 2**20
+    assert min(outcomes.values()) > 20
+
+
+def test_many_small_parts_are_read_in_reasonable_time(box):
+    def many(document: dict) -> None:
+        document["nodes"] = [{"mesh": 0} for _ in range(2000)]
+        document["scenes"] = [{"nodes": list(range(2000))}]
+
+    start = time.perf_counter()
+    assert len(assets.load(changed(box, many)).mesh.faces) == 24_000
+    assert time.perf_counter() - start < 5
+
+
+def test_a_file_over_the_size_limit_is_not_read_whole(tmp_path: Path):
+    path = tmp_path / "large.glb"
+    with open(path, "wb") as file:
+        file.truncate(LIMITS.size + 1)
+    with pytest.raises(IntakeError, match="larger than 100 MB"):
+        intake.check(path)

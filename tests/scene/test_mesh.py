@@ -1,0 +1,196 @@
+"""Meshes: from field to GLB and back, the object looks the same."""
+
+import json
+import math
+import struct
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from torch.nn.functional import avg_pool2d
+
+from redream.scene import assets, intake, mesh
+from redream.scene.assets import Asset
+from redream.scene.cameras import Camera, ring
+from redream.scene.mesh import MeshError
+from redream.scene.volume import OccupancyGrid, render
+
+WHITE = torch.ones(3)
+BOX = 0.52
+
+
+def ball(points: torch.Tensor, density: float = 150.0, radius: float = 0.4) -> tuple[torch.Tensor, torch.Tensor]:
+    """A solid ball, grey-green; its front is red and its top blue, with soft borders between."""
+    x, y, z = (points / radius).unbind(-1)
+    front, top = torch.sigmoid((x - 0.6) * 20), torch.sigmoid((z - 0.6) * 20)
+    rgb = torch.stack([0.3 + 0.6 * front, 0.5 - 0.3 * y * (1 - front), 0.3 + 0.6 * top], dim=-1).clamp(0, 1)
+    return rgb, density * torch.sigmoid((radius - points.norm(dim=-1)) / 0.004)
+
+
+@pytest.fixture(scope="module")
+def grid() -> OccupancyGrid:
+    return OccupancyGrid(32, BOX)
+
+
+@pytest.fixture(scope="module")
+def extracted(grid) -> Asset:
+    return mesh.extract(ball, grid, resolution=48, texture_size=256)
+
+
+@pytest.fixture(scope="module")
+def path(extracted, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mesh") / "ball.glb"
+    mesh.save(extracted, path)
+    return path
+
+
+def outline_overlap(first: torch.Tensor, second: torch.Tensor) -> float:
+    first, second = first > 0.5, second > 0.5
+    return ((first & second).sum() / (first | second).sum()).item()
+
+
+def test_a_field_written_and_loaded_looks_as_it_was_rendered(path, grid):
+    asset = assets.load(path, normalise=False)
+    for camera in ring(8, 15.0, 1.6, 40.0):
+        field = render(ball, camera, 128, WHITE, grid, 128)
+        image, opacity = asset.render(camera, 64, WHITE)
+        assert outline_overlap(avg_pool2d(field.opacity, 2), opacity) >= 0.95
+        error = (avg_pool2d(field.image, 2) - image).square().mean().item()
+        assert -10 * math.log10(error) >= 22
+
+
+def test_the_front_is_red_and_the_top_blue(path):
+    asset = assets.load(path)
+    front = asset.render(Camera(0.0, 0.0, 1.6, 40.0), 33, WHITE)[0][0]
+    assert front[0, 16, 16] > 0.8 and front[2, 16, 16] < 0.5
+    back = asset.render(Camera(180.0, 0.0, 1.6, 40.0), 33, WHITE)[0][0]
+    assert back[0, 16, 16] < 0.4
+    above = asset.render(Camera(0.0, 89.0, 1.6, 40.0), 33, WHITE)[0][0]
+    assert above[2, 16, 16] > 0.8 and above[0, 16, 16] < 0.4
+
+
+def test_the_file_is_y_up_faces_z_and_is_unlit(path):
+    data = path.read_bytes()
+    document = json.loads(data[20 : 20 + struct.unpack_from("<I", data, 12)[0]])
+    assert all("KHR_materials_unlit" in m["extensions"] and m["doubleSided"] for m in document["materials"])
+    assert document["extensionsUsed"] == ["KHR_materials_unlit"]
+    intake.check(path)
+    # As another program reads it: the texel at the vertex farthest along +z is red, along +y blue.
+    read = trimesh.load_scene(path, process=False).to_geometry()
+    colours = read.visual.to_color().vertex_colors
+    assert colours[read.vertices[:, 2].argmax(), 0] > 200 and colours[read.vertices[:, 2].argmin(), 0] < 130
+    assert colours[read.vertices[:, 1].argmax(), 2] > 200 and colours[read.vertices[:, 1].argmin(), 2] < 130
+
+
+def test_the_surface_is_closed_turned_outwards_and_where_the_ball_is(extracted):
+    welded = trimesh.Trimesh(extracted.mesh.vertices, extracted.mesh.faces)
+    welded.merge_vertices(merge_tex=True, merge_norm=True)
+    assert welded.is_watertight
+    radius = 0.412  # where a line of sight past the ball loses half its light: ∫ σ = ln 2
+    assert welded.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.03)
+    assert np.abs(np.linalg.norm(welded.vertices, axis=1) - radius).max() < BOX / 47  # half a cell
+
+
+def test_faces_stay_below_the_limit(grid):
+    few = mesh.extract(ball, grid, resolution=64, max_faces=3000, texture_size=128)
+    assert 1000 < len(few.mesh.faces) <= 3000
+    assert max(few.textures[0].shape[:2]) < 300
+
+
+def test_floaters_go_and_large_pieces_stay(grid):
+    def three(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """A ball of radius 0.2, one of half its radius (an eighth of its volume) and one of a tenth."""
+        places = [((-0.2, 0, 0), 0.2), ((0.3, 0, 0), 0.1), ((0, 0.4, 0.3), 0.02)]
+        near = torch.stack([r - (points - torch.tensor(c)).norm(dim=-1) for c, r in places]).amax(dim=0)
+        return torch.full_like(points, 0.5), 200 * torch.sigmoid(near / 0.004)
+
+    welded = trimesh.Trimesh(**_arrays(mesh.extract(three, grid, resolution=48, texture_size=64)))
+    assert len(welded.split()) == 2
+    assert welded.bounds[1, 0] > 0.35 and welded.bounds[1, 2] < 0.25
+
+
+def test_cavities_get_no_walls(grid):
+    def shell(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rgb, density = ball(points)
+        return rgb, density - ball(points, radius=0.25)[1]
+
+    welded = trimesh.Trimesh(**_arrays(mesh.extract(shell, grid, resolution=32, texture_size=64)))
+    assert len(welded.split()) == 1
+    assert np.linalg.norm(welded.vertices, axis=1).min() > 0.35
+
+
+def _arrays(asset: Asset) -> dict:
+    welded = trimesh.Trimesh(asset.mesh.vertices, asset.mesh.faces)
+    welded.merge_vertices(merge_tex=True, merge_norm=True)
+    return {"vertices": welded.vertices, "faces": welded.faces}
+
+
+def test_what_touches_the_box_is_closed_and_the_grid_hides_what_it_holds_empty():
+    grid = OccupancyGrid(16, BOX)
+
+    def everywhere(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full_like(points, 0.5), torch.full((len(points),), 50.0)
+
+    full = trimesh.Trimesh(**_arrays(mesh.extract(everywhere, grid, resolution=24, texture_size=64)))
+    assert full.is_watertight and full.volume == pytest.approx((2 * BOX) ** 3, rel=0.15)
+    grid.mask[:8] = False  # the half x < 0
+    half = trimesh.Trimesh(**_arrays(mesh.extract(everywhere, grid, resolution=24, texture_size=64)))
+    assert half.bounds[0, 0] == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("softness", [0.002, 0.02, 0.05])
+def test_the_level_gives_the_outline_of_volume_rendering_however_soft_the_field(softness, grid):
+    """Along an axis a ball of density σ(r) is opaque where ∫ σ > ln 2; the mesh must reach just as far."""
+
+    def soft(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full_like(points, 0.5), 60 * torch.sigmoid((0.3 - points.norm(dim=-1)) / softness)
+
+    line = torch.linspace(-BOX, BOX, 400)
+    points = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
+    depth = soft(torch.cat([points, torch.zeros(len(points), 1)], 1))[1].view(400, 400).sum(1) * (2 * BOX / 400)
+    radius = line[depth > math.log(2)].max().item()
+    found = mesh.extract(soft, grid, resolution=40, texture_size=64).mesh.bounds
+    assert np.abs(found).mean() == pytest.approx(radius, abs=0.5 * 2 * BOX / 39)  # half a cell
+
+
+@pytest.mark.parametrize("density", [0.0, 0.1])
+def test_a_field_without_a_surface_is_an_error_in_words(density, grid):
+    def faint(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.full_like(points, 0.5), torch.full((len(points),), density)
+
+    with pytest.raises(MeshError, match="transparent from every side"):
+        mesh.extract(faint, grid, resolution=16)
+    with pytest.raises(MeshError, match="Lower it"):
+        mesh.extract(faint, grid, resolution=16, threshold=5.0)
+
+
+def test_vertex_colours_yaw_and_several_textures_survive_the_file(tmp_path):
+    """Two triangles, one textured and one not, painted and turned: the saved file shows the same."""
+    generator = np.random.default_rng(0)
+    corners = generator.uniform(-0.4, 0.4, (12, 3))
+    shape = trimesh.Trimesh(corners, np.arange(12).reshape(4, 3), process=False)
+    textures = tuple(generator.integers(0, 256, (4, 6, 3), dtype=np.uint8) for _ in range(2))
+    colours = generator.random((12, 3)).astype(np.float32)
+    asset = Asset(shape, colours, generator.uniform(-1, 2, (12, 2)), textures, np.array([0, -1, 1, 0]), yaw_deg=70.0)
+    mesh.save(asset, tmp_path / "a.glb")
+    loaded = assets.load(tmp_path / "a.glb", normalise=False)
+    assert len(loaded.textures) == 2 and loaded.yaw_deg == 0
+    for camera in ring(4, 20.0, 1.6, 40.0):
+        (image, opacity), (again, cover) = asset.render(camera, 48, WHITE), loaded.render(camera, 48, WHITE)
+        assert (opacity - cover).abs().mean() < 1e-3
+        assert (image - again).abs().mean() < 2e-3
+
+
+def test_equal_fields_make_equal_files_and_a_failed_save_leaves_none(grid, tmp_path, monkeypatch):
+    for name in ("a.glb", "b.glb"):
+        mesh.save(mesh.extract(ball, grid, resolution=24, texture_size=64), tmp_path / name)
+    assert (tmp_path / "a.glb").read_bytes() == (tmp_path / "b.glb").read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        mesh.save(mesh.extract(ball, grid, resolution=16, texture_size=64), tmp_path / "c.glb")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.glb", "b.glb"]

@@ -1,0 +1,84 @@
+"""Turntables: what went in comes out again, and no file is half written."""
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+
+from redream.scene.cameras import ring
+from redream.scene.turntable import TurntableError, frames_of, write
+
+
+def moving_picture(count: int, height: int = 64, width: int = 96):
+    """A soft gradient whose red part shifts from frame to frame."""
+    row, column = np.mgrid[0:height, 0:width]
+    for i in range(count):
+        red = 128 + 100 * np.sin(2 * np.pi * (column / width + i / count))
+        yield np.stack([red, 255 * row / height, np.full_like(red, 60)], axis=-1).round().astype(np.uint8)
+
+
+def decoded(path) -> tuple[dict, list[np.ndarray]]:
+    reader = imageio_ffmpeg.read_frames(path)
+    about = next(reader)
+    width, height = about["size"]
+    return about, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+
+
+def test_every_frame_is_there_and_looks_as_given(tmp_path):
+    write(moving_picture(120), tmp_path / "a.mp4", fps=24)
+    about, frames = decoded(tmp_path / "a.mp4")
+    assert len(frames) == 120 and about["size"] == (96, 64) and about["fps"] == 24
+    assert about["codec"] == "h264" and about["pix_fmt"].startswith("yuv420p")
+    for given, found in list(zip(moving_picture(120), frames, strict=True))[::40]:
+        assert np.abs(given.astype(int) - found).mean() < 3
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_the_index_stands_in_front_so_that_playing_starts_at_once(tmp_path):
+    write(moving_picture(5), tmp_path / "a.mp4")
+    data = (tmp_path / "a.mp4").read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+
+
+def test_odd_sides_become_even(tmp_path):
+    write(moving_picture(3, height=33, width=47), tmp_path / "a.mp4")
+    assert decoded(tmp_path / "a.mp4")[0]["size"] == (48, 34)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_an_error_while_rendering_leaves_no_file_and_keeps_the_old_one(after, tmp_path):
+    path = tmp_path / "a.mp4"
+
+    def failing():
+        yield from moving_picture(after)
+        raise RuntimeError("the renderer failed")
+
+    for old in (None, b"old"):
+        if old:
+            path.write_bytes(old)
+        with pytest.raises(RuntimeError, match="the renderer failed"):
+            write(failing(), path)
+        assert [p.name for p in tmp_path.iterdir()] == (["a.mp4"] if old else [])
+    assert path.read_bytes() == b"old"
+
+
+def test_no_frames_and_changing_sizes_are_errors_in_words(tmp_path):
+    with pytest.raises(TurntableError, match="at least one picture"):
+        write([], tmp_path / "a.mp4")
+    with pytest.raises(TurntableError, match="same size"):
+        write([*moving_picture(2), *moving_picture(1, height=32)], tmp_path / "a.mp4")
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_are_made_one_by_one_as_bytes():
+    asked = []
+
+    def render(camera):
+        asked.append(camera)
+        return torch.linspace(-0.5, 1.5, 3)[None, :, None, None].expand(1, 3, 4, 6)
+
+    frames = frames_of(render, ring(120, 15.0, 1.6, 40.0))
+    first = next(frames)
+    assert len(asked) == 1 and first.shape == (4, 6, 3) and first.dtype == np.uint8
+    assert first[0, 0].tolist() == [0, 128, 255]
+    assert len(list(frames)) == 119

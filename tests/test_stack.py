@@ -1,0 +1,176 @@
+"""Reading a stack.json, and the one door for prompts."""
+
+import json
+
+import pytest
+
+from redream.hub import HubError
+from redream.settings import PROMPT_LIMIT
+from redream.stack import STACKS, PromptError, Stack, StackError, Vocabulary, check_prompt
+
+VALUES = {
+    "format": 1,
+    "name": "tiny",
+    "preset": "mini",
+    "prior": {"source": "prior"},
+    "index": {"source": "owner/index", "revision": "v1"},
+    "clips": {"retrieval": {"source": "clip"}, "a": {"source": "clip"}, "b": {"source": "clip"}},
+    "perceptual": {"a": {"source": "perceptual"}, "b": {"lpips": "alex"}},
+    "vocabulary": "vocabulary.json",
+}
+WORDS = {
+    "name": "the miniature model",
+    "kinds": {"owl": ["owl", "owls", "owlet"], "car": ["car"], "fire engine": ["fire engine"], "vase": ["vase"]},
+    "symmetric": ["vase"],
+    "colours": {"purple": ["purple", "violet"], "red": ["red"]},
+    "words": ["a", "photo", "of"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "stack.json").write_text(json.dumps(VALUES))
+    (tmp_path / "vocabulary.json").write_text(json.dumps(WORDS))
+    return tmp_path
+
+
+@pytest.fixture
+def vocabulary(folder):
+    return Vocabulary.load(folder / "vocabulary.json")
+
+
+def test_a_stack_names_its_parts_and_finds_their_folders(folder):
+    stack = Stack.load(folder, environ={})
+    assert (stack.name, stack.preset) == ("tiny", "mini")
+    assert stack.folder(stack.prior) == (folder / "prior").resolve()
+    assert (stack.index.source, stack.index.revision) == ("owner/index", "v1")
+    assert stack.perceptual["b"].lpips == "alex" and stack.vocabulary.symmetric == ["vase"]
+
+
+def test_nothing_is_looked_for_until_it_is_asked_for(folder):
+    stack = Stack.load(folder, environ={})  # neither clip nor index is there
+    with pytest.raises(HubError, match="no folder clip here"):
+        stack.folder(stack.clips["a"])
+    with pytest.raises(StackError, match="names an LPIPS network"):
+        stack.folder(stack.perceptual["b"])
+
+
+def test_the_environment_replaces_prior_and_index(folder, tmp_path):
+    (tmp_path / "mine").mkdir()
+    environ = {"REDREAM_PRIOR": "someone/model@abc", "REDREAM_INDEX": str(tmp_path / "mine")}
+    stack = Stack.load(folder, environ)
+    assert (stack.prior.source, stack.prior.revision) == ("someone/model", "abc")
+    assert stack.folder(stack.index) == tmp_path / "mine"
+    assert stack.clips == Stack.load(folder, {}).clips
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"format": 2}, "reads format 1"),
+        ({"preset": "huge"}, "preset huge does not exist"),
+        ({"extra": 1}, "mean nothing here: extra"),
+        ({"prior": {"folder": "x"}}, "prior lacks: source"),
+        ({"prior": {"source": 3}}, "fields of prior must be text"),
+        ({"prior": {"source": "x", "files": "*.json"}}, "files a list of texts"),
+        ({"prior": {"lpips": "vgg"}}, "prior lacks: source"),
+        ({"clips": {"a": {"source": "x"}}}, "clips lacks: b, retrieval"),
+        ({"perceptual": {"a": {"lpips": "vgg"}, "b": {"lpips": "squeeze"}}}, "unknown LPIPS network"),
+        ({"vocabulary": "../words.json"}, "outside its folder"),
+        ({"name": None}, "name must be text"),
+    ],
+)
+def test_a_wrong_stack_is_refused_with_the_reason(folder, changes, sentence):
+    (folder / "stack.json").write_text(json.dumps(VALUES | changes))
+    with pytest.raises(StackError, match=sentence):
+        Stack.load(folder, environ={})
+
+
+def test_files_that_are_not_stacks_are_refused(folder):
+    (folder / "stack.json").write_text("{")
+    with pytest.raises(StackError, match="is not JSON"):
+        Stack.load(folder, environ={})
+    (folder / "stack.json").write_text("[]")
+    with pytest.raises(StackError, match="must be an object"):
+        Stack.load(folder, environ={})
+    with pytest.raises(StackError, match="There is no stack nowhere"):
+        Stack.load("nowhere", environ={})
+
+
+def test_the_shipped_stacks_are_right():
+    for path in STACKS.glob("*/stack.json"):
+        assert Stack.load(path.parent.name, environ={}).name == path.parent.name
+
+
+def test_the_note_of_an_entry_explains_why_it_cannot_be_had(folder):
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"prior": {"source": "gone", "note": "It was eaten."}}))
+    stack = Stack.load(folder, environ={})
+    with pytest.raises(HubError, match="It was eaten."):
+        stack.folder(stack.prior)
+
+
+def test_a_prompt_of_known_words_comes_through(vocabulary):
+    checked = check_prompt("A photo of a Violet OWL!", vocabulary)
+    assert checked.prompt == "a photo of a violet owl" and not checked.warnings
+    assert (checked.kind, checked.colour) == ("owl", "purple")
+
+
+def test_unknown_words_are_dropped_with_a_warning(vocabulary):
+    checked = check_prompt("a grumpy red car", vocabulary)
+    assert checked.prompt == "a red car"
+    assert checked.warnings == ("The miniature model does not know the word *grumpy* and ignores it.",)
+    assert "*grumpy*, *old* and *tired*" in check_prompt("grumpy old tired owl", vocabulary).warnings[0]
+
+
+def test_a_prompt_without_a_known_kind_is_refused_with_what_is_known(vocabulary):
+    sentence = (
+        "The miniature model does not know the word *ironman*. It knows 4 kinds of things: car, fire engine, owl, vase."
+    )
+    with pytest.raises(PromptError) as error:
+        check_prompt("a photo of ironman", vocabulary)
+    assert str(error.value) == sentence
+    with pytest.raises(PromptError, match="finds no thing it knows"):
+        check_prompt("a purple photo", vocabulary)
+    with pytest.raises(PromptError, match="finds no thing it knows"):
+        check_prompt("?!", vocabulary)
+
+
+def test_kinds_of_two_words_are_found_whole(vocabulary):
+    assert check_prompt("a red fire engine", vocabulary).kind == "fire engine"
+    with pytest.raises(PromptError):
+        check_prompt("a red engine", vocabulary)
+
+
+def test_the_first_of_two_kinds_counts(vocabulary):
+    checked = check_prompt("an owl of a car", vocabulary)
+    assert checked.kind == "owl" and checked.colour is None
+
+
+def test_without_a_vocabulary_any_prompt_goes():
+    checked = check_prompt("  Ein Würfel,\n\taus Glas ", None)
+    assert checked.prompt == "Ein Würfel, aus Glas" and checked.kind is None
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "\u200b", "\u00a0"])
+def test_an_empty_prompt_is_refused(prompt):
+    with pytest.raises(PromptError, match="is empty"):
+        check_prompt(prompt, None)
+
+
+def test_the_limit_of_a_prompt_is_exact_and_said(vocabulary):
+    assert check_prompt("x" * PROMPT_LIMIT, None).prompt
+    with pytest.raises(PromptError, match="301 characters; the limit is 300"):
+        check_prompt("x" * 301, None)
+    with pytest.raises(PromptError, match="10,000 characters; the limit is 300"):
+        check_prompt("owl " * 2500, vocabulary)
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\ud800"])
+def test_control_characters_are_refused(character):
+    with pytest.raises(PromptError, match="control characters"):
+        check_prompt(f"an owl{character}", None)
+
+
+def test_marks_that_cannot_be_seen_are_dropped():
+    assert check_prompt("an\u200b owl\u202e", None).prompt == "an owl"
