@@ -1,0 +1,29 @@
+"""Redream: a sentence becomes a 3D object. What the package offers, imported when it is first asked for."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "generate": "pipeline",
+    "resume": "pipeline",
+    "retrieve": "pipeline",
+    "sample": "pipeline",
+    "Models": "models",
+    "Settings": "settings",
+    "PRESETS": "settings",
+    "Stack": "stack",
+    "Run": "runs",
+    "Camera": "scene.cameras",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'redream' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"redream.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -14,19 +14,14 @@ from assets_index.recipes.renders import Renders, degrade
 from assets_index.recipes.tokenizer import make_tokenizer
 from assets_index.recipes.training import train
 
-LENGTH = 24  # tokens
+LENGTH = 20  # tokens
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 TEXT = {"context_length": LENGTH, "width": 96, "heads": 4, "layers": 2, "hf_tokenizer_name": "in-this-folder"}
+TIMM = {"image_size": 64, "timm_model_pretrained": False, "timm_pool": "avg", "timm_proj": "linear"}
 CLIPS = {
-    "clip-retrieval": {"image_size": 64, "layers": 5, "width": 128, "head_width": 32, "patch_size": 8},  # ViT
-    "clip-score-a": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "patch_size": 16},  # ResNet
-    "clip-score-b": {  # ConvNeXt
-        "image_size": 64,
-        "timm_model_name": "convnext_atto",
-        "timm_model_pretrained": False,
-        "timm_pool": "avg",
-        "timm_proj": "linear",
-    },
+    "clip-retrieval": {**TIMM, "timm_model_name": "regnety_002"},  # RegNet: grouped convolutions, squeeze-excitation
+    "clip-score-a": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 24, "patch_size": 16},  # CLIP's own ResNet
+    "clip-score-b": {**TIMM, "timm_model_name": "edgenext_xx_small"},  # EdgeNeXt: large depthwise kernels, attention
 }
 
 
@@ -41,15 +36,19 @@ def captions_of_the_world(seed: int = 0) -> list[str]:
 def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) -> None:
     """Train CLIPS[name] and write an open_clip local folder.
 
-    Every step compares 64 pictures of 16 things, from all sides, with a fresh caption of each of the 336 pairs of kind
-    and colour (which thing is it?), and with captions of the 16 things that name front, side and back (which view?);
-    the views also the other way round, from captions to pictures. Symmetric kinds have no views to tell.
+    Every step compares 64 pictures of 16 things, from all sides, with captions of these and of 40 other things (which
+    thing is it?), and with captions of the 16 things that name front, side and back (which view?); the views also the
+    other way round, from captions to pictures. Symmetric kinds have no views to tell. Linear heads, shared by pictures
+    and captions and dropped afterwards, name kind, colour and view from the embeddings: contrast alone takes several
+    times as many steps to find its features.
     """
     torch.manual_seed(2)
     tokenizer = make_tokenizer(captions_of_the_world(), LENGTH)
     text = {**TEXT, "vocab_size": len(tokenizer)}
     config = {"embed_dim": 64, "vision_cfg": CLIPS[name], "text_cfg": text}
     model = open_clip.CLIP(config["embed_dim"], open_clip.CLIPVisionCfg(**CLIPS[name]), open_clip.CLIPTextCfg(**text))
+    heads = nn.ModuleDict({k: nn.Linear(config["embed_dim"], n) for k, n in (("kind", 28), ("colour", 12), ("view", 3))})
+    learned = nn.ModuleDict({"clip": model, "heads": heads})
     rows_of: dict = {}  # (kind, colour) -> rows, four lists by quarter of the circle
     for row, (kind, colour, azimuth) in enumerate(zip(renders.kind, renders.colour, renders.azimuth_deg)):
         quarters = rows_of.setdefault((int(kind), int(colour)), [[], [], [], []])
@@ -74,23 +73,34 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
         pictures = degrade(renders.pictures(rows, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.encode_image((pictures - MEAN[0]) / STD[0], normalize=True).float()  # (64, d)
-            plain = embed([world.caption(kinds[k], colours[c], rng) for k, c in pairs])  # (336, d)
-            named = embed(
-                [world.caption(kinds[k], colours[c], rng, world_view(v)) for k, c in things for v in range(3)]
-            )  # (48, d)
+            others = [pairs[i] for i in rng.permutation(len(pairs)) if pairs[i] not in things][:40]
+            texts = [world.caption(kinds[k], colours[c], rng) for k, c in things + others]
+            texts += [world.caption(kinds[k], colours[c], rng, world_view(v)) for k, c in things for v in range(3)]
+            plain, named = embed(texts).split([len(things) + len(others), 3 * len(things)])  # (56, d), (48, d)
         scale = model.logit_scale.exp().clamp(max=100)
-        which = torch.from_numpy(renders.kind[rows] * len(colours) + renders.colour[rows])
+        which = torch.arange(len(things)).repeat_interleave(4)  # (64,)
         thing_term = nn.functional.cross_entropy(scale * image @ plain.T, which)
         has_view = torch.from_numpy(~np.isin(renders.kind[rows], symmetric))
-        target = torch.arange(len(things)).repeat_interleave(4) * 3 + torch.from_numpy(views[rows])  # (64,)
+        target = which * 3 + torch.from_numpy(views[rows])  # (64,)
         logits = scale * image @ named.T  # (64, 48)
         view_term = nn.functional.cross_entropy(logits[has_view], target[has_view])
+        named_kind, named_colour = (torch.tensor(thing).repeat_interleave(3) for thing in zip(*things))
+        naming = 0.0
+        for embedding, kind, colour, view in (
+            (image, torch.from_numpy(renders.kind[rows]), torch.from_numpy(renders.colour[rows]), views[rows]),
+            (named, named_kind, named_colour, np.tile(np.arange(3), len(things))),
+        ):
+            view = torch.from_numpy(np.where(np.isin(kind.numpy(), symmetric), -1, view))
+            naming = naming + nn.functional.cross_entropy(heads["kind"](20 * embedding), kind)
+            naming = naming + nn.functional.cross_entropy(heads["colour"](20 * embedding), colour)
+            naming = naming + nn.functional.cross_entropy(heads["view"](20 * embedding), view, ignore_index=-1)
         right = (target[:, None] == torch.arange(len(named))) & has_view[:, None]
         seen = right.any(dim=0)
         back = -(right / right.sum(dim=0).clamp(min=1) * logits.log_softmax(dim=0)).sum(dim=0)[seen].mean()
-        return {"thing": thing_term, "view": 0.7 * view_term, "from captions": 0.3 * back}
+        return {"thing": thing_term, "view": 0.7 * view_term, "from captions": 0.3 * back, "naming": 0.3 * naming}
 
-    model = train(name, model, loss, steps=steps, learning_rate=1e-3, build=build, weight_decay=0.05, average=0.995)
+    learned = train(name, learned, loss, steps=steps, learning_rate=2e-3, build=build, average=0.995)
+    model = learned["clip"]
     out.mkdir(parents=True, exist_ok=True)
     weights = {k: v.half().contiguous() if v.dtype.is_floating_point else v for k, v in model.state_dict().items()}
     save_file(weights, out / "open_clip_model.safetensors")

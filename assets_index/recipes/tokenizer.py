@@ -1,31 +1,38 @@
-"""A small CLIP tokenizer (byte-level BPE, lower case) whose every merge comes from the world's own captions."""
+"""A small CLIP tokenizer (byte-pair encoding, lower case) whose merges come from the world's own captions."""
 
-import json
+from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
-from tokenizers import Tokenizer, pre_tokenizers
-from tokenizers.models import BPE
-from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.-'!?"
 
 
 def make_tokenizer(captions: Iterable[str], length: int) -> CLIPTokenizer:
-    """Every word of the captions becomes one token; others fall apart into letters. END has the largest id, because
-    CLIP's text towers pool at the largest token id."""
-    tokenizer = Tokenizer(BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    letters = list("abcdefghijklmnopqrstuvwxyz0123456789,.-'!?")
-    trainer = BpeTrainer(
-        vocab_size=4000, initial_alphabet=letters, end_of_word_suffix="</w>", special_tokens=[], show_progress=False
-    )
-    corpus = sorted({c.lower() for c in captions}) + [" ".join(letters)] + letters
-    tokenizer.train_from_iterator(corpus, trainer)
+    """Every word of the captions becomes one token; others fall apart into pieces down to letters.
 
-    model = json.loads(tokenizer.to_str())["model"]
-    vocabulary = {token: i for i, token in enumerate(sorted(model["vocab"], key=model["vocab"].get))}
-    for token in (START, END):
-        vocabulary[token] = len(vocabulary)
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in model["merges"]]
+    Ids depend on the words alone. END has the largest, because CLIP's text towers pool at the largest token id.
+    """
+    words = sorted({word for caption in captions for word in caption.lower().replace(",", " ").split()})
+    tokens = [*LETTERS, *(letter + "</w>" for letter in LETTERS)]
+    merges = []
+    split = [[*word[:-1], word[-1] + "</w>"] for word in words]
+    while pairs := Counter(pair for word in split for pair in pairwise(word)):
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))  # the most frequent; the first in order among equals
+        merges.append(best)
+        tokens.append("".join(best))
+        split = [_merged(word, best) for word in split]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*tokens, START, END]))}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+
+
+def _merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+    out: list[str] = []
+    for token in word:
+        if out and (out[-1], token) == pair:
+            out[-1] += token
+        else:
+            out.append(token)
+    return out

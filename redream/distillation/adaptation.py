@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from redream.distillation.prior import Prior
+from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.settings import Settings
@@ -74,7 +74,7 @@ class Adaptation:
         self.prefixes = nn.ParameterDict({view: nn.Parameter(prior.token_embeddings(f"{view} view")) for view in VIEWS})
         self.prefixes.requires_grad_(settings.prefix_learned)
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        self.lora = prior.add_adapter(ADAPTER, settings.adaptation_rank, seed)
+        self.lora = prior.add_adapter(ADAPTER, settings.adaptation_rank, seed, ATTENTION + CONVOLUTIONS)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": self.lora, "lr": settings.adaptation_learning_rate},

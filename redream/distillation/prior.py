@@ -12,11 +12,13 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from redream.distillation.guidance import guided
 
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "conv1", "conv2", "time_emb_proj"]
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj")
 
 
 class PriorError(ValueError):
@@ -38,7 +40,8 @@ class Prior:
             module.eval().requires_grad_(False)
         self.latent_size: int = self.unet.config.sample_size
         self.size: int = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels
-        self._adapters: set[str] = set()
+        self._layers: dict[str, list[BaseTunerLayer]] = {}  # of each adapter
+        self._active: str | None = None
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> "Prior":
@@ -47,7 +50,7 @@ class Prior:
         try:
             pipeline = StableDiffusionPipeline.from_pretrained(
                 folder,
-                torch_dtype=dtype,
+                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 safety_checker=None,
@@ -78,7 +81,10 @@ class Prior:
         image = image.to(self.device)
         if image.shape[-1] != self.size or image.shape[-2] != self.size:
             image = nn.functional.interpolate(image, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return self.vae.encode(image * 2 - 1).latent_dist.mode() * self.vae.config.scaling_factor
+        encoded = self.vae.encode(image * 2 - 1)
+        # AutoencoderKL gives a distribution, AutoencoderTiny the latents themselves.
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+        return latents * self.vae.config.scaling_factor
 
     def decode(self, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Latents → pictures in [0, 1] at the prior's own size."""
@@ -168,43 +174,58 @@ class Prior:
 
     # Adapters
 
-    def add_adapter(self, name: str, rank: int, seed: int) -> list[nn.Parameter]:
-        """A fresh LoRA of this name on the U-Net (its up matrices are zero, so it changes nothing yet), in float32."""
+    def add_adapter(
+        self, name: str, rank: int, seed: int, targets: Sequence[str] = ATTENTION
+    ) -> list[nn.Parameter]:
+        """A fresh LoRA of this name on the U-Net's `targets`, float32; its up matrices are zero: it changes nothing yet."""
         self.remove_adapter(name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # peft draws from the global generator
-            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=LORA_TARGETS, init_lora_weights=True)
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
             self.unet.add_adapter(config, adapter_name=name)
-        self._adapters.add(name)
+        layers = [m for m in self.unet.modules() if isinstance(m, BaseTunerLayer)]
+        self._layers = {n: [m for m in layers if n in m.lora_A] for n in (*self._layers, name)}
+        self.unet.requires_grad_(False)
+        self._switch(None)
         parameters = [p for n, p in self.unet.named_parameters() if f".{name}." in n]
         for parameter in parameters:
             parameter.data = parameter.data.float()
-        self.unet.disable_adapters()
-        self.unet.requires_grad_(False)
         return parameters
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter, if there is one of this name."""
-        if name in self._adapters:
+        if name in self._layers:
             self.unet.delete_adapters(name)
-            self._adapters.remove(name)
+            del self._layers[name]
 
     @contextmanager
     def using(self, adapter: str | None, train: bool = False) -> Iterator[None]:
-        """Within it the U-Net is ε_φ with this adapter (None: φ alone); only with `train` does it have gradients."""
-        if adapter is not None and adapter not in self._adapters:
+        """Within it the U-Net is ε_φ with this adapter (None: φ alone); only with `train` has the adapter gradients.
+
+        What was before is restored at the end.
+        """
+        if adapter is not None and adapter not in self._layers:
             raise PriorError(f"The prior has no adapter named {adapter!r}.")
+        before = self._active
+        self._switch(adapter)
+        trained = [p for n, p in self.unet.named_parameters() if f".{adapter}." in n] if train else []
         try:
-            if adapter is not None:
-                self.unet.enable_adapters()
-                self.unet.set_adapter(adapter)
-                if not train:
-                    self.unet.requires_grad_(False)
+            for parameter in trained:
+                parameter.requires_grad_(True)
             yield
         finally:
-            if self._adapters:
-                self.unet.disable_adapters()
-                self.unet.requires_grad_(False)
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            self._switch(before)
+
+    def _switch(self, adapter: str | None) -> None:
+        # peft's own switch walks the whole U-Net and flips requires_grad: 10 ms, as long as half a forward pass.
+        self._active = adapter
+        for layer in {layer for layers in self._layers.values() for layer in layers}:
+            layer._disable_adapters = True
+        for layer in self._layers.get(adapter, ()):
+            layer._disable_adapters = False
+            layer._active_adapter = [adapter]
 
     # Samples
 

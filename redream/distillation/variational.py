@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from redream.distillation.prior import Prior
+from redream.distillation.prior import ATTENTION, Prior
 from redream.scene.cameras import Camera
 from redream.settings import Settings
 
@@ -27,7 +27,7 @@ class Variational:
         with torch.no_grad():
             self.embedding = prior.embed([prompt])  # (1, l, d): the plain prompt
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        self.lora = prior.add_adapter(ADAPTER, settings.variational_rank, seed)
+        self.lora = prior.add_adapter(ADAPTER, settings.variational_rank, seed, ATTENTION)
         width = prior.unet.time_embedding.linear_2.out_features
         self.camera_network = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(prior.device)
         first, last = self.camera_network[0], self.camera_network[2]

@@ -1,0 +1,236 @@
+"""The command line: python -m redream generate | resume | retrieve | sample | doctor. The only place that parses and prints.
+
+Exit status: 0, or 2 for input that cannot be used, with one sentence on stderr. Ctrl-C once: stop and keep what is there.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from redream import events as told
+from redream import pipeline
+from redream.runs import Run
+from redream.settings import PRESETS
+from redream.stack import Stack
+
+VIEWS = ("front", "side", "back")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # those of libraries are nobody's business here
+            options.command(options)
+    except ValueError as error:
+        if not pipeline.is_named(error):
+            raise
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped at once; a run goes on from its last checkpoint with: resume.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def generate(options: argparse.Namespace) -> None:
+    stack = Stack.load(options.stack)
+    settings = PRESETS[options.preset or stack.preset].with_(
+        method=options.method, initialise=options.initialise, adapt=options.adapt, seed=options.seed
+    )
+    if options.particles is not None:
+        settings = settings.with_(particles=options.particles)
+    if options.iterations is not None:
+        settings = settings.with_(iterations=options.iterations)
+    captions = options.asset_caption
+    if len(captions) not in (0, 1, len(options.asset)):
+        raise pipeline.PipelineError("Give one --asset-caption for all assets, or one for each of them.")
+    captions = captions if len(captions) == len(options.asset) else (captions or [""]) * len(options.asset)
+    assets = list(zip(options.asset, captions, strict=True))
+    with _stop_on_interrupt() as stop:
+        _follow(
+            pipeline.generate(options.prompt, stack=stack, settings=settings, assets=assets, out=options.out, stop=stop)
+        )
+
+
+def resume(options: argparse.Namespace) -> None:
+    with _stop_on_interrupt() as stop:
+        if not _follow(pipeline.resume(options.run, options.iterations, stop=stop)):
+            print(f"This run is finished; its results are in {Run.open(options.run).folder}.")
+
+
+def retrieve(options: argparse.Namespace) -> None:
+    hits = pipeline.retrieve(options.prompt, options.stack, options.k)
+    if options.json:
+        from redream.retrieval.index import retrieved
+
+        print(json.dumps(retrieved(options.prompt, hits), indent=2, ensure_ascii=False))
+        return
+    for number, hit in enumerate(hits, 1):
+        origin = ", ".join(filter(None, (hit.author, hit.license, hit.source)))
+        print(f"{number}. {hit.caption} ({hit.uid}): similarity {hit.similarity:.3f}; {origin}")
+
+
+def sample(options: argparse.Namespace) -> None:
+    if options.out.suffix.lower() != ".png" or not options.out.resolve().parent.is_dir():
+        raise pipeline.PipelineError("The picture's name must end in .png and its folder must exist.")
+    with tqdm(desc="Teaching the views", disable=not (options.adapt and sys.stderr.isatty())) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        images = pipeline.sample(
+            options.prompt, options.view, options.adapt, options.count, stack=options.stack, progress=progress
+        )
+    from redream import results
+
+    results.save_png(results.grid(images), options.out)
+    print(f"{len(images)} pictures are in {options.out}.")
+
+
+def doctor(options: argparse.Namespace) -> None:
+    from redream import machine
+
+    found = machine.doctor()
+    print(f"Stack: {found.stack}. {found.reason}")
+    for name, value in found.facts:
+        print(f"{name}: {value}")
+
+
+def _follow(events: Iterator[told.Event]) -> bool:
+    """Show a run's events: a bar on a terminal, else lines; where everything is goes to stdout. Whether there were any."""
+    started = None
+    with tqdm(disable=not sys.stderr.isatty(), unit="it") as bar:
+        written = None  # stage and tenth of the run in the last line
+        for event in events:
+            match event:
+                case told.Started():
+                    started = event
+                    bar.total, bar.initial, bar.n = event.total, event.iteration, event.iteration
+                    tqdm.write(f"The run's folder is {event.run}.", file=sys.stderr)
+                case told.Warned(sentence):
+                    tqdm.write(sentence, file=sys.stderr)
+                case told.Retrieved(assets):
+                    captions = "; ".join(asset["caption"] for asset in assets)
+                    tqdm.write(f"Found in the library: {captions}.", file=sys.stderr)
+                case told.Progress(stage, iteration, total, seconds_left):
+                    bar.set_description_str(stage.capitalize(), refresh=False)
+                    bar.update(iteration - bar.n)
+                    now = (stage, iteration * 10 // total)
+                    if bar.disable and now != written:
+                        left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
+                        print(f"{stage.capitalize()}, iteration {iteration} of {total}{left}", file=sys.stderr)
+                        written = now
+                case told.Artefact(kind, particle, file):
+                    print(f"{kind.capitalize()} {particle}: {Path(started.run) / file}")
+                case told.Scored(scores):
+                    print(*scores_in_words(scores), sep="\n")
+                case told.Finished(stopped):
+                    if stopped:
+                        print(f"Stopped before its end; go on with: python -m redream resume {started.run}")
+                    print(f"Everything is in {started.run}.")
+    return started is not None
+
+
+def scores_in_words(scores: dict) -> list[str]:
+    """One sentence for each object of scores.json."""
+    sentences = []
+    for number, score in enumerate(scores["objects"]):
+        both = {
+            key: [score.get(f"{key}_{name}") for name in ("a", "b")] for key in ("clip", "a_lpips", "view_agreement")
+        }
+        parts = [f"likeness to the prompt (CLIP, higher is better) {_numbers(both['clip'])}"]
+        parts.append(f"change from view to view (A-LPIPS, lower is better) {_numbers(both['a_lpips'])}")
+        if both["view_agreement"] != [None, None]:
+            parts.append(f"views that are what they should be {_numbers(both['view_agreement'], '{:.0%}')}")
+        sentences.append(f"Object {number}: {'; '.join(parts)}.")
+    return sentences
+
+
+def _numbers(values: Sequence[float | None], form: str = "{:.3f}") -> str:
+    return " and ".join("not available" if value is None else form.format(value) for value in values)
+
+
+@contextmanager
+def _stop_on_interrupt():
+    """A function that tells whether Ctrl-C was pressed; pressed again, it interrupts as usual."""
+    pressed = []
+
+    def press(number, frame) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+        print("Stopping; making results of what there is. Ctrl-C again ends at once.", file=sys.stderr)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        self.exit(2, f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m redream", description="A sentence becomes a 3D object.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(command, summary: str, stack: bool = True) -> argparse.ArgumentParser:
+        one = commands.add_parser(command.__name__, help=summary, description=summary)
+        one.set_defaults(command=command)
+        if stack:
+            one.add_argument("--stack", default="mini", metavar="S", help="a name, or a folder with a stack.json")
+        return one
+
+    one = add(generate, "Make a 3D object of a prompt.")
+    one.add_argument("prompt", metavar="PROMPT")
+    one.add_argument("--preset", choices=PRESETS, help="default: the stack's")
+    one.add_argument("--method", choices=("redream", "vsd", "sds"), default="redream")
+    one.add_argument("--no-init", dest="initialise", action="store_false", help="do not start from retrieved assets")
+    one.add_argument("--no-adapt", dest="adapt", action="store_false", help="do not teach the prior their views")
+    one.add_argument("--particles", type=int, metavar="K", help="objects at once")
+    one.add_argument("--iterations", type=int, metavar="N", help="per object")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument(
+        "--asset", nargs="+", action="extend", default=[], metavar="FILE.glb", help="start from these instead"
+    )
+    one.add_argument(
+        "--asset-caption", action="append", default=[], metavar="TEXT", help="what they show; default: the prompt"
+    )
+    one.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder; default: a new one in runs")
+
+    one = add(resume, "Continue a run from its last checkpoint.", stack=False)
+    one.add_argument("run", metavar="RUN", help="its folder or its id")
+    one.add_argument("--iterations", type=int, metavar="N", help="so many more per object than were planned")
+
+    one = add(retrieve, "Show what the library has for a prompt.")
+    one.add_argument("prompt", metavar="PROMPT")
+    one.add_argument("-k", type=int, default=3, choices=range(1, 101), metavar="1..100", help="how many")
+    one.add_argument("--json", action="store_true", help="as in a run's retrieved.json")
+
+    one = add(sample, "Show what the 2D prior sees in a prompt.")
+    one.add_argument("prompt", metavar="PROMPT")
+    one.add_argument("--view", choices=VIEWS)
+    one.add_argument("--adapt", action="store_true", help="teach the prior the views of retrieved assets first")
+    one.add_argument("-n", dest="count", type=int, default=8, choices=range(1, 65), metavar="1..64", help="how many")
+    one.add_argument("--out", type=Path, required=True, metavar="IMAGE.png")
+
+    add(doctor, "Say which stack this computer can run, and why.", stack=False)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

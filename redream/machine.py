@@ -1,0 +1,90 @@
+"""What is here: the device, the versions, and which stack this computer can run."""
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+
+from huggingface_hub import snapshot_download
+
+from redream import hub
+from redream.stack import Entry, Stack, StackError
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "faiss-cpu", "trimesh", "embreex")
+OPTIONAL = ("nerfacc", "tinycudann", "gradio", "lpips", "spaces")
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found: the stack to use, why, and the facts behind it as (name, value)."""
+
+    stack: str
+    reason: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def device() -> str:
+    """Where models run: "cuda" where there is one, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on; those that are not installed are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES + OPTIONAL:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def device_name(name: str) -> str:
+    """A device in words."""
+    import torch
+
+    if name.startswith("cuda"):
+        return f"{torch.cuda.get_device_name(name)}, CUDA {torch.version.cuda}"
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def doctor() -> Diagnosis:
+    """Choose a stack for this computer and say why: sd21 where CUDA and all of its files are here, else mini."""
+    here = device()
+    facts = [("device", device_name(here)), *versions().items()]
+    if here != "cuda":
+        return Diagnosis("mini", "There is no CUDA device, so the miniature runs on the CPU.", tuple(facts))
+    try:
+        missing = missing_entries(Stack.load("sd21"))
+    except StackError as error:
+        return Diagnosis("mini", f"The stack sd21 cannot be read: {error}", tuple(facts))
+    if missing:
+        sentence = f"There is CUDA, but these parts of sd21 are not here yet: {', '.join(missing)}. The miniature runs."
+        return Diagnosis("mini", sentence, tuple(facts))
+    return Diagnosis("sd21", "There is CUDA, and every part of sd21 is here.", tuple(facts))
+
+
+def missing_entries(stack: Stack) -> list[str]:
+    """The names of a stack's parts that would have to be downloaded first."""
+    entries = {"prior": stack.prior, "index": stack.index}
+    entries |= {f"clips.{name}": entry for name, entry in stack.clips.items()}
+    entries |= {f"perceptual.{name}": entry for name, entry in stack.perceptual.items() if entry.source}
+    return [name for name, entry in entries.items() if not is_here(stack, entry)]
+
+
+def is_here(stack: Stack, entry: Entry) -> bool:
+    """Whether an entry is a folder that exists, or in the Hub's cache; asks nobody."""
+    if (stack.base / entry.source).is_dir():  # an absolute source stays what it is
+        return True
+    try:
+        snapshot_download(
+            entry.source,
+            revision=entry.revision,
+            allow_patterns=list(entry.files or hub.SAFE),
+            local_files_only=True,
+        )
+    except (OSError, ValueError):  # not in the cache, or no Hub id
+        return False
+    return True

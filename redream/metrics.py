@@ -1,0 +1,290 @@
+"""Scores (METHOD.md, "Scores"): does it look like the prompt, hang together from view to view, and have one front?
+
+All of them judge pictures once around the object. No score says enough alone: a gray ball has a perfect A-LPIPS.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from redream.files import replacing
+from redream.retrieval.clip import Clip
+from redream.scene.cameras import VIEWS, Camera, ring
+from redream.settings import Settings
+from redream.stack import Entry, Stack
+
+AZIMUTHS = 120  # views once around, 3° apart
+CLEAR_DEG = 15.0  # a view this far from a border between view names is clearly the one or the other
+CHUNK = 40  # pairs of pictures compared at once
+BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's, with their SHA-256 begun
+
+# pictures (b, 3, h, w) in [0, 1], twice → distances (b,) ≥ 0
+Distance = Callable[[Tensor, Tensor], Tensor]
+# camera → RGB (1, 3, h, w) over white and opacity (1, 1, h, w), both in [0, 1]
+RenderFunction = Callable[[Camera], tuple[Tensor, Tensor]]
+
+
+class MetricsError(ValueError):
+    """A score or a perceptual net that cannot be had; the message says why."""
+
+
+# ---------------------------------------------------------------- pictures → numbers
+
+
+def clip_score(clip: Clip, images: Float[Tensor, "b 3 h w"], prompt: str) -> float:
+    """Mean cosine of each picture with the prompt, in [−1, 1]; higher is better."""
+    return _mean_cosine(clip.embed_images(images), clip.embed_texts([prompt]))
+
+
+def view_agreement(clip: Clip, images: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera], prompt: str) -> float:
+    """Share of views whose zero-shot name is the camera's, in [0, 1]; for objects with a clear front.
+
+    The names compete as "PROMPT, front view" and so on. Only views at least 15° from a border between names count: 84
+    of a ring of 120 (21 fronts, 42 sides, 21 backs), so a CLIP that always says the same gets 1/4, 1/2 or 1/4. Raises
+    `MetricsError` if no view counts.
+    """
+    return _named_share(clip.embed_images(images), _name_embeddings(clip, prompt), cameras)
+
+
+def clearly_named(camera: Camera) -> bool:
+    """Whether the camera is at least 15° away from the borders between view names, which are at ±45° and ±135°."""
+    from_border = abs(camera.azimuth_deg % 90 - 45)
+    return from_border >= CLEAR_DEG
+
+
+def a_lpips(net: Distance, images: Float[Tensor, "b 3 h w"]) -> float:
+    """Mean perceptual distance of neighbouring views once around, the last one beside the first; lower is steadier.
+
+    A-LPIPS = (1/b) Σ_k d(x_k, x_{k+1 mod b})
+    """
+    following = images.roll(-1, dims=0)
+    pairs = zip(images.split(CHUNK), following.split(CHUNK), strict=True)
+    with torch.no_grad():
+        return float(torch.cat([net(a, b) for a, b in pairs]).mean())
+
+
+def silhouette_iou(a: Float[Tensor, "b 1 h w"], b: Float[Tensor, "b 1 h w"], threshold: float = 0.5) -> float:
+    """Mean over views of |A ∩ B| / |A ∪ B|, where A and B are the pixels more opaque than `threshold`; 1 if both are
+    empty."""
+    a, b = (a > threshold).flatten(1), (b.to(a.device) > threshold).flatten(1)  # (b, pixels)
+    both, either = (a & b).sum(dim=1), (a | b).sum(dim=1)  # (b,)
+    return float(torch.where(either > 0, both / either.clamp(min=1), 1.0).mean())
+
+
+def coverage(opacity: Float[Tensor, "b 1 h w"]) -> float:
+    """Share of the pictures that the object covers, in [0, 1]; near 0 there is no object, near 1 it is a fog."""
+    return float(opacity.mean())
+
+
+# ---------------------------------------------------------------- object → numbers
+
+
+def score(
+    render: RenderFunction,
+    prompt: str,
+    clips: Mapping[str, Clip],
+    nets: Mapping[str, Distance | None],
+    settings: Settings,
+    has_front: bool | None,
+) -> dict[str, float | None | dict[str, str]]:
+    """All scores of one object from 120 azimuths, rounded to 6 decimals: equal objects have equal scores.
+
+    `render` shows it over white, in pictures of at least 64 px (the CLIPs' own size is best). `clips` and `nets` are
+    named ("a", "b"), and so are their scores: clip_a, view_agreement_a, a_lpips_a … A score that cannot be had is None,
+    and `not_available` says why: a net is None, or the object has no front (`has_front`; None if nobody knows, and
+    then the agreement is measured).
+    """
+    cameras = score_cameras(settings)
+    with torch.no_grad():
+        views = [render(camera) for camera in cameras]
+    images = torch.cat([image for image, _ in views])  # (120, 3, h, w)
+    opacity = torch.cat([opaque for _, opaque in views])  # (120, 1, h, w)
+
+    scores: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+    for name, clip in clips.items():
+        embeddings = clip.embed_images(images)  # (120, d)
+        scores[f"clip_{name}"] = _mean_cosine(embeddings, clip.embed_texts([prompt]))
+        if has_front is False:
+            scores[f"view_agreement_{name}"] = None
+            reasons[f"view_agreement_{name}"] = "This kind of object has no front."
+        else:
+            names = _name_embeddings(clip, prompt)  # (3, d)
+            scores[f"view_agreement_{name}"] = _named_share(embeddings, names, cameras)
+    for name, net in nets.items():
+        if net is None:
+            scores[f"a_lpips_{name}"] = None
+            reasons[f"a_lpips_{name}"] = "This perceptual net's weights are not here."
+        else:
+            scores[f"a_lpips_{name}"] = a_lpips(net, images)
+    scores["coverage"] = coverage(opacity)
+    rounded = {name: value if value is None else round(value, 6) for name, value in scores.items()}
+    return {**rounded, "not_available": reasons}
+
+
+def score_cameras(settings: Settings) -> list[Camera]:
+    """The 120 cameras that scores are made from; the first one sees the front."""
+    return ring(AZIMUTHS, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+
+
+def _mean_cosine(images: Float[Tensor, "b d"], text: Float[Tensor, "1 d"]) -> float:
+    return float((images @ text.T).mean())  # both of unit norm
+
+
+def _name_embeddings(clip: Clip, prompt: str) -> Float[Tensor, "3 d"]:
+    return clip.embed_texts([f"{prompt}, {view} view" for view in VIEWS])
+
+
+def _named_share(images: Float[Tensor, "b d"], names: Float[Tensor, "3 d"], cameras: Sequence[Camera]) -> float:
+    guesses = (images @ names.T).argmax(dim=1).tolist()  # b numbers
+    right = [VIEWS[g] == camera.view for g, camera in zip(guesses, cameras, strict=True) if clearly_named(camera)]
+    if not right:
+        raise MetricsError("None of these views is at least 15° from a border between front, side and back.")
+    return sum(right) / len(right)
+
+
+# ---------------------------------------------------------------- perceptual nets
+
+
+@dataclass(frozen=True)
+class Block:
+    """`convs` convolutions with ReLU, the first one with `stride`; then the features are looked at, then max-pooled."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    convs: int = 1
+    pool: int = 1  # 1: none
+
+    def __post_init__(self) -> None:
+        limits = {"channels": 1024, "kernel": 31, "stride": 8, "convs": 8, "pool": 8}
+        if not all(isinstance(v, int) and 1 <= v <= limits[name] for name, v in asdict(self).items()):
+            raise MetricsError("A block of this perceptual net has a number out of its range; restore its config.json.")
+
+
+class PerceptualNet(nn.Module):
+    """An LPIPS-like distance (Zhang et al. 2018) on the features of a small classifier, all channels weighted alike.
+
+    Its shape is data: a list of blocks, kept in config.json beside half-precision weights.
+    """
+
+    def __init__(self, blocks: Sequence[Block], mean: Sequence[float], std: Sequence[float]) -> None:
+        """`mean` and `std` standardise the three colours; the weights are random (He et al. 2015)."""
+        super().__init__()
+        self.blocks, self.mean, self.std = tuple(blocks), tuple(mean), tuple(std)
+        inputs = [3, *(block.channels for block in self.blocks[:-1])]
+        self.stages = nn.ModuleList(_stage(n, block) for n, block in zip(inputs, self.blocks, strict=True))
+
+    def features(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b _ _ _"]]:
+        """What each block sees in pictures in [0, 1], coarser and coarser."""
+        x = images.to(self.stages[0][0].weight.device)
+        x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]  # (b, 3, h, w)
+        for block, stage in zip(self.blocks, self.stages, strict=True):
+            x = stage(x)  # (b, channels, h', w')
+            yield x
+            x = nn.functional.max_pool2d(x, block.pool) if block.pool > 1 else x
+
+    def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
+        """Distances of pictures in [0, 1] to their partners, in [0, 2].
+
+        d(a, b) = mean over blocks and places of ‖f(a)/‖f(a)‖ − f(b)/‖f(b)‖‖²
+        """
+        layers = zip(self.features(a), self.features(b), strict=True)
+        # Each (b,): squared norms over channels, averaged over space.
+        return torch.stack([(_unit(x) - _unit(y)).square().sum(dim=1).mean(dim=(1, 2)) for x, y in layers]).mean(dim=0)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and model.safetensors (half precision) into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().half().contiguous() for name, value in self.state_dict().items()}
+        config = {"format": 1, "blocks": [asdict(b) for b in self.blocks], "mean": self.mean, "std": self.std}
+        with replacing(folder / "model.safetensors") as file:
+            save_file(weights, file)
+        with replacing(folder / "config.json") as file:
+            file.write_text(json.dumps(config, indent=1))
+
+    @staticmethod
+    def load(folder: Path, device: torch.device | str = "cpu") -> "PerceptualNet":
+        """Read what `save` wrote, for use: float32, without gradients. Raises `MetricsError`."""
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if config["format"] != 1:
+                raise MetricsError(f"The perceptual net {folder.name} has format {config['format']!r}; 1 is known.")
+            blocks = [Block(**block) for block in config["blocks"]]
+            with torch.random.fork_rng(devices=[]):  # the random weights are replaced at once
+                net = PerceptualNet(blocks, config["mean"], config["std"])
+            weights = load_file(folder / "model.safetensors")
+            net.load_state_dict({name: value.float() for name, value in weights.items()})
+        except MetricsError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
+            raise MetricsError(f"The perceptual net {folder.name} cannot be read; restore its files.") from error
+        return net.to(device).eval().requires_grad_(False)
+
+
+class Lpips(nn.Module):
+    """The LPIPS package's distance, on backbone weights that are here already."""
+
+    def __init__(self, network: str, backbone: Path) -> None:
+        """`network` is "vgg" or "alex"; `backbone` is torchvision's file for it, checked by `cached_backbone`."""
+        super().__init__()
+        import lpips  # only stacks that name it need it
+
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision: "pretrained" will be called otherwise
+            self.lpips = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
+        weights = torch.load(backbone, map_location="cpu", weights_only=True)  # features.N.weight and so on
+        own = self.lpips.net.state_dict()  # sliceK.N.weight and so on
+        self.lpips.net.load_state_dict({name: weights["features." + name.partition(".")[2]] for name in own})
+
+    def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
+        """Distances ≥ 0 of pictures in [0, 1] to their partners."""
+        device = self.lpips.lin0.model[-1].weight.device
+        return self.lpips(a.to(device), b.to(device), normalize=True).flatten()  # (b,)
+
+
+def cached_backbone(network: str, cache: Path | None = None) -> Path | None:
+    """torchvision's weights for an LPIPS network, if they lie in torch hub's cache and have the SHA-256 that their
+    name begins; nothing is ever downloaded, as these files are pickles."""
+    file = (cache or Path(torch.hub.get_dir()) / "checkpoints") / BACKBONES[network]
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return file if digest.startswith(file.stem.rpartition("-")[2]) else None
+
+
+def load_perceptual(stack: Stack, entry: Entry, device: torch.device | str = "cpu") -> PerceptualNet | Lpips | None:
+    """The perceptual net behind one of a stack's entries; None for LPIPS whose backbone is not here.
+
+    Raises `MetricsError`, or `hub.HubError` for a folder that cannot be had.
+    """
+    if entry.lpips is None:
+        return PerceptualNet.load(stack.folder(entry), device)
+    backbone = cached_backbone(entry.lpips)
+    return Lpips(entry.lpips, backbone).to(device).eval().requires_grad_(False) if backbone else None
+
+
+def _stage(inputs: int, block: Block) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(block.convs):
+        stride = block.stride if i == 0 else 1
+        convolution = nn.Conv2d(inputs, block.channels, block.kernel, stride, padding=block.kernel // 2)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)
+        layers += [convolution, nn.ReLU()]
+        inputs = block.channels
+    return nn.Sequential(*layers)
+
+
+def _unit(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    return nn.functional.normalize(features, dim=1, eps=1e-6)

@@ -1,0 +1,109 @@
+"""A stack's models on one device, each loaded when it is first asked for. Importing this is cheap."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from redream import hub, machine
+from redream.stack import Entry, Stack, StackError
+
+HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their revision names them
+
+
+class Models:
+    """What runs share, one after the other. Retrieval needs only its CLIP and the index, which load in a moment."""
+
+    def __init__(self, stack: Stack, device: str) -> None:
+        self.stack, self.device = stack, device
+        self.resolved: dict[str, hub.Resolved] = {}  # what was loaded from where, by its name in stack.json
+        self._clips: dict = {}
+        self._nets: dict = {}
+
+    @staticmethod
+    def load(stack: Stack | str | Path = "mini", device: str | None = None) -> "Models":
+        """The models of a stack, on CUDA where there is one. Raises `StackError`; each model raises its own errors
+        when it is first used."""
+        stack = stack if isinstance(stack, Stack) else Stack.load(stack)
+        return Models(stack, device or machine.device())
+
+    @cached_property
+    def index(self):
+        """The library: a `redream.retrieval.index.Index`."""
+        from redream.retrieval.index import Index
+
+        return Index.load(self._folder("index", self.stack.index))
+
+    @cached_property
+    def prior(self):
+        """The text-to-image model: a `redream.distillation.prior.Prior`."""
+        from redream.distillation.prior import Prior
+
+        folder = self._folder("prior", self.stack.prior)
+        with _quietly():
+            return Prior.load(folder, self.device)
+
+    def clip(self, name: str):
+        """A `redream.retrieval.clip.Clip`: "retrieval", or "a" and "b" for scores."""
+        from redream.retrieval.clip import Clip
+
+        if name not in self._clips:
+            self._clips[name] = Clip.load(self._folder(f"clips.{name}", self.stack.clips[name]), self.device)
+        return self._clips[name]
+
+    def perceptual(self, name: str):
+        """A perceptual distance for scores, "a" or "b"; None where its weights are not here."""
+        from redream.metrics import MetricsError, load_perceptual
+
+        if name not in self._nets:
+            entry = self.stack.perceptual[name]
+            try:
+                if entry.source is not None:
+                    self._folder(f"perceptual.{name}", entry)
+                self._nets[name] = load_perceptual(self.stack, entry, self.device)
+            except (hub.HubError, MetricsError, StackError):
+                self._nets[name] = None  # the score says that it is not available
+        return self._nets[name]
+
+    def provenance(self) -> dict[str, dict]:
+        """Where each model in use came from, for a run's record: source, commit, SHA-256 of its files."""
+        return {
+            name: {
+                "source": Path(self._entry(name).source).name if found.revision is None else self._entry(name).source,
+                "revision": found.revision,
+                "files": _hashes(found.folder),
+            }
+            for name, found in sorted(self.resolved.items())
+        }
+
+    def _entry(self, name: str) -> Entry:
+        group, _, member = name.partition(".")
+        return getattr(self.stack, group)[member] if member else getattr(self.stack, group)
+
+    def _folder(self, name: str, entry: Entry) -> Path:
+        self.resolved[name] = self.stack.resolve(entry)
+        return self.resolved[name].folder
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the bars and remarks that the libraries print while they read files."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    levels = [(library, library.get_verbosity()) for library in (diffusers, transformers)]
+    try:
+        for library, _ in levels:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
+            library.enable_progress_bar()
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of the files in a model's folder that are small enough to be read again."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors"))
+    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files if path.stat().st_size <= HASHED}

@@ -1,0 +1,170 @@
+"""From a prompt to a run: the one way that app, command line and evaluation take. A generator of events.
+
+What is asked is checked and written down here; `redream.session` does it. Importing this is cheap, so that settings.json
+is there before anything large is imported.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from redream.events import Event, Failed
+from redream.models import Models
+from redream.runs import GivenAsset, Request, Run, RunError
+from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
+from redream.stack import STACKS, Checked, Entry, Stack, check_prompt
+
+
+class PipelineError(ValueError):
+    """A combination that makes no run; the message says why."""
+
+
+def never() -> bool:
+    """Do not stop."""
+    return False
+
+
+def is_named(error: BaseException) -> bool:
+    """Whether an error is one of this package's, whose message is a sentence for the person who asked."""
+    return isinstance(error, ValueError) and type(error).__module__.split(".")[0] == "redream"
+
+
+def generate(
+    prompt: str,
+    *,
+    stack: Stack | str | Path = "mini",
+    settings: Settings | None = None,
+    assets: Sequence[tuple[str | Path, str]] = (),
+    out: str | Path | None = None,
+    stop: Callable[[], bool] = never,
+    models: Models | None = None,
+) -> Iterator[Event]:
+    """Make a 3D object of a prompt in a new run's folder, and tell about it.
+
+    What can be checked is checked before this returns; the run goes on as its events are asked for. `settings`: by
+    default the stack's preset. `assets`: GLB files and captions ("": the prompt) used instead of retrieved ones. `out`:
+    a new or empty folder. `stop` is asked at every iteration; then results are made of what there is. `models` are
+    shared between runs, and then theirs is the stack. Raises a named error, each with a sentence for its author.
+    """
+    stack = models.stack if models else stack if isinstance(stack, Stack) else Stack.load(stack)
+    settings = settings or PRESETS[stack.preset]
+    checked = check_prompt(prompt, stack.vocabulary)
+    if assets and not settings.uses_assets:
+        raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
+    if len(assets) > MAX_ASSETS:
+        raise PipelineError(f"These are {len(assets)} assets; the limit is {MAX_ASSETS}.")
+    given, files = _given(assets, checked.prompt)
+    name, overrides = _address(stack)
+    run = Run.create(Request(prompt, settings, name, overrides, given), out, files)
+    return _events(run, stack, checked, models, stop)
+
+
+def resume(
+    folder: str | Path,
+    iterations: int | None = None,
+    *,
+    stop: Callable[[], bool] = never,
+    models: Models | None = None,
+) -> Iterator[Event]:
+    """Continue a run (by its folder or id) from its last checkpoint to its end, as if it had not been interrupted.
+
+    `iterations` adds so many per particle to its plan, at the end values of the schedules. A finished run without more
+    to do has no events. `models` are used if they are of the run's stack. Raises as `generate`.
+    """
+    run = Run.open(folder)
+    request = run.request
+    if iterations is not None:
+        if not 1 <= iterations <= MAX_ITERATIONS - request.settings.iterations - request.extra:
+            raise RunError(f"{iterations} further iterations are out of range; a run has at most {MAX_ITERATIONS:,}.")
+        run.extend(iterations)
+    if run.finished:
+        return iter(())
+    stack = Stack.load(request.stack, request.overrides)
+    checked = check_prompt(request.prompt, stack.vocabulary)
+    models = models if models and models.stack == stack else None
+    return _events(run, stack, checked, models, stop)
+
+
+def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, models: Models | None = None) -> list:
+    """The `k` assets nearest to a prompt, best first, as `redream.retrieval.index.Hit`."""
+    models = models or Models.load(stack)
+    checked = check_prompt(prompt, models.stack.vocabulary)
+    candidates = max(k, PRESETS[models.stack.preset].candidates)
+    return models.index.search(checked.prompt, models.clip("retrieval"), k, candidates)
+
+
+def sample(
+    prompt: str,
+    view: str | None = None,
+    adapt: bool = False,
+    count: int = 8,
+    *,
+    stack: Stack | str | Path = "mini",
+    settings: Settings | None = None,
+    models: Models | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+):
+    """What the 2D prior sees (fig. 4): `count` pictures of the prompt in a view, as Float[Tensor, "count 3 h w"] in [0, 1].
+
+    The view is named in words; with `adapt` the prior first learns the retrieved assets' views, and the view is a
+    learned prefix. None: no view. `progress` is told the adaptation's steps (done, total).
+    """
+    models = models or Models.load(stack)
+    settings = settings or PRESETS[models.stack.preset]
+    checked = check_prompt(prompt, models.stack.vocabulary)
+    import torch
+
+    from redream.distillation.adaptation import ADAPTER, Adaptation
+    from redream.references import as_reference, search, turned
+
+    prior, prefix, words = models.prior, None, checked.prompt if view is None else f"{checked.prompt}, {view} view"
+    if adapt:
+        found, _ = search(checked.prompt, models, settings)
+        references = [as_reference(turned(f, models, settings)[0]) for f in found]
+        adaptation = Adaptation(prior, settings, references, torch.Generator().manual_seed(settings.seed))
+        while not adaptation.finished:
+            adaptation.step()
+            progress(adaptation.steps_done, settings.adaptation_steps)
+        prefix, words = (None if view is None else adaptation.prefix(view)), checked.prompt
+    generator = torch.Generator().manual_seed(settings.seed)  # the same noise with and without adaptation
+    with torch.no_grad(), prior.using(ADAPTER if adapt else None):
+        return prior.sample(prior.embed([words] * count, prefix), generator).cpu()
+
+
+def _events(
+    run: Run, stack: Stack, checked: Checked, models: Models | None, stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """The session's events, each of them in the run's history before it is told."""
+    from redream.session import Session
+
+    try:
+        for event in Session(run, stack, checked, models or Models.load(stack), stop).events():
+            yield run.log(event)
+    except Exception as error:  # who follows the history is told, whatever it was
+        run.log(Failed(str(error) if is_named(error) else "The run broke off by a fault of this program; resume it."))
+        raise
+
+
+def _given(assets: Sequence[tuple[str | Path, str]], prompt: str) -> tuple[tuple[GivenAsset, ...], dict[str, bytes]]:
+    """Given assets as a request names them, and their files, checked and reduced to what is drawn."""
+    if not assets:
+        return (), {}
+    from redream.scene import intake
+
+    files = {f"given-{number}.glb": intake.check(Path(path)) for number, (path, _) in enumerate(assets)}
+    given = (
+        GivenAsset(file, Path(path).name, caption.strip() or prompt)
+        for file, (path, caption) in zip(files, assets, strict=True)
+    )
+    return tuple(given), files
+
+
+def _address(stack: Stack) -> tuple[str, dict[str, str]]:
+    """How `Stack.load` finds this stack again: its name or folder, and what the environment replaced in it."""
+    name = stack.base.name if stack.base.parent == STACKS.resolve() else str(stack.base)
+    plain = Stack.load(name, environ={})
+    pairs = {"REDREAM_PRIOR": (stack.prior, plain.prior), "REDREAM_INDEX": (stack.index, plain.index)}
+    return name, {key: _spelled(entry) for key, (entry, usual) in pairs.items() if entry != usual}
+
+
+def _spelled(entry: Entry) -> str:
+    return f"{entry.source}@{entry.revision}" if entry.revision else str(entry.source)

@@ -1,0 +1,194 @@
+"""One call's work on a run, from the first event to the last.
+
+prompt → assets → fronts → (adaptation ‖ warm-up) → distillation → turntables, meshes, scores, record
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from redream import __version__, machine, references, results
+from redream.events import (
+    Artefact,
+    Event,
+    Finished,
+    Oriented,
+    Preview,
+    Progress,
+    Retrieved,
+    Scored,
+    Started,
+    Warned,
+)
+from redream.models import Models
+from redream.runs import Run
+from redream.scene.mesh import MeshError
+from redream.stack import Checked, Stack
+
+PACE = 20  # iterations that the time left is estimated from
+
+
+@dataclass
+class Session:
+    """What one call of `generate` or `resume` does; a run that is resumed has several."""
+
+    run: Run
+    stack: Stack
+    checked: Checked
+    models: Models
+    stop: Callable[[], bool]
+    assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's and where their fronts were
+    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+
+    def events(self) -> Iterator[Event]:
+        """Everything, in order."""
+        run, settings, prompt = self.run, self.run.request.settings, self.checked.prompt
+        checkpoints = run.checkpoints()
+        done, total = int(checkpoints[-1].name) if checkpoints else 0, run.request.total
+        yield Started(str(run.folder), prompt, settings, done, total)
+        for sentence in self.checked.warnings:
+            yield Warned(sentence)
+        found = []
+        if settings.uses_assets:
+            yield from self._retrieve(found)
+            yield from self._turn(found)
+
+        yield Progress("loading", done, total)
+        with self._timed("loading"):
+            from redream.distillation.loop import Distillation  # takes seconds: by now the assets are seen
+
+            known = [references.as_reference(f) for f in found]
+            distillation = Distillation(self.models.prior, settings, prompt, known)
+            if checkpoints:
+                distillation.load(checkpoints[-1])
+        yield from self._distil(distillation)
+        if distillation.iteration:  # else there is nothing to show
+            yield from self._make(distillation)
+        run.write_json("record.json", self._record(distillation.iteration))
+        yield Finished(stopped=distillation.iteration < total)
+
+    def _retrieve(self, found: list[references.Found]) -> Iterator[Event]:
+        """Fill `found` with the given assets, those of the run's first session, or the library's best."""
+        run, settings, prompt, sentences = self.run, self.run.request.settings, self.checked.prompt, []
+        with self._timed("retrieval"):
+            if run.request.assets:
+                found += references.given(run.request.assets, run.folder, prompt, self.models)
+            elif (run.folder / "retrieved.json").is_file():
+                found += references.again(run.read_json("retrieved.json")["assets"], self.models)
+            else:
+                best, sentences = references.search(prompt, self.models, settings)
+                found += best
+            entries = [f.entry for f in found]
+            run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
+            for number, f in enumerate(found):
+                results.save_strip(f.asset, settings, run.folder / f"asset-{number}.png")
+        for sentence in sentences:
+            yield Warned(sentence)
+        yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(found))))
+
+    def _turn(self, found: list[references.Found]) -> Iterator[Event]:
+        """Turn each asset so that its front faces +x."""
+        settings = self.run.request.settings
+        for number, f in enumerate(list(found)):
+            with self._timed("orientation"):
+                turned, alignment = references.turned(f, self.models, settings)
+                strip = f"asset-{number}-turned.png"
+                results.save_strip(turned.asset, settings, self.run.folder / strip)
+            found[number] = turned
+            self.assets.append(f.entry | asdict(alignment))
+            yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
+
+    def _distil(self, distillation) -> Iterator[Event]:
+        """Iterate, with previews and checkpoints, until it is done or stopped; the last state is always saved."""
+        settings, saved = self.run.request.settings, distillation.iteration
+        moments = deque([time.perf_counter()], maxlen=PACE + 1)
+        steps = distillation.steps(self.run.request.extra)
+        while not self.stop():
+            with self._timed("distillation"):
+                step = next(steps, None)
+            if step is None:
+                break
+            moments.append(time.perf_counter())
+            pace = (moments[-1] - moments[0]) / (len(moments) - 1)  # seconds per iteration
+            yield Progress(step.stage, step.iteration, step.total, pace * (step.total - step.iteration), step.losses)
+            if step.iteration % settings.preview_every == 0:
+                yield self._preview(distillation)
+            if step.iteration % settings.checkpoint_every == 0:
+                saved = self._save(distillation)
+        if saved < distillation.iteration:
+            self._save(distillation)
+
+    def _preview(self, distillation) -> Preview:
+        settings, iteration, clip = self.run.request.settings, distillation.iteration, self.models.clip("a")
+        with self._timed("previews"):
+            number = iteration // settings.preview_every
+            particle, camera = number % settings.particles, results.preview_camera(settings, number)
+            image = results.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
+            file = f"preview/{iteration:06d}.png"
+            results.save_png(image[0], self.run.folder / file)
+            cosine = clip.embed_images(image)[0] @ clip.embed_texts([self.checked.prompt])[0]
+        return Preview(file, iteration, particle, camera.azimuth_deg, float(cosine))
+
+    def _save(self, distillation) -> int:
+        with self._timed("checkpoints"), self.run.checkpoint(distillation.iteration) as folder:
+            distillation.save(folder)
+        return distillation.iteration
+
+    def _make(self, distillation) -> Iterator[Event]:
+        """A turntable, a mesh and scores of every particle."""
+        run, total = self.run, self.run.request.total
+        scored, size = [], max(64, *(self.models.clip(name).size for name in ("a", "b")))
+        for number, particle in enumerate(distillation.particles):
+            studio = results.Studio(particle, run.request.settings, size)
+            yield Progress("filming", distillation.iteration, total)
+            with self._timed("turntables"):
+                studio.film(run.folder / f"turntable-{number}.mp4")
+            yield Artefact("turntable", number, f"turntable-{number}.mp4")
+            try:
+                with self._timed("meshes"):
+                    results.save_mesh(particle, run.request.settings, run.folder / f"mesh-{number}.glb")
+                yield Artefact("mesh", number, f"mesh-{number}.glb")
+            except MeshError as error:
+                (run.folder / f"mesh-{number}.glb").unlink(missing_ok=True)  # one of an earlier session
+                yield Warned(str(error))
+            yield Progress("scoring", distillation.iteration, total)
+            with self._timed("scores"):
+                scored.append(results.scores_of(studio, self.checked.prompt, self.models, self._has_front()))
+        scores = {"prompt": self.checked.prompt, "objects": scored}
+        run.write_json("scores.json", scores)
+        yield Scored(scores)
+
+    def _has_front(self) -> bool | None:
+        vocabulary = self.stack.vocabulary
+        return None if vocabulary is None else self.checked.kind not in vocabulary.symmetric
+
+    def _record(self, done: int) -> dict:
+        """Everything that reproduces the run."""
+        request = self.run.request
+        return {
+            "format": 1,
+            "redream": __version__,
+            "command": request.command,
+            "prompt": request.prompt,
+            "understood_as": self.checked.prompt,
+            "stack": self.stack.name,
+            "settings": asdict(request.settings),
+            "extra": request.extra,
+            "assets": self.assets,
+            "models": self.models.provenance(),
+            "device": machine.device_name(self.models.device),
+            "versions": machine.versions(),
+            "done": done,
+            "stopped": done < request.total,
+            "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+        }
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start

@@ -1,0 +1,75 @@
+"""Fixtures for all tests: tiny stacks with random weights, the miniature, sample GLBs, a generator."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this computer cannot run, and say why."""
+    lacking = {
+        "gpu": not torch.cuda.is_available() and "needs CUDA",
+        "browser": not any(map(shutil.which, BROWSERS)) and "needs Chromium",
+    }
+    for item in items:
+        for marker, reason in lacking.items():
+            if reason and marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_stack(tmp_path_factory) -> Path:
+    """A stack's folder: random weights in the structure of Stable Diffusion 2.1, six assets, a vocabulary. Read only."""
+    from tiny_stack import make_tiny_stack
+
+    return make_tiny_stack(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_stack_v(tmp_path_factory) -> Path:
+    """The same with v prediction, and with no vocabulary: it takes any prompt. Read only."""
+    from tiny_stack import make_tiny_stack
+
+    return make_tiny_stack(tmp_path_factory.mktemp("tiny-v"), prediction_type="v_prediction", vocabulary=False)
+
+
+@pytest.fixture(scope="session")
+def mini():
+    """The miniature stack with trained weights."""
+    from redream.stack import STACKS, Stack
+
+    if not (STACKS / "mini" / "stack.json").is_file():
+        pytest.skip("assets_index/mini is not built")
+    stack = Stack.load("mini", environ={})
+    entries = [stack.prior, stack.index, *stack.clips.values(), *stack.perceptual.values()]
+    if missing := [entry.source for entry in entries if not any((stack.base / entry.source).glob("*"))]:
+        pytest.skip(f"assets_index/mini lacks {', '.join(missing)}")
+    return stack
+
+
+@pytest.fixture(scope="session")
+def gltf() -> Path:
+    """A folder of sample GLBs beside the checkout: BoxTextured, CesiumMilkTruck, Duck, monkey."""
+    folder = ROOT.parent / "shared" / "gltf"
+    if not folder.is_dir():
+        pytest.skip("there are no sample GLBs beside the checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's executable, for playwright's `executable_path`."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found or pytest.skip("needs Chromium")

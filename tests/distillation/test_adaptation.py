@@ -1,0 +1,81 @@
+"""Eq. 5: ω and e_ψ learn the views of the references, and nothing else changes."""
+
+import pytest
+import torch
+from tiny_stack import TINY
+
+from redream.distillation.adaptation import Adaptation, Reference, sample_background, store_views
+from redream.distillation.prior import Prior
+from redream.scene.assets import load
+from redream.scene.cameras import VIEWS
+
+
+@pytest.fixture
+def prior(tiny_stack):
+    return Prior.load(tiny_stack / "prior")
+
+
+@pytest.fixture
+def references(tiny_stack):
+    files = sorted((tiny_stack / "assets").glob("*.glb"))[:2]
+    return [Reference(load(file), caption) for file, caption in zip(files, ("a red owl", "a green cat"), strict=True)]
+
+
+def test_stored_views_are_the_assets_renders_on_any_background(references, generator):
+    asset = references[0].asset
+    views = store_views(asset, TINY, 16, generator)
+    background = torch.tensor([0.2, 0.9, 0.4])
+    direct, _ = asset.render(views.cameras[1], 16, background)
+    assert torch.allclose(views.on([1], background[None]), direct, atol=2 / 255)
+
+
+def test_stored_views_go_once_around_the_asset(references, generator):
+    azimuths = [camera.azimuth_deg for camera in store_views(references[0].asset, TINY, 8, generator).cameras]
+    assert azimuths == [360 * i / TINY.asset_views for i in range(TINY.asset_views)]
+
+
+def test_prefixes_start_as_the_words_of_their_views(prior, references, generator):
+    adaptation = Adaptation(prior, TINY, references, generator)
+    for view in VIEWS:
+        assert torch.equal(adaptation.prefix(view), prior.token_embeddings(f"{view} view"))
+
+
+def test_before_learning_the_prefix_says_what_the_words_say(prior, references, generator):
+    adaptation = Adaptation(prior, TINY, references, generator)
+    with torch.no_grad():
+        by_prefix = prior.embed(["a red owl"], adaptation.prefix("side"))
+        by_words = prior.embed(["side view a red owl"])
+    assert torch.allclose(by_prefix, by_words, atol=1e-5)
+
+
+def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, references, generator):
+    settings = TINY.with_(adaptation_batch=8, adaptation_learning_rate=5e-3, adaptation_empty=0.0)
+    adaptation = Adaptation(prior, settings, references, generator)
+    frozen = {name: p.clone() for name, p in prior.unet.named_parameters() if ".lora_" not in name}
+    losses = [adaptation.step() for _ in range(60)]
+    assert sum(losses[-15:]) < 0.9 * sum(losses[:15])
+    for name, parameter in prior.unet.named_parameters():
+        if name in frozen:
+            assert torch.equal(parameter, frozen[name])
+
+
+def test_learned_prefixes_move_and_frozen_ones_stay(prior, references, generator):
+    for learned in (True, False):
+        adaptation = Adaptation(prior, TINY.with_(prefix_learned=learned), references, generator)
+        start = adaptation.prefix("front").clone()
+        for _ in range(3):
+            adaptation.step()
+        assert torch.equal(adaptation.prefix("front"), start) != learned
+
+
+def test_a_batch_has_the_three_views_in_equal_shares(prior, references, generator):
+    adaptation = Adaptation(prior, TINY.with_(asset_views=12), references, generator)
+    views = [adaptation.view_of[row] for row in adaptation._balanced_rows(9)]
+    assert {view: views.count(view) for view in VIEWS} == {"front": 3, "side": 3, "back": 3}
+
+
+def test_backgrounds_are_colours_and_half_of_them_pale(generator):
+    colours = sample_background(generator, 2000)
+    assert 0 <= colours.min() and colours.max() <= 1
+    pale = (colours >= 0.75).all(dim=1).float().mean()
+    assert 0.45 < pale < 0.58  # one in 64 of the others is pale by chance

@@ -1,0 +1,123 @@
+"""The loop: what its gradients do to a particle, and that a run can be stopped, saved and continued exactly."""
+
+import pytest
+import torch
+from tiny_stack import TINY
+
+from redream.distillation.adaptation import Reference
+from redream.distillation.loop import CheckpointError, Distillation
+from redream.distillation.prior import Prior
+from redream.scene.assets import load
+from redream.scene.cameras import Camera
+
+
+@pytest.fixture
+def references(tiny_stack):
+    files = sorted((tiny_stack / "assets").glob("*.glb"))[:3]
+    return [Reference(load(file), "a red owl") for file in files]
+
+
+def start(stack, settings, references=()):
+    return Distillation(Prior.load(stack / "prior"), settings, "a red owl", references)
+
+
+def tensors(distillation):
+    return {f"{n}/{k}": v.clone() for n, m in distillation._modules().items() for k, v in m.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.parametrize("stack", ["tiny_stack", "tiny_stack_v"])
+@pytest.mark.parametrize("method", ["redream", "vsd", "sds"])
+def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, method, references):
+    distillation = start(request.getfixturevalue(stack), TINY.with_(method=method), references)
+    steps = list(distillation.steps())
+    assert [s.iteration for s in steps] == [1, 2, 3, 4]
+    assert [s.stage for s in steps] == (["warm-up"] * 2 if method == "redream" else ["painting"] * 2) + ["painting"] * 2
+    assert ("variational" in steps[-1].losses) == (method != "sds")
+    image = distillation.particles[0].render(Camera(0.0, 15.0, 1.6, 40.0), 16, torch.ones(3)).image
+    assert torch.isfinite(image).all()
+
+
+def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, references):
+    settings = TINY.with_(iterations=8, adaptation_steps=5)
+    distillation = start(tiny_stack, settings, references)
+    done = [(distillation.adaptation.steps_done, bool(distillation.by_prefix)) for _ in distillation.steps()]
+    assert done == [(2, False), (3, False), (4, False), (5, True)] + [(5, True)] * 4
+
+
+def test_particles_take_turns_and_start_from_different_assets(tiny_stack, references):
+    distillation = start(tiny_stack, TINY.with_(particles=2, iterations=3), references)
+    assert [s.particle for s in distillation.steps()] == [0, 1] * 3
+    views = [p.render(Camera(0.0, 15.0, 1.6, 40.0), 16, torch.ones(3)).image for p in distillation.particles]
+    assert not torch.equal(*views)
+
+
+def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, references):
+    settings = TINY.with_(iterations=150, warmup=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005)
+    settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, render_size=((0.0, 24),))
+    settings = settings.with_(features=4, max_resolution=32, hidden=32, occupancy_resolution=16, samples_per_ray=24)
+    distillation = start(tiny_stack, settings, references[:1])
+    camera, white = Camera(30.0, 15.0, 1.6, 41.0), torch.ones(3)
+    image, opacity = references[0].asset.render(camera, 24, white)
+
+    def distance():
+        return float((distillation.particles[0].render(camera, 24, white).image - image).square().mean())
+
+    before = distance()
+    for _ in distillation.steps():
+        pass
+    assert distance() < before / 10
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_stack, references):
+    runs = []
+    for seed in (3, 3, 4):
+        distillation = start(tiny_stack, TINY.with_(seed=seed), references)
+        losses = [s.losses for s in distillation.steps()]
+        runs.append((losses, tensors(distillation)))
+    assert runs[0][0] == runs[1][0] and equal(runs[0][1], runs[1][1])
+    assert runs[0][0] != runs[2][0]
+
+
+@pytest.mark.parametrize("method", ["redream", "sds"])
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_a_run_that_was_stopped_and_loaded_ends_as_one_that_was_not(
+    tiny_stack, references, tmp_path, method, stopped_after
+):
+    settings = TINY.with_(method=method)
+    whole = start(tiny_stack, settings, references)
+    for _ in whole.steps():
+        pass
+    first = start(tiny_stack, settings, references)
+    for step in first.steps():
+        if step.iteration == stopped_after:
+            break
+    first.save(tmp_path / "checkpoint")
+    second = start(tiny_stack, settings, references)
+    second.load(tmp_path / "checkpoint")
+    assert [s.iteration for s in second.steps()] == list(range(stopped_after + 1, 5))
+    assert equal(tensors(whole), tensors(second))
+
+
+def test_a_finished_run_continues_for_extra_iterations_at_the_end_of_its_schedule(tiny_stack):
+    distillation = start(tiny_stack, TINY.with_(method="vsd"))
+    assert len(list(distillation.steps())) == 4
+    assert [(s.iteration, s.total) for s in distillation.steps(extra=2)] == [(5, 6), (6, 6)]
+
+
+def test_a_checkpoint_of_other_settings_is_refused_in_a_sentence(tiny_stack, tmp_path):
+    start(tiny_stack, TINY.with_(method="vsd")).save(tmp_path / "checkpoint")
+    other = start(tiny_stack, TINY.with_(method="vsd", hidden=16))
+    with pytest.raises(CheckpointError, match="does not fit"):
+        other.load(tmp_path / "checkpoint")
+
+
+def test_timesteps_stay_in_their_range_before_and_after_the_anneal(tiny_stack):
+    distillation = start(tiny_stack, TINY.with_(t_min=0.1, t_max=(0.9, 0.4), t_anneal=0.5))
+    early = [int(distillation._timestep(0.2)) for _ in range(300)]
+    late = [int(distillation._timestep(0.7)) for _ in range(300)]
+    assert 95 <= min(early) < 150 and 800 < max(early) <= 900
+    assert 95 <= min(late) < 130 and 370 < max(late) <= 400

@@ -1,0 +1,256 @@
+"""The prior against diffusers' own pipeline, and its adapters."""
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
+
+from redream.distillation.prior import Prior, PriorError
+
+PROMPT = "a red owl"
+
+
+@pytest.fixture(params=["tiny_stack", "tiny_stack_v"])
+def folder(request):
+    return request.getfixturevalue(request.param) / "prior"
+
+
+@pytest.fixture
+def prior(folder) -> Prior:
+    return Prior.load(folder)
+
+
+@pytest.fixture
+def pipeline(folder) -> StableDiffusionPipeline:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture
+def case(prior, generator):
+    """Noised latents, timesteps and features for two predictions."""
+    latents = torch.randn(2, 4, 8, 8, generator=generator)
+    return latents, torch.tensor([700, 200]), prior.embed([PROMPT, "photo of a cat"])
+
+
+def lora_step(prior: Prior, name: str, parameters, case) -> None:
+    """One large step of this adapter's parameters on any loss."""
+    optimiser = torch.optim.SGD(parameters, lr=10.0)
+    with prior.using(name, train=True):
+        prior.predict_noise(*case).square().mean().backward()
+    optimiser.step()
+
+
+def predictions(prior: Prior, case, *names):
+    found = []
+    for name in names:
+        with torch.no_grad(), prior.using(name):
+            found.append(prior.predict_noise(*case))
+    return found
+
+
+# Against diffusers
+
+
+@torch.no_grad()
+def test_a_guided_step_is_the_pipelines_own(prior, pipeline, generator):
+    start = torch.randn(1, 4, 8, 8, generator=generator)
+    seen = []
+
+    def keep(pipe, step, t, values):
+        seen.append((t, values["latents"].clone()))
+        return values
+
+    pipeline(PROMPT, latents=start, num_inference_steps=3, guidance_scale=7.5, callback_on_step_end=keep, output_type="latent")
+
+    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="epsilon")  # fed with our ε
+    scheduler.set_timesteps(3)
+    embedding, empty, latents = prior.embed([PROMPT]), prior.embed([""]), start
+    for t, theirs in seen:
+        noise = prior.guided_noise(latents, t[None], embedding, empty, 7.5)
+        latents = scheduler.step(noise, t, latents).prev_sample
+        torch.testing.assert_close(latents, theirs, rtol=1e-3, atol=1e-3)
+    assert len(seen) == 3
+
+
+@torch.no_grad()
+def test_text_features_are_the_pipelines_own(prior, pipeline):
+    theirs, empty = pipeline.encode_prompt(PROMPT, "cpu", 1, do_classifier_free_guidance=True)
+    torch.testing.assert_close(prior.embed([PROMPT]), theirs)
+    torch.testing.assert_close(prior.embed([""]), empty)
+
+
+def test_noise_is_added_as_the_scheduler_adds_it(prior, pipeline, generator):
+    latents, noise = torch.randn(2, 2, 4, 8, 8, generator=generator)
+    t = torch.tensor([10, 900])
+    torch.testing.assert_close(prior.add_noise(latents, t, noise), pipeline.scheduler.add_noise(latents, noise, t))
+    alpha, sigma = prior.alpha_sigma(t)
+    torch.testing.assert_close(alpha.square() + sigma.square(), torch.ones(2))
+
+
+@torch.no_grad()
+def test_samples_are_pictures_and_repeat_with_the_seed(prior):
+    embedding = prior.embed([PROMPT, "a cat"])
+    one, two, other = (prior.sample(embedding, torch.Generator().manual_seed(s), steps=3) for s in (1, 1, 2))
+    assert one.shape == (2, 3, 64, 64) and 0 <= one.min() and one.max() <= 1
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+# The view prefix
+
+
+@torch.no_grad()
+def test_a_prefix_of_word_embeddings_is_the_same_as_the_words(prior):
+    prefix = prior.token_embeddings("front view")
+    written = prior.embed([f"front view {p}" for p in (PROMPT, "")])
+    torch.testing.assert_close(prior.embed([PROMPT, ""], prefix), written)
+    torch.testing.assert_close(prior.embed([PROMPT, ""], prefix.expand(2, -1, -1)), written)
+
+
+@torch.no_grad()
+def test_a_long_prompt_makes_room_for_the_prefix(prior):
+    long = " ".join(["owl"] * 40)
+    prefix = prior.token_embeddings("front view")
+    torch.testing.assert_close(prior.embed([long], prefix), prior.embed([f"front view {long}"]))
+
+
+def test_a_prefix_gets_the_gradient_and_leaves_nothing_behind(prior):
+    before = prior.embed([PROMPT])
+    prefix = prior.token_embeddings("front view").double().float().requires_grad_()
+    prior.embed([PROMPT, "a cat"], prefix).square().sum().backward()
+    assert prefix.grad.abs().sum(dim=1).min() > 0
+    assert all(p.grad is None for p in prior.text_encoder.parameters())
+    assert torch.equal(prior.embed([PROMPT]), before)
+
+
+# Pictures
+
+
+def test_gradients_flow_through_encoding(folder, generator):
+    prior = Prior.load(folder)
+    prior.vae.double()
+    image = torch.rand(1, 3, 24, 24, generator=generator, dtype=torch.float64).requires_grad_()  # is resized to 64
+    direction = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+    weights = torch.randn(1, 4, 8, 8, generator=generator, dtype=torch.float64)
+
+    def value(x):
+        return (prior.encode(x) * weights).sum()
+
+    (gradient,) = torch.autograd.grad(value(image), image)
+    h = 1e-5
+    with torch.no_grad():
+        slope = (value(image + h * direction) - value(image - h * direction)) / (2 * h)
+    assert float((gradient * direction).sum()) == pytest.approx(float(slope), rel=1e-5)
+
+
+@torch.no_grad()
+def test_latents_are_the_autoencoders_times_its_scaling_factor(prior, pipeline, generator):
+    image = torch.rand(2, 3, 64, 64, generator=generator)
+    theirs = pipeline.vae.encode(image * 2 - 1).latent_dist.mean * pipeline.vae.config.scaling_factor
+    torch.testing.assert_close(prior.encode(image), theirs)
+    decoded = pipeline.vae.decode(theirs / pipeline.vae.config.scaling_factor).sample
+    torch.testing.assert_close(prior.decode(theirs), (decoded / 2 + 0.5).clamp(0, 1))
+
+
+@torch.no_grad()
+def test_an_autoencoder_without_a_distribution_will_do(pipeline, generator):
+    pipeline.vae = AutoencoderTiny(
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        num_encoder_blocks=(0, 0, 0),
+        num_decoder_blocks=(1, 1, 1),
+        latent_channels=4,
+    )
+    prior = Prior(pipeline)
+    image = torch.rand(1, 3, 32, 32, generator=generator)
+    assert prior.size == 32  # 8 × 8 latents, four pixels each
+    torch.testing.assert_close(prior.encode(image), prior.vae.encode(image * 2 - 1).latents)
+    assert prior.decode(prior.encode(image)).shape == image.shape
+
+
+# Adapters
+
+
+def test_a_fresh_adapter_changes_nothing(prior, case):
+    (base,) = predictions(prior, case, None)
+    prior.add_adapter("prior", rank=2, seed=0)
+    for found in predictions(prior, case, "prior", None):
+        assert torch.equal(found, base)
+
+
+def test_training_one_adapter_changes_neither_the_other_nor_the_base(prior, case):
+    parameters = {name: prior.add_adapter(name, rank=2, seed=0) for name in ("prior", "variational")}
+    base, omega, zeta = predictions(prior, case, None, "prior", "variational")
+    lora_step(prior, "prior", parameters["prior"], case)
+    base_after, omega_after, zeta_after = predictions(prior, case, None, "prior", "variational")
+    assert torch.equal(base, base_after) and torch.equal(zeta, zeta_after)
+    assert (omega - omega_after).abs().max() > 1e-4
+    assert all(p.grad is None for p in parameters["variational"])
+
+
+def test_adapters_are_restored_after_an_error_and_when_nested(prior, case):
+    for name in ("prior", "variational"):
+        lora_step(prior, name, prior.add_adapter(name, rank=2, seed=1), case)
+    base, omega, zeta = predictions(prior, case, None, "prior", "variational")
+    with pytest.raises(ZeroDivisionError), prior.using("prior"):
+        raise ZeroDivisionError
+    with torch.no_grad():
+        assert torch.equal(prior.predict_noise(*case), base)
+        with prior.using("prior"):
+            with prior.using("variational"):
+                assert torch.equal(prior.predict_noise(*case), zeta)
+                with prior.using(None):
+                    assert torch.equal(prior.predict_noise(*case), base)
+            assert torch.equal(prior.predict_noise(*case), omega)
+
+
+def test_only_an_adapter_in_training_has_gradients(prior, case):
+    prior.add_adapter("prior", rank=2, seed=0)
+    mine = set(map(id, prior.add_adapter("variational", rank=2, seed=0)))
+
+    def trained():
+        return {id(p) for p in prior.unet.parameters() if p.requires_grad}
+
+    with prior.using("variational", train=True):
+        assert trained() == mine
+        with prior.using("prior"):
+            assert not trained()
+        assert trained() == mine
+    assert not trained()
+    with prior.using("variational"):
+        assert not prior.predict_noise(*case).requires_grad
+
+
+def test_the_same_seed_gives_the_same_adapter_and_leaves_torchs_own_generator(prior):
+    state = torch.random.get_rng_state()
+    one = [p.detach().clone() for p in prior.add_adapter("prior", rank=2, seed=3)]
+    same, other = prior.add_adapter("variational", rank=2, seed=3), prior.add_adapter("other", rank=2, seed=4)
+    assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_new_adapter_of_the_same_name_starts_anew_and_a_removed_one_is_gone(prior, case):
+    (base,) = predictions(prior, case, None)
+    lora_step(prior, "prior", prior.add_adapter("prior", rank=2, seed=0), case)
+    prior.add_adapter("prior", rank=2, seed=0)
+    assert torch.equal(predictions(prior, case, "prior")[0], base)
+    prior.remove_adapter("prior")
+    assert torch.equal(predictions(prior, case, None)[0], base)
+    with pytest.raises(PriorError, match="no adapter named 'prior'"), prior.using("prior"):
+        pass
+
+
+def test_a_camera_is_added_to_the_timesteps_embedding_for_one_call(prior, case):
+    width = prior.unet.time_embedding.linear_2.out_features
+    with torch.no_grad():
+        plain, zero = prior.predict_noise(*case), prior.predict_noise(*case, camera=torch.zeros(2, width))
+        moved = prior.predict_noise(*case, camera=torch.ones(2, width))
+        assert torch.equal(plain, zero) and (moved - plain).abs().max() > 1e-4
+        assert torch.equal(prior.predict_noise(*case), plain)
+
+
+def test_a_folder_that_is_no_pipeline_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(PriorError, match="not a complete Stable Diffusion pipeline"):
+        Prior.load(tmp_path)

@@ -1,0 +1,146 @@
+"""The command line: what it makes, says and refuses. Most of it is called in this process, which is faster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny_stack import TINY
+
+from redream import events, pipeline
+from redream.__main__ import main
+from redream.runs import Run
+from redream.settings import PRESETS
+
+COMMAND = [sys.executable, "-m", "redream"]
+
+
+@pytest.fixture(autouse=True)
+def tiny_presets(monkeypatch, tmp_path):
+    monkeypatch.setitem(PRESETS, "mini", TINY.with_(iterations=2))
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path / "runs"))
+
+
+def refused(capsys, *words) -> str:
+    """The one sentence on stderr of a command that ends with 2."""
+    try:
+        status = main([str(word) for word in words])
+    except SystemExit as error:
+        status = error.code
+    out, err = capsys.readouterr()
+    assert status == 2 and out == "" and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_generate_says_where_the_files_are_and_the_scores_in_words(tiny_stack, capsys, tmp_path):
+    assert main(["generate", "a purple owl", "--stack", str(tiny_stack), "--seed", "3"]) == 0
+    out, err = capsys.readouterr()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert str(folder / "turntable-0.mp4") in out and str(folder / "mesh-0.glb") in out
+    assert "CLIP" in out and "higher is better" in out and "A-LPIPS" in out
+    assert "Found in the library" in err and "iteration 2 of 2" in err
+    assert Run.open(folder).request.settings == PRESETS["mini"].with_(seed=3)
+
+    assert main(["resume", folder.name]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert main(["resume", str(folder), "--iterations", "1"]) == 0
+    assert Run.open(folder).read_json("record.json")["done"] == 3
+
+
+def test_every_switch_reaches_the_settings(tiny_stack, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(pipeline, "generate", lambda prompt, **values: asked.update(values) or iter(()))
+    words = "generate owl --preset mini-fast --method redream --no-init --particles 2 --iterations 7 --seed 5"
+    words = [*words.split(), "--asset", "a.glb", "b.glb", "--asset", "c.glb", "--asset-caption", "an owl"]
+    assert main([*words, "--stack", str(tiny_stack), "--out", str(tmp_path / "run")]) == 0
+    expected = PRESETS["mini-fast"].with_(initialise=False, particles=2, iterations=7, seed=5)
+    assert asked["settings"] == expected and asked["out"] == tmp_path / "run"
+    assert asked["assets"] == [("a.glb", "an owl"), ("b.glb", "an owl"), ("c.glb", "an owl")]
+
+
+def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    tiny = ("--stack", tiny_stack)
+    assert "empty" in refused(capsys, "generate", "", *tiny)
+    assert "10,000 characters" in refused(capsys, "generate", "o" * 10_000, *tiny)
+    assert "kinds of things" in refused(capsys, "generate", "an ironman", *tiny)
+    assert "not empty" in refused(capsys, "generate", "an owl", *tiny, "--out", tmp_path / "mine")
+    assert "initialisation" in refused(capsys, "generate", "an owl", *tiny, "--method", "vsd", "--asset", "a.glb")
+    assert "cannot be" in refused(capsys, "generate", "an owl", *tiny, "--asset", tmp_path / "none.glb")
+    assert "particles" in refused(capsys, "generate", "an owl", *tiny, "--particles", "9")
+    assert "There is no stack" in refused(capsys, "generate", "an owl", "--stack", "none")
+    assert "invalid choice" in refused(capsys, "generate", "an owl", "--method", "magic")
+    assert "no run" in refused(capsys, "resume", tmp_path / "none")
+    assert ".png" in refused(capsys, "sample", "an owl", *tiny, "--out", tmp_path / "owl.bmp")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_ctrl_c_once_stops_and_keeps_what_there_is(tiny_stack, capsys, tmp_path, monkeypatch):
+    real = pipeline.generate
+
+    def interrupted(*arguments, **values):
+        for event in real(*arguments, **values):
+            if isinstance(event, events.Progress) and event.losses and event.iteration == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield event
+
+    monkeypatch.setattr(pipeline, "generate", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["generate", "an owl", "--stack", str(tiny_stack), "--out", str(tmp_path / "run")]) == 0
+    out, err = capsys.readouterr()
+    assert "Stopping" in err and "resume" in out
+    assert (tmp_path / "run/turntable-0.mp4").is_file() and Run.open(tmp_path / "run").read_json("record.json")[
+        "done"
+    ] == 1
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_twice_ends_at_once(tiny_stack, capsys, monkeypatch):
+    def interrupted(*arguments, **values):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        yield events.Finished(False)
+
+    monkeypatch.setattr(pipeline, "generate", interrupted)
+    assert main(["generate", "an owl", "--stack", str(tiny_stack)]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_retrieve_prints_what_retrieved_json_says(tiny_stack, capsys):
+    assert main(["retrieve", "a red owl", "-k", "2", "--json", "--stack", str(tiny_stack)]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["prompt"] == "a red owl" and len(values["assets"]) == 2
+    assert set(values["assets"][0]) == {"uid", "caption", "author", "license", "similarity", "source"}
+    assert main(["retrieve", "a red owl", "--stack", str(tiny_stack)]) == 0
+    assert capsys.readouterr().out.count("similarity") == 3
+
+
+def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
+    words = ["sample", "an owl", "--view", "back", "--adapt", "-n", "6", "--stack", str(tiny_stack)]
+    assert main([*words, "--out", str(tmp_path / "owls.png")]) == 0
+    assert Image.open(tmp_path / "owls.png").size == (4 * 64, 2 * 64)
+
+
+def test_doctor_names_a_stack_and_why(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(("Stack: mini. There is", "Stack: sd21. There is")) and "torch" in out
+
+
+def test_the_program_itself_ends_with_2_without_a_traceback(tiny_stack):
+    here = Path(__file__).parent.parent
+    words = [*COMMAND, "generate", "an ironman", "--stack", str(tiny_stack)]
+    ended = subprocess.run(words, check=False, capture_output=True, text=True, cwd=here, env=os.environ)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert ended.stderr.startswith("The tiny model does not know the word *ironman*.") and ended.stderr.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_not_taken_for_the_users(monkeypatch):
+    monkeypatch.setattr(pipeline, "retrieve", lambda *a: int("x"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["retrieve", "an owl"])

@@ -1,0 +1,351 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from redream.metrics import (
+    BACKBONES,
+    Block,
+    Lpips,
+    MetricsError,
+    PerceptualNet,
+    a_lpips,
+    cached_backbone,
+    clearly_named,
+    clip_score,
+    coverage,
+    load_perceptual,
+    score,
+    score_cameras,
+    silhouette_iou,
+    view_agreement,
+)
+from redream.retrieval.clip import Clip
+from redream.scene.cameras import VIEWS, Camera, ring
+from redream.settings import Settings
+from redream.stack import Entry, Stack
+
+SETTINGS = Settings()
+PROMPT = "a purple owl"
+VGG_LIKE = (Block(8, convs=2, pool=2), Block(16, convs=2, pool=2), Block(24, convs=2))
+ALEX_LIKE = (Block(16, kernel=7, stride=2, pool=2), Block(24, kernel=5))
+
+
+class FakeClip(Clip):
+    """Embeds a picture as its mean colour, and a text as the colour that `texts` gives to a word of it."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def embed_images(self, images):
+        return nn.functional.normalize(images.mean(dim=(2, 3)), dim=1)
+
+    def embed_texts(self, texts):
+        colours = [next(c for word, c in self.texts.items() if word in text) for text in texts]
+        return nn.functional.normalize(torch.tensor(colours, dtype=torch.float32), dim=1)
+
+
+# Fronts are red, sides green, backs blue; the bare prompt is gray.
+READER = FakeClip({"front": (1, 0, 0), "side": (0, 1, 0), "back": (0, 0, 1), PROMPT: (1, 1, 1)})
+
+
+def painted(cameras, size=8):
+    """Pictures whose colour is the name of the camera's view."""
+    colours = torch.eye(3)[[VIEWS.index(camera.view) for camera in cameras]]  # (b, 3)
+    return colours[:, :, None, None].expand(-1, -1, size, size).contiguous()
+
+
+def net_of(blocks, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return PerceptualNet(blocks, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).requires_grad_(False)
+
+
+@pytest.fixture(params=[VGG_LIKE, ALEX_LIKE], ids=["VGG-like", "AlexNet-like"])
+def net(request):
+    return net_of(request.param)
+
+
+@pytest.fixture
+def pictures():
+    """Four pictures (4, 3, 64, 64) of smooth blobs, with edges."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.rand(4, 3, 8, 8, generator=generator)
+    return nn.functional.interpolate(coarse, size=64, mode="bicubic").clamp(0.1, 0.9).mul(6).round() / 6
+
+
+# ---------------------------------------------------------------- perceptual distance
+
+
+def test_a_picture_is_at_distance_zero_from_itself(net, pictures):
+    assert torch.equal(net(pictures, pictures), torch.zeros(4))
+
+
+def test_the_distance_is_symmetric_positive_and_bounded(net, pictures):
+    other = pictures.flip(0)
+    there, back = net(pictures, other), net(other, pictures)
+    torch.testing.assert_close(there, back)
+    assert (there > 0).all() and (there <= 2).all()  # two unit vectors with entries ≥ 0 are at most √2 apart
+
+
+def test_each_picture_is_compared_with_its_own_partner_only(net, pictures):
+    other = pictures.flip(0)
+    one_by_one = torch.cat([net(a[None], b[None]) for a, b in zip(pictures, other, strict=True)])
+    torch.testing.assert_close(net(pictures, other), one_by_one)
+
+
+def blurred(pictures, amount):
+    small = nn.functional.interpolate(pictures, scale_factor=1 / (1 + amount), mode="area")
+    return nn.functional.interpolate(small, size=pictures.shape[-2:], mode="bilinear")
+
+
+def noisy(pictures, amount):
+    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(1))
+    return pictures + 0.02 * amount * noise
+
+
+def tinted(pictures, amount):
+    return pictures + 0.06 * amount * torch.tensor([1.0, -0.5, -1.0])[:, None, None]
+
+
+@pytest.mark.parametrize("change", [blurred, noisy, tinted])
+def test_the_distance_grows_with_the_change(net, pictures, change):
+    distances = [float(net(pictures, change(pictures, amount)).mean()) for amount in (1, 3, 7)]
+    assert 0 < distances[0] < distances[1] < distances[2]
+
+
+def test_the_distance_of_one_by_one_features_is_worked_out_by_hand():
+    """One 1 × 1 kernel block that is the identity: a gray pixel (1, 1, 1) has the unit feature (1, 1, 1)/√3, a red one
+    (1, 0, 0). Their squared distance is 2 − 2/√3; a quarter of the pixels differ."""
+    net = PerceptualNet((Block(3, kernel=1),), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)).requires_grad_(False)
+    net.load_state_dict({"stages.0.0.weight": torch.eye(3)[:, :, None, None], "stages.0.0.bias": torch.zeros(3)})
+    gray = torch.full((1, 3, 4, 4), 0.5)
+    red = gray.clone()
+    red[:, 1:, :2, :2] = 0
+    assert float(net(gray, red)) == pytest.approx((2 - 2 / 3**0.5) / 4, rel=1e-5)
+
+
+def test_a_net_comes_back_from_its_folder_in_half_precision(net, pictures, tmp_path):
+    net.save(tmp_path / "net")
+    loaded = PerceptualNet.load(tmp_path / "net")
+    assert loaded.blocks == net.blocks and not loaded.training
+    halved = {name: value.half().float() for name, value in net.state_dict().items()}
+    assert all(torch.equal(value, halved[name]) for name, value in loaded.state_dict().items())
+    assert not any(p.requires_grad for p in loaded.parameters())
+    torch.testing.assert_close(
+        loaded(pictures, pictures.flip(0)), net(pictures, pictures.flip(0)), rtol=0.02, atol=1e-4
+    )
+
+
+def test_loading_leaves_the_global_randomness_alone(net, tmp_path):
+    net.save(tmp_path)
+    before = torch.random.get_rng_state()
+    PerceptualNet.load(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"blocks": [{"channels": 8}]},  # not the weights' shape
+        {"blocks": [{"channels": 10**9}]},
+        {"blocks": [{"channels": 8, "kernel": "3"}]},
+        {"blocks": [{"channels": 8, "run": 1}]},
+        {"blocks": []},
+        {"mean": None},
+    ],
+)
+def test_a_net_whose_config_is_wrong_is_refused_in_words(net, change, tmp_path):
+    net.save(tmp_path / "net")
+    file = tmp_path / "net" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(MetricsError) as error:
+        PerceptualNet.load(tmp_path / "net")
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_folder_without_weights_is_refused_in_words(tmp_path):
+    with pytest.raises(MetricsError, match="cannot be read"):
+        PerceptualNet.load(tmp_path)
+
+
+# ---------------------------------------------------------------- LPIPS
+
+
+def test_lpips_is_not_available_when_its_backbone_is_not_cached(tmp_path):
+    assert cached_backbone("vgg", tmp_path) is None
+
+
+def test_a_backbone_whose_sha_256_does_not_begin_as_its_name_says_is_not_used(tmp_path):
+    (tmp_path / BACKBONES["alex"]).write_bytes(b"something else")
+    assert cached_backbone("alex", tmp_path) is None
+
+
+def test_a_backbone_is_used_when_its_sha_256_begins_as_its_name_says(tmp_path, monkeypatch):
+    name = f"net-{hashlib.sha256(b'weights').hexdigest()[:8]}.pth"
+    monkeypatch.setitem(BACKBONES, "alex", name)
+    (tmp_path / name).write_bytes(b"weights")
+    assert cached_backbone("alex", tmp_path) == tmp_path / name
+
+
+def test_lpips_runs_on_a_backbone_file_of_the_right_structure(tmp_path, pictures):
+    from torchvision.models import alexnet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        weights = alexnet(weights=None).state_dict()
+    torch.save(weights, tmp_path / "backbone.pth")
+    net = Lpips("alex", tmp_path / "backbone.pth").eval()
+    assert torch.equal(net.lpips.net.slice2[1].weight, weights["features.3.weight"])
+    assert torch.equal(net(pictures, pictures), torch.zeros(4))
+    assert (net(pictures, pictures.flip(0)) > 0).all()
+
+
+def test_a_stack_s_entries_become_nets_or_none(net, tmp_path, monkeypatch):
+    net.save(tmp_path / "net")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))  # an empty cache
+    own, lpips = Entry(source="net"), Entry(lpips="vgg")
+    stack = Stack("test", "mini", tmp_path, own, own, {}, {"a": own, "b": lpips})
+    assert load_perceptual(stack, own).blocks == net.blocks
+    assert load_perceptual(stack, lpips) is None
+
+
+# ---------------------------------------------------------------- A-LPIPS
+
+
+def test_a_constant_ring_has_no_distances(net, pictures):
+    assert a_lpips(net, pictures[:1].expand(90, -1, -1, -1)) == 0
+
+
+def test_it_does_not_matter_where_the_ring_begins(net, pictures):
+    ring_of = torch.cat([pictures, blurred(pictures, 3)])
+    values = [a_lpips(net, ring_of.roll(shift, dims=0)) for shift in (0, 1, 5)]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-5)
+
+
+def test_the_last_view_is_beside_the_first():
+    """Mean distance of 0, 1, 3 around: (1 + 2 + 3) / 3."""
+    images = torch.tensor([0.0, 1.0, 3.0])[:, None, None, None].expand(-1, 3, 2, 2)
+    assert a_lpips(lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)), images) == pytest.approx(2)
+
+
+# ---------------------------------------------------------------- CLIP
+
+
+def test_the_clip_score_is_the_mean_cosine():
+    """Red and white against gray (1, 1, 1): 1/√3 and 1."""
+    images = torch.stack([torch.tensor([0.7, 0, 0]), torch.ones(3)])[:, :, None, None].expand(-1, -1, 4, 4)
+    assert clip_score(READER, images, PROMPT) == pytest.approx((3**-0.5 + 1) / 2)
+
+
+def test_a_clip_that_reads_the_view_agrees_with_every_camera():
+    cameras = score_cameras(SETTINGS)
+    assert view_agreement(READER, painted(cameras), cameras, PROMPT) == 1
+
+
+@pytest.mark.parametrize(("view", "share"), [("front", 1 / 4), ("side", 1 / 2), ("back", 1 / 4)])
+def test_a_clip_that_always_says_the_same_gets_that_view_s_share(view, share):
+    cameras = score_cameras(SETTINGS)
+    same = painted([Camera({"front": 0.0, "side": 90.0, "back": 180.0}[view], 0.0, 1.6, 40.0)]).expand(120, -1, -1, -1)
+    assert view_agreement(READER, same, cameras, PROMPT) == share
+
+
+def test_views_near_a_border_do_not_count():
+    cameras = score_cameras(SETTINGS)
+    clear = torch.tensor([clearly_named(camera) for camera in cameras])
+    assert int(clear.sum()) == 84
+    images = painted(cameras)
+    images[~clear] = images[~clear].roll(1, dims=1)  # wrong names
+    assert view_agreement(READER, images, cameras, PROMPT) == 1
+
+
+@pytest.mark.parametrize(
+    ("azimuth_deg", "clear"),
+    [(30, True), (31, False), (59, False), (60, True), (-120, True), (-121, False), (345, True)],
+)
+def test_a_view_is_clear_from_fifteen_degrees_beside_a_border_on(azimuth_deg, clear):
+    assert clearly_named(Camera(float(azimuth_deg), 15.0, 1.6, 40.0)) is clear
+
+
+def test_no_clear_view_is_an_error():
+    cameras = [Camera(45.0, 0.0, 1.6, 40.0)]
+    with pytest.raises(MetricsError, match="15°"):
+        view_agreement(READER, painted(cameras), cameras, PROMPT)
+
+
+# ---------------------------------------------------------------- silhouettes
+
+
+def half(rows, columns):
+    """An opaque block of an 8 × 8 picture, (1, 1, 8, 8)."""
+    opacity = torch.zeros(1, 1, 8, 8)
+    opacity[:, :, rows, columns] = 1
+    return opacity
+
+
+LEFT, TOP, ALL = half(slice(None), slice(4)), half(slice(4), slice(None)), half(slice(None), slice(None))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "iou"),
+    [
+        (LEFT, LEFT, 1),
+        (LEFT, 1 - LEFT, 0),
+        (LEFT, TOP, 1 / 3),  # a quarter of the plane of three quarters
+        (LEFT, ALL, 1 / 2),
+        (0 * ALL, 0 * ALL, 1),
+        (0 * ALL, LEFT, 0),
+        (0.6 * LEFT, LEFT, 1),  # only more or less than one half matters
+    ],
+)
+def test_silhouettes_of_half_planes(a, b, iou):
+    assert silhouette_iou(a, b) == pytest.approx(iou)
+    assert silhouette_iou(b, a) == pytest.approx(iou)
+
+
+def test_the_iou_of_views_is_the_mean_of_theirs():
+    assert silhouette_iou(torch.cat([LEFT, LEFT]), torch.cat([LEFT, TOP])) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_coverage_is_the_mean_opacity():
+    assert coverage(torch.cat([0.5 * LEFT, ALL])) == pytest.approx((0.25 + 1) / 2)
+
+
+# ---------------------------------------------------------------- all of them
+
+
+def test_a_score_is_the_same_each_time_and_what_its_parts_say(net):
+    def render(camera):
+        return painted([camera], 16), torch.full((1, 1, 16, 16), 0.25)
+
+    first, second = (score(render, PROMPT, {"a": READER}, {"a": net, "b": None}, SETTINGS, True) for _ in range(2))
+    images = painted(score_cameras(SETTINGS), 16)
+    assert first == second
+    assert first == {
+        "clip_a": round(clip_score(READER, images, PROMPT), 6),
+        "view_agreement_a": 1,
+        "a_lpips_a": round(a_lpips(net, images), 6),
+        "a_lpips_b": None,
+        "coverage": 0.25,
+        "not_available": {"a_lpips_b": "This perceptual net's weights are not here."},
+    }
+    json.dumps(first)
+
+
+@pytest.mark.parametrize(("has_front", "expected"), [(True, 1), (None, 1), (False, None)])
+def test_an_object_without_a_front_has_no_view_agreement(has_front, expected):
+    def render(camera):
+        return painted([camera]), torch.ones(1, 1, 8, 8)
+
+    scores = score(render, PROMPT, {"a": READER, "b": READER}, {}, SETTINGS, has_front)
+    assert scores["view_agreement_a"] == scores["view_agreement_b"] == expected
+    assert set(scores["not_available"]) == ({"view_agreement_a", "view_agreement_b"} if expected is None else set())
+
+
+def test_the_cameras_of_scores_go_once_around_from_the_front():
+    cameras = score_cameras(SETTINGS)
+    assert cameras == ring(120, 15.0, SETTINGS.score_distance, 40.0)
+    assert cameras[0].azimuth_deg == 0 and cameras[1].azimuth_deg == 3

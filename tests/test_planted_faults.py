@@ -1,0 +1,112 @@
+"""Every score must see the fault that it is there for, on real things of the miniature world with its own models."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from torch import nn
+
+from assets_index.world import TEST_VARIANTS, Thing
+from redream.metrics import a_lpips, clip_score, load_perceptual, view_agreement
+from redream.retrieval.clip import Clip
+from redream.scene.assets import Asset, from_mesh
+from redream.scene.cameras import ring
+from redream.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+# Things with a front, and the colour that is wrong for them.
+THINGS = [
+    ("owl", "purple", "green"),
+    ("cat", "orange", "blue"),
+    ("dog", "brown", "pink"),
+    ("car", "red", "turquoise"),
+    ("robot", "blue", "yellow"),
+    ("chair", "green", "red"),
+]
+VIEWS_AROUND = 24
+SIZE = 64
+WHITE = torch.ones(3)
+SETTINGS = Settings()
+CAMERAS = ring(VIEWS_AROUND, SETTINGS.score_elevation_deg, SETTINGS.score_distance, SETTINGS.score_fovy_deg)
+
+
+def pictures(asset: Asset) -> torch.Tensor:
+    return torch.cat([asset.render(camera, SIZE, WHITE)[0] for camera in CAMERAS])  # (24, 3, 64, 64)
+
+
+def two_faced(asset: Asset) -> Asset:
+    """The asset and itself turned by 180°, in one: a face on the back."""
+    turned = asset.mesh.copy()
+    turned.apply_transform(trimesh.transformations.rotation_matrix(np.pi, [0, 0, 1]))
+    mesh = trimesh.util.concatenate([asset.mesh, turned])
+    return Asset(mesh, np.concatenate([asset.colours, asset.colours]))
+
+
+def blob(asset: Asset) -> Asset:
+    """A ball in the mean colour of what is seen of the asset."""
+    views = [asset.render(camera, SIZE, torch.zeros(3)) for camera in CAMERAS]
+    colour = sum(rgb.sum(dim=(2, 3))[0] for rgb, _ in views) / sum(opacity.sum() for _, opacity in views)  # (3,)
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.4)
+    ball.visual.vertex_colors = [*(colour * 255).round().byte().tolist(), 255]
+    return from_mesh(ball)
+
+
+def blurred(images: torch.Tensor) -> torch.Tensor:
+    """Eight pixels wide, and back: far coarser than anything that the CLIPs were trained to bear."""
+    small = nn.functional.interpolate(images, size=8, mode="area")
+    return nn.functional.interpolate(small, size=SIZE, mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def means(mini) -> dict[str, dict[str, float]]:
+    """{version: {score: mean over things}} of the true things and of every fault."""
+    clips = {key: Clip.load(mini.folder(mini.clips[key])) for key in ("a", "b")}
+    nets = {key: load_perceptual(mini, entry) for key, entry in mini.perceptual.items()}
+    rows: dict[str, list[dict[str, float]]] = {}
+    for kind, colour, wrong in THINGS:
+        prompt = f"a {colour} {kind}"
+        asset = Thing(kind, colour, TEST_VARIANTS[0]).asset()
+        true = pictures(asset)
+        versions = {
+            "true": true,
+            "two-faced": pictures(two_faced(asset)),
+            "wrong colour": pictures(Thing(kind, wrong, TEST_VARIANTS[0]).asset()),
+            "blurred": blurred(true),
+            "blob": pictures(blob(asset)),
+        }
+        for version, images in versions.items():
+            values = {f"clip_{key}": clip_score(clip, images, prompt) for key, clip in clips.items()}
+            values |= {f"views_{key}": view_agreement(clip, images, CAMERAS, prompt) for key, clip in clips.items()}
+            values |= {f"a_lpips_{key}": a_lpips(net, images) for key, net in nets.items()}
+            rows.setdefault(version, []).append(values)
+    return {
+        version: {name: float(np.mean([v[name] for v in values])) for name in values[0]}
+        for version, values in rows.items()
+    }
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_a_face_on_the_back_lowers_view_agreement(means, key):
+    assert means["two-faced"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_the_wrong_colour_lowers_the_clip_score(means, key):
+    assert means["wrong colour"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.05
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_heavy_blur_lowers_the_clip_score(means, key):
+    assert means["blurred"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.05
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_a_blob_of_the_right_colour_lowers_clip_score_and_view_agreement(means, key):
+    assert means["blob"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.05
+    assert means["blob"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_a_lpips_alone_would_prefer_the_blob(means, key):
+    assert means["blob"][f"a_lpips_{key}"] < 0.2 * means["true"][f"a_lpips_{key}"]

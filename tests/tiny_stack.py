@@ -1,0 +1,158 @@
+"""A whole stack with random weights, in Stable Diffusion 2.1's structure, that is made in seconds."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tiny_models import WORDS, make_tiny_clip
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from assets_index.recipes.tokenizer import make_tokenizer
+from redream.retrieval.build import AssetRow, build, ring_pictures
+from redream.retrieval.clip import Clip
+from redream.scene.assets import load
+from redream.settings import Settings
+
+TOKENS = 16
+KINDS = ("owl", "cat", "dog", "car", "mug", "vase")
+COLOURS = {"red": (200, 40, 40), "green": (40, 160, 60), "blue": (40, 60, 200)}
+
+# A run that takes seconds: for tests of what a run does, not of how good it looks.
+TINY = Settings(
+    iterations=4,
+    candidates=4,
+    asset_views=4,
+    levels=2,
+    features=2,
+    log2_table=10,
+    base_resolution=8,
+    max_resolution=16,
+    hidden=8,
+    occupancy_resolution=8,
+    samples_per_ray=8,
+    render_size=((0.0, 16),),
+    warmup=0.5,
+    adaptation_steps=2,
+    adaptation_batch=2,
+    adaptation_rank=2,
+    variational_rank=2,
+    turntable_frames=8,
+    turntable_size=32,
+    mesh_resolution=16,
+    mesh_faces=500,
+    preview_every=2,
+    checkpoint_every=2,
+)
+
+
+def make_tiny_stack(folder: Path, prediction_type: str = "epsilon", vocabulary: bool = True) -> Path:
+    """Write stack.json and everything it names into `folder`."""
+    make_tiny_prior(folder / "prior", prediction_type)
+    names = {"retrieval": "clip-retrieval", "a": "clip-score-a", "b": "clip-score-b"}
+    for seed, name in enumerate(names.values()):
+        make_tiny_clip(folder / name, seed)
+    make_tiny_index(folder, Clip.load(folder / names["retrieval"]))
+    values = {
+        "format": 1,
+        "name": "tiny",
+        "preset": "mini",
+        "prior": {"source": "prior"},
+        "index": {"source": "index"},
+        "clips": {key: {"source": name} for key, name in names.items()},
+        "perceptual": {key: {"source": f"perceptual-{key}"} for key in ("a", "b")},
+    }
+    if vocabulary:
+        values["vocabulary"] = "vocabulary.json"
+        (folder / "vocabulary.json").write_text(json.dumps(make_vocabulary(), indent=2))
+    (folder / "stack.json").write_text(json.dumps(values, indent=2))
+    return folder
+
+
+def make_vocabulary() -> dict:
+    words = ["a", "an", "the", "of", "photo", "front", "side", "back", "view"]
+    kinds = {kind: [kind, f"{kind}s"] for kind in KINDS}
+    colours = {colour: [colour] for colour in (*COLOURS, "purple")}
+    return {"name": "the tiny model", "kinds": kinds, "symmetric": ["vase"], "colours": colours, "words": words}
+
+
+def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 0) -> None:
+    """A StableDiffusionPipeline folder: 64 px, 8 × 8 latents of 4 channels, a U-Net of four levels."""
+    tokenizer = make_tokenizer(WORDS, TOKENS)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 16, 32, 32),
+            layers_per_block=1,
+            attention_head_dim=[1, 2, 4, 4],  # read as numbers of heads, as in Stable Diffusion 2.1
+            cross_attention_dim=32,
+            norm_num_groups=8,
+            use_linear_projection=True,
+        )
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(8, 8, 16, 16),
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=64,
+        )
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=TOKENS,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    schedule |= {"set_alpha_to_one": False, "prediction_type": prediction_type}
+    scheduler = (
+        DDIMScheduler(clip_sample=False, **schedule)
+        if prediction_type == "v_prediction"
+        else PNDMScheduler(skip_prk_steps=True, **schedule)
+    )
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def make_tiny_index(folder: Path, clip: Clip) -> None:
+    """An index of six assets in `folder`/index, with their GLBs in `folder`/assets."""
+    (folder / "assets").mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, kind in enumerate(KINDS):
+        colour = list(COLOURS)[number % len(COLOURS)]
+        (folder / "assets" / f"{kind}.glb").write_bytes(tiny_glb(COLOURS[colour], round_one=number % 2 == 0))
+        captions = [f"a {colour} {kind}", f"photo of a {kind}"]
+        rows.append(AssetRow(f"tiny-{kind}", captions, "Redream", "CC0", f"{kind}.glb", f"{kind}.glb"))
+
+    def views(row: AssetRow) -> torch.Tensor:
+        return ring_pictures(load(folder / "assets" / row.file), clip.size)  # (8, 3, s, s)
+
+    build(rows, views, clip, folder / "index", root="../assets")
+
+
+def tiny_glb(colour: tuple[int, int, int], round_one: bool = True) -> bytes:
+    """A ball or a box of this colour, and in a darker tone the side that glTF calls the front (+z)."""
+    mesh = trimesh.creation.icosphere(subdivisions=2) if round_one else trimesh.creation.box((1, 1.4, 0.7)).subdivide()
+    front = mesh.vertices[:, 2] > 0.25  # (v,)
+    shade = np.where(front[:, None], 0.5, 1.0) * np.array(colour)  # (v, 3)
+    mesh.visual.vertex_colors = np.column_stack([shade, np.full(len(shade), 255)]).astype(np.uint8)
+    return mesh.export(file_type="glb")
