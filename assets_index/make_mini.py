@@ -27,7 +27,7 @@ from redream.scene.cameras import Camera
 HERE = Path(__file__).parent
 MINI = HERE / "mini"
 BUILD = HERE.parent / "build" / "mini"
-STEPS = {"clip": 1000, "perceptual": 800, "decoder": 2500, "prior": 5200}
+STEPS = {"clip": 2600, "perceptual": 800, "decoder": 2200, "prior": 4600}
 
 STACK = {
     "format": 1,
@@ -92,9 +92,7 @@ def make_index() -> None:
         yaw = float(rng.uniform(0, 360))
         file = f"{thing.uid}.glb"
         mesh.save(thing.asset().turned(yaw), folder / file)
-        captions = [
-            world.caption(thing.kind, thing.colour, rng, templates=(t,)) for t in world.INDEX_TEMPLATES
-        ]
+        captions = [world.caption(thing.kind, thing.colour, rng, templates=(t,)) for t in world.INDEX_TEMPLATES]
         extra = {"kind": thing.kind, "colour": thing.colour}
         rows.append(AssetRow(thing.uid, captions, "Redream", "CC0-1.0", file, file, extra=extra))
         truth.append({"uid": thing.uid, "yaw_deg": round(yaw, 3), **extra, "variant": thing.variant})

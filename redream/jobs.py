@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,13 +52,17 @@ class Worker:
         self._door = threading.Lock()  # one submission after the other
         threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
 
-    def submit(self, prompt: str, settings: Settings | None = None, assets: Sequence[tuple[str | Path, str]] = ()) -> str:
+    def submit(
+        self, prompt: str, settings: Settings | None = None, assets: Sequence[tuple[str | Path, str]] = ()
+    ) -> str:
         """Take a run on; its id, which is hard to guess. Arguments as in `pipeline.generate`, which also says what it
         raises; raises `JobError` when too many wait."""
         run, stop = f"run-{secrets.token_urlsafe(12)}", threading.Event()
         with self._door:
             if len(self._jobs) > WAITING:
-                raise JobError(f"{WAITING} runs are waiting already, and no more are taken on. Try again in some minutes.")
+                raise JobError(
+                    f"{WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
+                )
             told = self._generate(
                 prompt, settings=settings, assets=assets, out=runs.root() / run, stop=stop.is_set, models=self.models
             )
@@ -72,8 +77,8 @@ class Worker:
             if job := self._jobs.get(run):
                 job.stop.set()
                 if self._ahead(run) > 0:
-                    del self._jobs[run]
                     find(run).log(Finished(stopped=True))
+                    del self._jobs[run]
 
     def ahead(self, run: str) -> int | None:
         """How many runs come before this one, 0 if it is being made; None if there is nothing to be done for it."""
@@ -127,4 +132,8 @@ def _after(history: Path, place: int) -> tuple[list[Event], int]:
     with history.open("rb") as file:
         file.seek(place)
         whole, end, _ = file.read().rpartition(b"\n")
-    return list(events.from_lines(whole.decode())), place + len(whole) + len(end)
+    found = []
+    for line in whole.splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # one that was cut off when a run was killed
+            found.append(events.from_line(line.decode()))
+    return found, place + len(whole) + len(end)

@@ -71,11 +71,10 @@ class Studio:
     def render(self, camera: Camera) -> Float[Tensor, "1 3 h w"]:
         """Colour at the turntable's size."""
         white = torch.ones(3, device=self.particle.grid.density.device)
-        seen = self.particle.render(camera, self.settings.turntable_size, white)
+        seen = self.particle.render(camera, self.settings.turntable_rays, white)
         both = torch.cat([seen.image, seen.opacity], dim=1)  # (1, 4, h, w)
-        size = (self.score_size, self.score_size)
-        self._seen[camera] = torch.nn.functional.interpolate(both, size, mode="bilinear", antialias=True).clamp(0, 1)
-        return seen.image
+        self._seen[camera] = _resized(both, self.score_size)
+        return _resized(seen.image, self.settings.turntable_size)
 
     def for_scores(self, camera: Camera) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
         """Colour and opacity, brought to the size that scores are made at."""
@@ -89,6 +88,13 @@ class Studio:
         s = self.settings
         cameras = ring(s.turntable_frames, s.score_elevation_deg, s.score_distance, s.score_fovy_deg)
         turntable.write(turntable.frames_of(self.render, cameras), path)
+
+
+def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
+    """Pictures in [0, 1] at another size, anti-aliased."""
+    if images.shape[-1] == size:
+        return images
+    return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def preview_camera(settings: Settings, number: int) -> Camera:

@@ -55,7 +55,7 @@ class Settings:
     density_scale: float = 10.0  # λ of λ(1 − ‖μ‖/r) (PD 4.2)
     density_radius: float = 0.5  # r
     occupancy_resolution: int = 48
-    samples_per_ray: int = 64
+    samples_per_ray: int = 48
     render_size: tuple[tuple[float, int], ...] = ((0.0, 64),)  # (from this fraction on, pixels)
 
     # Distillation
@@ -64,12 +64,13 @@ class Settings:
     t_min: float = 0.02
     t_max: tuple[float, float] = (0.98, 0.50)  # before and after the anneal
     t_anneal: float = 0.20  # the anneal's fraction (PD: 5k of 25k)
-    learning_rate_grid: float = 0.01
-    learning_rate_network: float = 0.001
+    learning_rate_grid: float = 0.1  # PD's 0.01 and 3S's 0.001 leave fog after a few hundred iterations (ours)
+    learning_rate_network: float = 0.01
+    learning_rate_end: float = 0.1  # what is left of both at the end; exponential (ours)
     learning_rate_variational: float = 0.0001
     variational_rank: int = 4
     warmup: float = 0.25  # τ
-    asset_sigma: float = 0.05  # σ of Eq. 3
+    asset_sigma: float = 0.01  # σ of Eq. 3: v_asset's norm several times v_2D's
     asset_opacity_weight: float = 1.0  # ours: matches opacity besides colour
     delta_weight: float = 0.3  # delta denoising (B)
     delta_every: int = 3  # 0: never
@@ -89,7 +90,8 @@ class Settings:
     score_fovy_deg: float = 40.0
     score_distance: float = 1.6
     turntable_frames: int = 120
-    turntable_size: int = 256
+    turntable_size: int = 256  # pixels
+    turntable_rays: int = 128  # rays along a side; the picture is enlarged to its size where there are fewer
     mesh_resolution: int = 96
     mesh_faces: int = 20_000
     preview_every: int = 10
@@ -155,6 +157,9 @@ _SD21 = Settings(
     hidden=64,
     occupancy_resolution=128,
     samples_per_ray=256,
+    learning_rate_grid=0.01,
+    learning_rate_network=0.001,
+    learning_rate_end=1.0,
     render_size=((0.0, 64), (0.2, 512)),
     sparsity=0.0,
     warmup=0.1,
@@ -163,6 +168,7 @@ _SD21 = Settings(
     adaptation_learning_rate=1e-4,
     prefix_learning_rate=1e-3,
     turntable_size=512,
+    turntable_rays=512,
     mesh_resolution=256,
     preview_every=50,
     checkpoint_every=1000,

@@ -5,6 +5,7 @@ import torch
 from tiny_stack import KINDS
 
 from redream.distillation.prior import Prior
+from redream.metrics import load_perceptual
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import Index
 from redream.scene.assets import load
@@ -35,6 +36,13 @@ def test_its_three_clips_differ(stack):
     clips = [Clip.load(stack.folder(entry)) for entry in stack.clips.values()]
     assert len({clip.sha256 for clip in clips}) == 3
     assert torch.stack([clip.embed_texts(["a cat"]) for clip in clips]).std(dim=0).max() > 0.01
+
+
+def test_its_perceptual_nets_tell_pictures_apart(stack, generator):
+    a, b = torch.rand(2, 2, 3, 32, 32, generator=generator)
+    for entry in stack.perceptual.values():
+        net = load_perceptual(stack, entry)
+        assert net(a, a).abs().max() < 1e-6 < net(a, b).min()
 
 
 def test_one_has_a_vocabulary_and_the_other_takes_any_prompt(tiny_stack, tiny_stack_v):

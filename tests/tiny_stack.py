@@ -11,6 +11,7 @@ from tiny_models import WORDS, make_tiny_clip
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from assets_index.recipes.tokenizer import make_tokenizer
+from redream.metrics import Block, PerceptualNet
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.scene.assets import load
@@ -41,6 +42,7 @@ TINY = Settings(
     variational_rank=2,
     turntable_frames=8,
     turntable_size=32,
+    turntable_rays=24,
     mesh_resolution=16,
     mesh_faces=500,
     preview_every=2,
@@ -55,6 +57,8 @@ def make_tiny_stack(folder: Path, prediction_type: str = "epsilon", vocabulary: 
     for seed, name in enumerate(names.values()):
         make_tiny_clip(folder / name, seed)
     make_tiny_index(folder, Clip.load(folder / names["retrieval"]))
+    make_tiny_perceptual(folder / "perceptual-a", [Block(4, convs=2, pool=2), Block(8)], seed=3)
+    make_tiny_perceptual(folder / "perceptual-b", [Block(4, kernel=5, stride=2), Block(6)], seed=4)
     values = {
         "format": 1,
         "name": "tiny",
@@ -131,6 +135,12 @@ def make_tiny_prior(folder: Path, prediction_type: str = "epsilon", seed: int = 
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def make_tiny_perceptual(folder: Path, blocks: list[Block], seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        PerceptualNet(blocks, (0.5,) * 3, (0.25,) * 3).save(folder)
 
 
 def make_tiny_index(folder: Path, clip: Clip) -> None:

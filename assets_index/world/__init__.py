@@ -106,7 +106,7 @@ TEMPLATES = (
 INDEX_TEMPLATES = ("a {c} {k}", "a 3D model of a {c} {k}", "a small toy {k} in {c}")
 VIEW_TEMPLATES = ("{p}, {v} view", "{v} view of {p}", "{p}, {v} view", "{p} seen from the {v}")
 
-TRAINING_VARIANTS = range(0, 4)
+TRAINING_VARIANTS = range(4)
 TEST_VARIANTS = range(100, 101)
 INDEX_VARIANTS = range(200, 202)
 

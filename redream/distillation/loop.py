@@ -61,6 +61,11 @@ class Particle:
             self.field, camera, size, background, self.grid, self.settings.samples_per_ray, None, RAYS_PER_CHUNK
         )
 
+    def set_rate(self, share: float) -> None:
+        """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`."""
+        for group, start in zip(self.optimizer.param_groups, self.field.parameter_groups(self.settings), strict=True):
+            group["lr"] = start["lr"] * self.settings.learning_rate_end**share
+
     def forget_moments(self) -> None:
         """Start the optimizer's moments anew: those of v_asset would damp the rest of a short run (ours)."""
         self.optimizer.state.clear()
@@ -142,6 +147,7 @@ class Distillation:
             loss = loss + self._regularisers(seen, share)
 
             # 6. The particle, then one step of Eq. 4 on ζ with the render just made.
+            particle.set_rate(share)
             particle.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             particle.optimizer.step()

@@ -174,9 +174,7 @@ class Prior:
 
     # Adapters
 
-    def add_adapter(
-        self, name: str, rank: int, seed: int, targets: Sequence[str] = ATTENTION
-    ) -> list[nn.Parameter]:
+    def add_adapter(self, name: str, rank: int, seed: int, targets: Sequence[str] = ATTENTION) -> list[nn.Parameter]:
         """A fresh LoRA of this name on the U-Net's `targets`, float32; its up matrices are zero: it changes nothing yet."""
         self.remove_adapter(name)
         with torch.random.fork_rng(devices=[]):

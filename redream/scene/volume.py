@@ -18,6 +18,7 @@ DensityFunction = Callable[[Tensor], Tensor]
 
 HIDDEN = 1e-3  # samples that less light than this reaches need not be differentiated
 MANY = 2**18  # samples from which on it pays to find out first which are hidden
+SLAB = 8  # samples of a ray that are taken at once where no gradients are asked for
 LARGE = 64**3  # occupancy grids with more cells than this are updated by halves
 POINTS_PER_CHUNK = 2**18  # where only densities are asked for, without gradients
 
@@ -82,6 +83,16 @@ class OccupancyGrid(nn.Module):
         solid = (absorbed > absorbed.clamp(min=0).mean().clamp(max=threshold)) | (absorbed < 0)
         self.mask = nn.functional.max_pool3d(solid[None].float(), 3, stride=1, padding=1)[0] > 0
 
+    def box(self) -> tuple[Float[Tensor, "3"], Float[Tensor, "3"]]:
+        """Lower and upper corner (world units) of the smallest box that holds all occupied cells."""
+        edge = 2 * self.bound / self.resolution
+        ends = []
+        for axes in ((1, 2), (0, 2), (0, 1)):
+            filled = self.mask.any(dim=axes[1]).any(dim=axes[0]).nonzero()[:, 0]
+            ends.append((filled[0], filled[-1] + 1) if len(filled) else (0, 0))
+        low, high = (self.density.new_tensor([float(e[i]) for e in ends]) * edge - self.bound for i in range(2))
+        return low, high
+
     def occupied(self, points: Float[Tensor, "n 3"]) -> Bool[Tensor, "n"]:
         """Whether each point (world units) is in an occupied cell; outside the box nothing is."""
         cell = (points + self.bound) * (self.resolution / (2 * self.bound))  # (n, 3), in cells
@@ -142,13 +153,39 @@ def _render_rays(
     samples: int,
     generator: torch.Generator | None,
 ) -> Float[Tensor, "n 5"]:
-    """RGB on black, opacity and depth of rays. Only samples in occupied cells are evaluated, packed in a list."""
-    near, length = _pieces(origins, directions, grid.bound, samples)  # (n, 1) both
-    shift = _jitter(len(origins), samples, generator, near)
-    distance = near + (torch.arange(samples, device=near.device) + shift) * length  # (n, s)
-    points = origins[:, None] + distance[:, :, None] * directions[:, None]  # (n, s, 3)
-    points = points.reshape(-1, 3)
-    kept = (grid.occupied(points).view_as(distance) & (length > 0)).flatten().nonzero()[:, 0]  # (k,)
+    """RGB on black, opacity and depth of rays.
+
+    Without gradients the samples are taken a slab after the other, front to back, and a ray ends where its light does;
+    with gradients all at once, because a sample behind the surface may have to learn that it is in the way.
+    """
+    bound = origins.new_full((3,), grid.bound)
+    near, length = _pieces(origins, directions, -bound, bound, samples)  # (n, 1) both
+    shift = _jitter(len(origins), samples, generator, near)  # (n or 1, s or 1)
+    place = near + (torch.arange(samples, device=near.device) + shift) * length  # (n, s) distances along the rays
+    low, high = grid.box()
+    alive = (_pieces(origins, directions, low, high, 1)[1] > 0).flatten().nonzero()[:, 0]  # (a,) rays that have light
+    light = torch.ones_like(near)  # (n, 1) T
+    pixels = near.new_zeros(len(near), 5)
+    slab = samples if torch.is_grad_enabled() else SLAB
+    for distance in place.split(slab, dim=1):  # (n, slab)
+        seen = _render_slab(field_fn, origins[alive], directions[alive], distance[alive], length[alive], grid)  # (a, 5)
+        pixels = pixels.index_add(0, alive, light[alive] * seen)
+        if slab < samples:
+            light = light.index_copy(0, alive, light[alive] * (1 - seen[:, 3:4]))
+            alive = alive[light[alive, 0] > HIDDEN]
+    return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
+
+
+def _render_slab(
+    field_fn: FieldFunction, origins: Tensor, directions: Tensor, distance: Tensor, length: Tensor, grid: OccupancyGrid
+) -> Float[Tensor, "n 5"]:
+    """RGB on black, opacity, and distance times opacity, of samples (n, s) in full light in front of them.
+
+    Only samples in occupied cells are evaluated, packed in a list.
+    """
+    samples = distance.shape[1]
+    points = (origins[:, None] + distance[:, :, None] * directions[:, None]).reshape(-1, 3)  # (n · s, 3)
+    kept = grid.occupied(points).nonzero()[:, 0]  # (k,)
 
     def weigh(density: Tensor) -> tuple[Tensor, Tensor]:
         dense = density.new_zeros(distance.numel()).scatter(0, kept, density).view_as(distance)  # (n, s)
@@ -167,8 +204,7 @@ def _render_rays(
     colour = weights.flatten()[kept, None] * rgb  # (k, 3)
     colour = colour.new_zeros(len(origins), 3).index_add(0, kept // samples, colour)  # (n, 3)
     opacity = weights.sum(dim=-1, keepdim=True)  # (n, 1)
-    depth = (weights * distance).sum(dim=-1, keepdim=True) / opacity.clamp(min=1e-6)  # (n, 1)
-    return torch.cat([colour, opacity, depth], dim=-1)
+    return torch.cat([colour, opacity, (weights * distance).sum(dim=-1, keepdim=True)], dim=-1)
 
 
 def _densities(density_fn: DensityFunction, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:
@@ -176,9 +212,9 @@ def _densities(density_fn: DensityFunction, points: Float[Tensor, "n 3"]) -> Flo
     return torch.cat([density_fn(chunk) for chunk in points.split(POINTS_PER_CHUNK)]).to(points)
 
 
-def _pieces(origins: Tensor, directions: Tensor, bound: float, samples: int) -> tuple[Tensor, Tensor]:
-    """Distance at which rays enter the box [−bound, bound]³ and the length of one piece inside: 0 for a miss."""
-    ends = torch.stack([(-bound - origins) / directions, (bound - origins) / directions])  # (2, n, 3)
+def _pieces(origins: Tensor, directions: Tensor, low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+    """Distance at which rays enter the box from `low` to `high`, and the length of one piece inside: 0 for a miss."""
+    ends = torch.stack([(low - origins) / directions, (high - origins) / directions])  # (2, n, 3)
     near = ends.amin(dim=0).amax(dim=-1, keepdim=True).clamp(min=0)  # (n, 1)
     far = ends.amax(dim=0).amin(dim=-1, keepdim=True)  # (n, 1)
     return near, (far - near).clamp(min=0) / samples

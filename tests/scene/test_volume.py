@@ -150,8 +150,9 @@ def test_leaving_out_hidden_samples_changes_neither_image_nor_gradient(monkeypat
 
     with torch.no_grad():
         whole = render(field_fn, CAMERA, 24, WHITE, grid, 64)
+    counts.clear()
     seen = render(field_fn, CAMERA, 24, WHITE, grid, 64)
-    assert counts[2] < 0.8 * counts[1]  # the pass that is differentiated is smaller
+    assert counts[1] < 0.8 * counts[0]  # the pass that is differentiated is smaller
     assert torch.allclose(seen.image, whole.image, atol=2e-3)
 
     step = 1e-2

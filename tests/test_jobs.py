@@ -1,0 +1,162 @@
+"""The worker: runs in turn, followed by who comes and goes, stopped, and refused in a sentence when too many wait."""
+
+import threading
+
+import pytest
+from tiny_stack import TINY
+
+from redream import jobs, pipeline
+from redream.events import Failed, Finished, Progress, Warned
+from redream.jobs import WAITING, JobError, Waiting, Worker
+from redream.models import Models
+from redream.runs import Request, Run, RunError
+from redream.settings import Settings
+from redream.stack import PromptError, Stack
+
+
+@pytest.fixture(scope="module")
+def models(tiny_stack):
+    return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
+
+
+@pytest.fixture(autouse=True)
+def runs_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
+    return tmp_path
+
+
+class FakePipeline:
+    """Runs of three iterations, each of which waits for `go`; "broken" and "unlucky" ones break off."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.made = []
+
+    def __call__(self, prompt, *, settings, assets, out, stop, models):
+        run = Run.create(Request(prompt, Settings(), "tiny", {}), out)
+        return self.events(run, prompt, stop)
+
+    def events(self, run, prompt, stop):
+        self.made.append(prompt)
+        for iteration in range(1, 4):
+            self.go.wait(10)
+            if stop():
+                break
+            yield run.log(Progress("painting", iteration, 3))
+            if prompt in ("broken", "unlucky"):
+                run.log(Failed("It broke."))
+                raise RunError("It broke.") if prompt == "unlucky" else RuntimeError("a fault")
+        yield run.log(Finished(stopped=stop()))
+
+
+@pytest.fixture
+def fake():
+    pipeline = FakePipeline()
+    yield pipeline
+    pipeline.go.set()  # lets the worker's thread end its runs
+
+
+@pytest.fixture
+def worker(models, fake):
+    return Worker(models, fake)
+
+
+def all_of(followed):
+    return [event for news in followed for event in news]
+
+
+DONE = [*(Progress("painting", iteration, 3) for iteration in (1, 2, 3)), Finished(stopped=False)]
+
+
+def test_a_run_is_made_though_nobody_looks_and_is_followed_from_its_start_by_who_comes_late(worker, fake):
+    run = worker.submit("a")
+    fake.go.set()
+    assert all_of(worker.follow(run)) == DONE
+    assert worker.ahead(run) is None
+    assert all_of(worker.follow(run)) == DONE
+
+
+def test_a_page_may_go_while_another_one_stays(worker, fake):
+    run = worker.submit("a")
+    worker.submit("b")
+    leaving = worker.follow(worker.submit("c"))
+    assert next(leaving) == [Waiting(ahead=2)]
+    leaving.close()
+    fake.go.set()
+    assert all_of(worker.follow(run)) == DONE
+
+
+def test_runs_are_made_in_turn_and_who_waits_is_told_how_many_come_before(worker, fake):
+    runs = [worker.submit(prompt) for prompt in "abc"]
+    assert [worker.ahead(run) for run in runs] == [0, 1, 2]
+    fake.go.set()
+    last = all_of(worker.follow(runs[2]))
+    assert [event for event in last if not isinstance(event, Waiting)] == DONE
+    assert fake.made == ["a", "b", "c"]
+
+
+def test_stopping_ends_a_run_with_what_there_is(worker, fake):
+    run = worker.submit("a")
+    worker.stop(run)
+    fake.go.set()
+    assert all_of(worker.follow(run)) == [Finished(stopped=True)]
+    worker.stop(run)  # it has ended: nothing happens
+    worker.stop("run-of-nobody")
+
+
+def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
+    _, second, third = (worker.submit(prompt) for prompt in "abc")
+    worker.stop(second)
+    assert all_of(worker.follow(second)) == [Finished(stopped=True)]
+    assert worker.ahead(third) == 1
+    fake.go.set()
+    assert all_of(worker.follow(third))[-1] == Finished(stopped=False)
+    assert fake.made == ["a", "c"]
+
+
+def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fake, runs_folder):
+    taken = [worker.submit("a") for _ in range(1 + WAITING)]  # one is being made, the others wait
+    with pytest.raises(JobError, match="8 runs are waiting already"):
+        worker.submit("a")
+    assert len(list(runs_folder.iterdir())) == len(taken)
+    worker.stop(taken[-1])
+    worker.submit("a")  # there is room again
+
+
+@pytest.mark.parametrize("prompt", ["broken", "unlucky"])
+def test_a_run_that_breaks_off_does_not_take_the_worker_with_it(worker, fake, prompt):
+    run, following = worker.submit(prompt), worker.submit("a")
+    fake.go.set()
+    assert all_of(worker.follow(run))[-1] == Failed("It broke.")
+    assert all_of(worker.follow(following))[-4:] == DONE
+
+
+def test_runs_outside_their_folder_are_nobodys(worker, tmp_path_factory):
+    outside = Run.create(Request("a", Settings(), "tiny", {}), tmp_path_factory.mktemp("elsewhere") / "run-x").folder
+    for name in (str(outside), f"../{outside.parent.name}/run-x", "run-x", "", ".."):
+        with pytest.raises(RunError):
+            next(worker.follow(name))
+
+
+def test_half_a_line_is_left_for_later_and_a_broken_one_is_skipped(runs_folder):
+    run = Run.create(Request("a", Settings(), "tiny", {}))
+    run.log(Warned("eins"))
+    history = run.folder / "events.jsonl"
+    whole = history.read_bytes()
+    history.write_bytes(whole + b'{"event": "warn\n' + whole[:-9])
+    found, place = jobs._after(history, 0)
+    assert found == [Warned("eins")]
+    history.write_bytes(history.read_bytes() + whole[-9:])
+    assert jobs._after(history, place) == ([Warned("eins")], history.stat().st_size)
+
+
+def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_folder):
+    worker = Worker(models)
+    with pytest.raises(PromptError, match="ironman"):
+        worker.submit("ironman")
+    assert not list(runs_folder.iterdir())
+    run = worker.submit("a purple owl", TINY)
+    told = all_of(worker.follow(run))
+    assert told == list(Run.open(run).events()) and told[-1] == Finished(stopped=False)
+    assert (runs_folder / run / "scores.json").is_file()
+    assert pipeline.is_named(JobError("x"))
