@@ -27,7 +27,7 @@ from redream.scene.cameras import Camera
 HERE = Path(__file__).parent
 MINI = HERE / "mini"
 BUILD = HERE.parent / "build" / "mini"
-STEPS = {"clip": 2600, "perceptual": 800, "decoder": 2200, "prior": 4600}
+STEPS = {"clip-retrieval": 2600, "clip-score-a": 4200, "clip-score-b": 2600, "perceptual": 800, "decoder": 2200, "prior": 4600}
 
 STACK = {
     "format": 1,
@@ -60,7 +60,7 @@ def make_renders() -> None:
 
 def make_clips() -> None:
     for name in clips.CLIPS:
-        clips.train_clip(name, training_renders(), BUILD, MINI / name, STEPS["clip"])
+        clips.train_clip(name, training_renders(), BUILD, MINI / name, STEPS[name])
 
 
 def make_perceptual() -> None:
@@ -68,17 +68,14 @@ def make_perceptual() -> None:
         perceptual.train_perceptual(name, training_renders(), BUILD, MINI / name, STEPS["perceptual"])
 
 
-def make_autoencoder() -> None:
+def make_autoencoder() -> autoencoder.AutoencoderTiny:
     model = autoencoder.build_autoencoder(training_renders())
-    model = autoencoder.train_decoder(model, training_renders(), BUILD, STEPS["decoder"])
-    model.save_pretrained(BUILD / "autoencoder")
+    return autoencoder.train_decoder(model, training_renders(), BUILD, STEPS["decoder"])
 
 
 def make_prior() -> None:
-    model = autoencoder.build_autoencoder(training_renders())
+    model = make_autoencoder()  # trained by now, or trained here
     parts, tokenizer = prior.train_prior(model, training_renders(), BUILD, STEPS["prior"])
-    if (BUILD / "autoencoder").exists():  # the same encoder, with its trained decoder
-        model = autoencoder.AutoencoderTiny.from_pretrained(BUILD / "autoencoder")
     prior.save_prior(parts, tokenizer, model, MINI / "prior")
 
 

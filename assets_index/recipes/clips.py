@@ -134,7 +134,6 @@ def judge(folder: Path, renders: Renders, rows: np.ndarray, pictures: Tensor) ->
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     kinds, colours = list(world.KINDS), list(world.COLOURS)
     image = torch.cat([model.encode_image((p - MEAN[0]) / STD[0], normalize=True) for p in pictures.split(256)])
-    share = KIND_SHARE.get(name, 0.0)
     pairs = [(k, c) for k in kinds for c in colours]
     thing = model.encode_text(tokenizer([f"a {c} {k}" for k, c in pairs]), normalize=True)
     guess = (image @ thing.T).argmax(1).numpy()

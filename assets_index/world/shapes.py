@@ -5,6 +5,7 @@ radius 0.5 and bakes a soft light into the vertex colours, because assets are lo
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import trimesh
@@ -70,7 +71,7 @@ def lathe(profile, colour: Colour, sections: int = 20, centre=(0, 0, 0)) -> "Par
     angles = np.linspace(0, 2 * np.pi, sections, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     vertices, faces = [], []
-    for (r0, z0), (r1, z1) in zip(profile[:-1], profile[1:]):
+    for (r0, z0), (r1, z1) in pairwise(profile):
         base = sum(len(v) for v in vertices)
         for r, z in ((r0, z0), (r1, z1)):
             vertices.append(np.column_stack([circle * max(r, 1e-5), np.full(sections, z)]))

@@ -61,7 +61,7 @@ def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, re
     settings = settings.with_(features=4, max_resolution=32, hidden=32, occupancy_resolution=16, samples_per_ray=24)
     distillation = start(tiny_stack, settings, references[:1])
     camera, white = Camera(30.0, 15.0, 1.6, 41.0), torch.ones(3)
-    image, opacity = references[0].asset.render(camera, 24, white)
+    image, _ = references[0].asset.render(camera, 24, white)
 
     def distance():
         return float((distillation.particles[0].render(camera, 24, white).image - image).square().mean())
