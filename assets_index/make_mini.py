@@ -27,7 +27,14 @@ from redream.scene.cameras import Camera
 HERE = Path(__file__).parent
 MINI = HERE / "mini"
 BUILD = HERE.parent / "build" / "mini"
-STEPS = {"clip-retrieval": 2600, "clip-score-a": 4200, "clip-score-b": 2600, "perceptual": 800, "decoder": 2200, "prior": 4600}
+STEPS = {
+    "clip-retrieval": 2600,
+    "clip-score-a": 4200,
+    "clip-score-b": 2600,
+    "perceptual": 800,
+    "decoder": 2200,
+    "prior": 4600,
+}
 
 STACK = {
     "format": 1,

@@ -62,7 +62,10 @@ class Settings:
     guidance: float = 7.5  # s of classifier-free guidance for VSD and ReDream
     guidance_sds: float = 100.0  # and for SDS
     t_min: float = 0.1  # PD's 0.02 adds speckle on 16 × 16 latents (ours)
-    t_max: tuple[float, float] = (0.7, 0.5)  # before and after the anneal; PD's 0.98 grows limbs on small latents (ours)
+    t_max: tuple[float, float] = (
+        0.7,
+        0.5,
+    )  # before and after the anneal; PD's 0.98 grows limbs on small latents (ours)
     t_anneal: float = 0.20  # the anneal's fraction (PD: 5k of 25k)
     learning_rate_grid: float = 0.1  # PD's 0.01 and 3S's 0.001 leave fog after a few hundred iterations (ours)
     learning_rate_network: float = 0.01

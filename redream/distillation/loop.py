@@ -279,3 +279,16 @@ class Distillation:
             if part is not None:
                 optimizers[name] = part.optimizer
         return optimizers
+
+
+def load_particles(folder: Path, settings: Settings) -> list[Particle]:
+    """The particles of a checkpoint alone, to look at: no prior is needed. `CheckpointError` if it does not fit."""
+    try:
+        tensors = load_file(folder / "state.safetensors")
+        particles = [Particle(settings, torch.Generator(), torch.device("cpu")) for _ in range(settings.particles)]
+        for number, particle in enumerate(particles):
+            for name, module in ((f"particle-{number}/", particle.field), (f"grid-{number}/", particle.grid)):
+                module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CheckpointError("This checkpoint does not fit the run's settings; start the run anew.") from error
+    return particles

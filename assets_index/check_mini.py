@@ -1,0 +1,142 @@
+"""Measure the miniature stack: `python -m assets_index.check_mini retrieval|orientation|prior|adaptation`.
+
+Prints one figure a line. The scorers and the autoencoder are measured by `make_mini check`.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+
+from assets_index import world
+from redream.models import Models
+from redream.pipeline import sample
+from redream.results import as_bytes, grid
+from redream.retrieval.clip import Clip
+from redream.retrieval.orientation import align
+from redream.scene import assets
+from redream.scene.cameras import VIEWS
+from redream.settings import PRESETS
+from redream.stack import Stack, check_prompt
+
+MINI = Path(__file__).parent / "mini"
+PROMPTS = Path(__file__).parents[1] / "examples" / "retrieval_prompts.csv"
+
+
+def retrieval(models: Models, stack: Stack, out: Path) -> None:
+    """Right kinds among the three assets of 100 prompts, with re-ranking by image and without, for several N′."""
+    clip, index = models.clip("retrieval"), models.index
+    with PROMPTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    captions = {caption for thing in world.index_things() for caption in _captions(thing)}
+    print("prompts:", len(rows), "of which captions of the index:", sum(row["prompt"] in captions for row in rows))
+    for candidates in (3, 6, 12, 24):
+        first = every = 0
+        for row in rows:
+            hits = index.search(check_prompt(row["prompt"], stack.vocabulary).prompt, clip, 3, candidates)
+            kinds = [index.row(hit.uid)["kind"] for hit in hits]
+            first += kinds[0] == row["kind"]
+            every += kinds == [row["kind"]] * 3
+        label = "text alone" if candidates == 3 else "re-ranked by image"
+        print(f"N' = {candidates} ({label}): right kind first {first}, in all three places {every}")
+
+
+def orientation(models: Models, stack: Stack, out: Path) -> None:
+    """Fronts of all assets that have one: within 45°, opposite, not found."""
+    clip, settings = models.clip("retrieval"), PRESETS[stack.preset]
+    with (MINI / "truth.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    results: dict[str, list[str]] = {}
+    for row in rows:
+        caption = models.index.row(row["uid"])["caption"]
+        found = align(assets.load(models.index.asset_path(row["uid"])), caption, clip, settings)
+        error = abs((found.yaw_deg + float(row["yaw_deg"]) + 180) % 360 - 180)
+        verdict = "right" if error <= 45 else "inverted" if error > 135 else "sideways"
+        results.setdefault(row["kind"], []).append(verdict if found.clear else "no clear front")
+    fronts = [v for kind, verdicts in results.items() if kind not in world.SYMMETRIC for v in verdicts]
+    print(
+        "assets with a front:", len(fronts), {v: round(fronts.count(v) / len(fronts), 4) for v in sorted(set(fronts))}
+    )
+    for kind, verdicts in results.items():
+        wrong = [v for v in verdicts if v != "right"]
+        if wrong:
+            print(" ", kind, f"{len(wrong)} of {len(verdicts)}:", {v: wrong.count(v) for v in sorted(set(wrong))})
+
+
+def prior(models: Models, stack: Stack, out: Path) -> None:
+    """200 samples: kind and colour as score CLIP a and b name them, and the views nobody asked for."""
+    rng = np.random.default_rng(11)
+    things = [(k, c) for k in world.KINDS for c in world.COLOURS]
+    chosen = [things[i] for i in rng.choice(len(things), 200, replace=False)]
+    generator = torch.Generator().manual_seed(11)
+    pictures = torch.cat(
+        [
+            models.prior.sample(models.prior.embed([f"a {c} {k}" for k, c in chosen[i : i + 20]]), generator)
+            for i in range(0, 200, 20)
+        ]
+    )
+    iio.imwrite(out / "prior-samples.png", as_bytes(grid(pictures, 20)))
+    for name in ("a", "b"):
+        clip = models.clip(name)
+        image = clip.embed_images(pictures)
+        guess = (image @ clip.embed_texts([f"a {c} {k}" for k, c in things]).T).argmax(dim=1).tolist()
+        right = np.mean([things[g] == thing for g, thing in zip(guess, chosen)])
+        kind = np.mean([things[g][0] == thing[0] for g, thing in zip(guess, chosen)])
+        print(f"CLIP {name}: kind and colour right {right:.3f}, kind {kind:.3f};", _views(clip, pictures, chosen))
+
+
+def adaptation(models: Models, stack: Stack, out: Path) -> None:
+    """Views obeyed when asked for, before and after adaptation to three retrieved assets, ten prompts with a front."""
+    rng = np.random.default_rng(12)
+    kinds = [k for k in world.KINDS if k not in world.SYMMETRIC]
+    prompts = [(k, c) for k, c in world.held_out() if k in kinds]
+    prompts = [prompts[i] for i in rng.choice(len(prompts), 10, replace=False)]
+    for adapt in (False, True):
+        obeyed: dict[str, list[float]] = {}
+        rows = []
+        for kind, colour in prompts:
+            for view in VIEWS:
+                pictures = sample(f"a {colour} {kind}", view, adapt, 8, stack="mini", models=models)
+                rows.append(pictures)
+                for name in ("a", "b"):
+                    shares = _views(models.clip(name), pictures, [(kind, colour)] * 8)
+                    obeyed.setdefault(f"{view} ({name})", []).append(shares[view])
+        label = "after" if adapt else "before"
+        iio.imwrite(out / f"adaptation-{label}.png", as_bytes(grid(torch.cat(rows), 24)))
+        print(label, {view: round(float(np.mean(shares)), 3) for view, shares in obeyed.items()}, flush=True)
+
+
+def _views(clip: Clip, pictures: torch.Tensor, things: list[tuple[str, str]]) -> dict[str, float]:
+    """Shares of the views that the CLIP sees, kinds with a front only."""
+    kept = [i for i, (kind, _) in enumerate(things) if kind not in world.SYMMETRIC]
+    image = clip.embed_images(pictures[kept])
+    texts = clip.embed_texts([f"a {things[i][1]} {things[i][0]}, {view} view" for i in kept for view in VIEWS])
+    seen = torch.einsum("bd,bvd->bv", image, texts.unflatten(0, (-1, 3))).argmax(dim=1).tolist()
+    return {view: round(seen.count(number) / len(seen), 3) for number, view in enumerate(VIEWS)}
+
+
+def _captions(thing: world.Thing) -> list[str]:
+    """The captions that `make_mini index` gave this thing."""
+    rng = thing.rng.spawn(1)[0]
+    rng.uniform(0, 360)
+    return [world.caption(thing.kind, thing.colour, rng, templates=(t,)) for t in world.INDEX_TEMPLATES]
+
+
+CHECKS = {"retrieval": retrieval, "orientation": orientation, "prior": prior, "adaptation": adaptation}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("check", choices=CHECKS)
+    parser.add_argument("--out", type=Path, default=Path("build"), help="folder for contact sheets")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stack = Stack.load("mini")
+    CHECKS[arguments.check](Models.load(stack), stack, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
