@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from assets_index import world
+from redream.distillation.adaptation import ADAPTER, Adaptation
 from redream.models import Models
-from redream.pipeline import sample
+from redream.references import as_reference, search, turned
 from redream.results import as_bytes, grid
 from redream.retrieval.clip import Clip
 from redream.retrieval.orientation import align
@@ -91,22 +92,34 @@ def prior(models: Models, stack: Stack, out: Path) -> None:
 def adaptation(models: Models, stack: Stack, out: Path) -> None:
     """Views obeyed when asked for, before and after adaptation to three retrieved assets, ten prompts with a front."""
     rng = np.random.default_rng(12)
+    settings = PRESETS[stack.preset]
     kinds = [k for k in world.KINDS if k not in world.SYMMETRIC]
     prompts = [(k, c) for k, c in world.held_out() if k in kinds]
     prompts = [prompts[i] for i in rng.choice(len(prompts), 10, replace=False)]
-    for adapt in (False, True):
-        obeyed: dict[str, list[float]] = {}
-        rows = []
-        for kind, colour in prompts:
-            for view in VIEWS:
-                pictures = sample(f"a {colour} {kind}", view, adapt, 8, stack="mini", models=models)
-                rows.append(pictures)
+    obeyed: dict[str, list[float]] = {}
+    sheets: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
+    for kind, colour in prompts:
+        prompt = f"a {colour} {kind}"
+        found, _ = search(prompt, models, settings)
+        known = [as_reference(turned(f, models, settings)[0]) for f in found]
+        learning = Adaptation(models.prior, settings, known, torch.Generator().manual_seed(0))
+        while not learning.finished:
+            learning.step()
+        for view in VIEWS:
+            for label, sheet in sheets.items():
+                after = label == "after"
+                words, prefix = (prompt, learning.prefix(view)) if after else (f"{prompt}, {view} view", None)
+                generator = torch.Generator().manual_seed(12)
+                with torch.no_grad(), models.prior.using(ADAPTER if after else None):
+                    pictures = models.prior.sample(models.prior.embed([words] * 8, prefix), generator)
+                sheet.append(pictures)
                 for name in ("a", "b"):
-                    shares = _views(models.clip(name), pictures, [(kind, colour)] * 8)
-                    obeyed.setdefault(f"{view} ({name})", []).append(shares[view])
-        label = "after" if adapt else "before"
+                    share = _views(models.clip(name), pictures, [(kind, colour)] * 8)[view]
+                    obeyed.setdefault(f"{view} view {label}, CLIP {name}", []).append(share)
+    for label, rows in sheets.items():
         iio.imwrite(out / f"adaptation-{label}.png", as_bytes(grid(torch.cat(rows), 24)))
-        print(label, {view: round(float(np.mean(shares)), 3) for view, shares in obeyed.items()}, flush=True)
+    for label, shares in sorted(obeyed.items()):
+        print(f"{label}: obeyed {np.mean(shares):.3f}")
 
 
 def _views(clip: Clip, pictures: torch.Tensor, things: list[tuple[str, str]]) -> dict[str, float]:

@@ -167,15 +167,12 @@ def _write_csv(file: Path, rows: list[dict]) -> None:
 
 
 def _record(stage: str, seconds: float) -> None:
+    """Note how long a stage took; one that only found its work done leaves the older figure."""
     file = MINI / "made.json"
     made = json.loads(file.read_text()) if file.exists() else {}
-    made[stage] = {
-        "seconds_of_last_start": round(seconds),
-        "threads": torch.get_num_threads(),
-        "machine": f"{platform.machine()} CPU",
-        "torch": torch.__version__,
-    }
-    file.write_text(json.dumps(made, indent=1))
+    made["hardware"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    made["seconds"] = made.get("seconds", {}) | {stage: max(round(seconds), made.get("seconds", {}).get(stage, 0))}
+    file.write_text(json.dumps(made, indent=1) + "\n")
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from redream import events
 from redream.files import replacing
+from redream.hub import is_inside
 from redream.settings import PRESETS, Settings
 
 CHECKPOINTS_KEPT = 2
@@ -79,6 +80,8 @@ class Request:
         values = json.loads(text)
         settings = Settings.from_json(json.dumps(values.pop("settings")))
         assets = tuple(GivenAsset(**asset) for asset in values.pop("assets"))
+        if not all(is_inside(asset.file) for asset in assets):
+            raise ValueError("A run's assets lie in its own folder.")
         return Request(settings=settings, assets=assets, **values)
 
 
@@ -166,9 +169,9 @@ class Run:
     def events(self) -> Iterator[events.Event]:
         """The history so far; lines that were cut off are left out."""
         path = self.folder / "events.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        for line in path.read_bytes().split(b"\n") if path.is_file() else ():
             try:
-                yield events.from_line(line)
+                yield events.from_line(line.decode())
             except (ValueError, KeyError, TypeError):
                 continue
 

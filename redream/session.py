@@ -25,6 +25,7 @@ from redream.events import (
 from redream.models import Models
 from redream.runs import Run
 from redream.scene.mesh import MeshError
+from redream.scene.turntable import TurntableError
 from redream.stack import Checked, Stack
 
 PACE = 20  # iterations that the time left is estimated from
@@ -143,9 +144,12 @@ class Session:
         for number, particle in enumerate(distillation.particles):
             studio = results.Studio(particle, run.request.settings, size)
             yield Progress("filming", distillation.iteration, total)
-            with self._timed("turntables"):
-                studio.film(run.folder / f"turntable-{number}.mp4")
-            yield Artefact("turntable", number, f"turntable-{number}.mp4")
+            try:
+                with self._timed("turntables"):
+                    studio.film(run.folder / f"turntable-{number}.mp4")
+                yield Artefact("turntable", number, f"turntable-{number}.mp4")
+            except TurntableError as error:
+                yield Warned(str(error))
             try:
                 with self._timed("meshes"):
                     results.save_mesh(particle, run.request.settings, run.folder / f"mesh-{number}.glb")

@@ -110,6 +110,13 @@ class Settings:
             "seed": 0 <= self.seed < 2**31,
             "guidance": 0 <= self.guidance <= 200,
             "warmup": 0 <= self.warmup <= 1,
+            "t_min": 0 <= self.t_min < min(self.t_max),
+            "t_max": max(self.t_max) <= 1,
+            "asset_sigma": self.asset_sigma > 0,
+            "preview_every": self.preview_every >= 1,
+            "checkpoint_every": self.checkpoint_every >= 1,
+            "samples_per_ray": self.samples_per_ray >= 1,
+            "render_size": len(self.render_size) > 0 and self.render_size[0][0] == 0.0,
         }
         for name, right in checks.items():
             if not right:

@@ -36,7 +36,7 @@ def test_the_command_says_all_that_differs_from_a_preset():
     said = dict(pairwise(words))
     assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
-    assert "settings.json" in Request("an owl", settings.with_(t_min=0.1), "mini", {}).command
+    assert "settings.json" in Request("an owl", settings.with_(t_min=0.3), "mini", {}).command
 
 
 def test_every_run_has_a_folder_of_its_own_that_nobody_can_guess(runs):
@@ -113,6 +113,14 @@ def test_a_line_that_was_cut_off_harms_no_other():
     assert list(run.events()) == [events.Warned("first")]
     run.log(events.Warned("second"))
     assert list(run.events()) == [events.Warned("first"), events.Warned("second")]
+
+
+def test_a_line_that_was_cut_off_within_a_letter_and_unusual_line_ends_harm_no_other():
+    run = Run.create(REQUEST)
+    run.log(events.Warned("a caption\u2028of two lines\x85"))
+    with (run.folder / "events.jsonl").open("ab") as file:
+        file.write('{"event": "warned", "sentence": "Ä'.encode()[:-1])
+    assert list(run.events()) == [events.Warned("a caption\u2028of two lines\x85")]
 
 
 def test_the_last_two_checkpoints_are_kept_in_the_order_of_their_numbers():

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior
+from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior, descend
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.settings import Settings
@@ -94,9 +94,7 @@ class Adaptation:
             embedding = self._embedding(rows)  # (b, l, d)
             predicted = self.prior.predict_noise(self.prior.add_noise(latents, t, noise), t, embedding)
             loss = (predicted - noise).square().mean()
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self.optimizer.step()
+            descend(loss, self.optimizer)
         self.steps_done += 1
         return float(loss.detach())
 

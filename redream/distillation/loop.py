@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -257,8 +258,10 @@ class Distillation:
             if self.adaptation:
                 self.adaptation.steps_done = int(state["adaptation_steps"])
             self.generator.set_state(tensors["generator"])
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError("This checkpoint does not fit the run's settings; start the run anew.") from error
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                "This checkpoint is damaged or does not fit the run's settings; start the run anew."
+            ) from error
         self.by_prefix = {}
         if self.adaptation and self.adaptation.finished:
             with torch.no_grad():

@@ -19,10 +19,23 @@ from redream.distillation.guidance import guided
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj")
+LOSS_SCALE = 2.0**12  # a power of two: in single precision the scaled gradients are exactly the same
 
 
 class PriorError(ValueError):
     """A prior folder that cannot be used; the message says why and what to do."""
+
+
+def descend(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
+    """One step of the optimizer down a loss whose gradients come through the U-Net.
+
+    The loss is scaled on the way back: a mean over latents has gradients near the smallest numbers of half precision.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    (LOSS_SCALE * loss).backward()
+    for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
+        parameter.grad /= LOSS_SCALE
+    optimizer.step()
 
 
 class Prior:

@@ -1,7 +1,6 @@
 """Build an index: embed captions and pictures of assets and write what `Index.load` reads."""
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from redream import hub
+from redream.files import replacing
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import COLUMNS, FILES, FORMAT
 from redream.retrieval.orientation import pictures
@@ -78,10 +78,12 @@ def build(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
-    _write(folder / "text.faiss", lambda path: faiss.write_index(text, str(path)))
-    _write(folder / "image.faiss", lambda path: faiss.write_index(image, str(path)))
+    for name, vectors in (("text.faiss", text), ("image.faiss", image)):
+        with replacing(folder / name) as path:
+            faiss.write_index(vectors, str(path))
     table = pa.Table.from_pylist([_columns(row, folder / root) for row in kept])
-    _write(folder / "assets.parquet", lambda path: pq.write_table(table, path))
+    with replacing(folder / "assets.parquet") as path:
+        pq.write_table(table, path)
     manifest = {
         "format": FORMAT,
         "embedding": {"name": clip.name, "sha256": clip.sha256},
@@ -91,7 +93,8 @@ def build(
         "root": root,
         "files": {name: hub.sha256(folder / name) for name in FILES},
     }
-    _write(folder / "index.json", lambda path: path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8"))
+    with replacing(folder / "index.json") as path:
+        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def ring_pictures(asset: Asset, size: int) -> Float[Tensor, "k 3 size size"]:
@@ -111,10 +114,3 @@ def _columns(row: AssetRow, root: Path) -> dict:
         sha256 = hub.sha256(root / row.file)
     known = {key: getattr(row, key) for key in ("uid", "author", "license", "source", "file")}
     return known | {"caption": row.captions[0], "sha256": sha256} | row.extra
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """A file is complete or absent: written beside its place, then moved there."""
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    os.replace(partial, path)

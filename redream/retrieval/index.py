@@ -84,7 +84,7 @@ class Index:
             table = pq.read_table(folder / "assets.parquet")
         except hub.HubError as error:
             raise IndexFormatError(str(error)) from error
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowException, OSError) as error:  # OSError: a damaged header
             raise IndexFormatError("The table of this index is not a Parquet file; build or fetch it again.") from error
         if not hub.is_inside(root.removeprefix("../")):
             raise IndexFormatError("This index keeps its assets neither in its folder nor beside it; it is not used.")

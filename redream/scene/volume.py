@@ -173,6 +173,8 @@ def _render_rays(
         if slab < samples:
             light = light.index_copy(0, alive, light[alive] * (1 - seen[:, 3:4]))
             alive = alive[light[alive, 0] > HIDDEN]
+            if not len(alive):
+                break
     return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
 
 

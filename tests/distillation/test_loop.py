@@ -57,7 +57,8 @@ def test_particles_take_turns_and_start_from_different_assets(tiny_stack, refere
 
 def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, references):
     settings = TINY.with_(iterations=150, warmup=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005)
-    settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, render_size=((0.0, 24),))
+    settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
+    settings = settings.with_(render_size=((0.0, 24),))
     settings = settings.with_(features=4, max_resolution=32, hidden=32, occupancy_resolution=16, samples_per_ray=24)
     distillation = start(tiny_stack, settings, references[:1])
     camera, white = Camera(30.0, 15.0, 1.6, 41.0), torch.ones(3)
@@ -113,6 +114,15 @@ def test_a_checkpoint_of_other_settings_is_refused_in_a_sentence(tiny_stack, tmp
     other = start(tiny_stack, TINY.with_(method="vsd", hidden=16))
     with pytest.raises(CheckpointError, match="does not fit"):
         other.load(tmp_path / "checkpoint")
+
+
+def test_a_checkpoint_that_was_cut_off_is_refused_in_a_sentence(tiny_stack, tmp_path):
+    distillation = start(tiny_stack, TINY.with_(method="sds"))
+    distillation.save(tmp_path)
+    file = tmp_path / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="damaged"):
+        distillation.load(tmp_path)
 
 
 def test_timesteps_stay_in_their_range_before_and_after_the_anneal(tiny_stack):
