@@ -15,7 +15,6 @@ def test_every_preset_survives_its_own_file(name):
 @pytest.mark.parametrize(
     "change",
     [
-        {"method": "magic"},
         {"particles": 0},
         {"particles": 9},
         {"iterations": 0},
