@@ -1,0 +1,73 @@
+"""The miniature world keeps what it promises, and its recipes do what their docstrings say."""
+
+import numpy as np
+import pytest
+import torch
+
+from assets_index import world
+from assets_index.recipes import autoencoder
+from assets_index.recipes.clips import captions_of_the_world
+from assets_index.recipes.renders import Renders
+from assets_index.recipes.tokenizer import make_tokenizer
+from redream.scene.assets import RADIUS
+
+
+def test_at_least_15_percent_of_the_pairs_are_held_out_and_the_purple_owl_is_among_them():
+    pairs = world.held_out()
+    assert len(set(pairs)) == len(pairs) >= 0.15 * len(world.KINDS) * len(world.COLOURS)
+    assert ("owl", "purple") in pairs
+
+
+def test_the_index_has_250_to_400_things_none_of_a_held_out_pair_and_none_that_trains_or_tests_a_model():
+    things = world.index_things()
+    assert 250 <= len(things) <= 400 and len({thing.uid for thing in things}) == len(things)
+    assert not {(thing.kind, thing.colour) for thing in things} & set(world.held_out())
+    assert not set(things) & set(world.training_things() + world.test_things())
+
+
+@pytest.mark.parametrize("kind", world.KINDS)
+def test_every_kind_fits_the_unit_sphere_is_small_and_mostly_of_its_colour(kind):
+    asset = world.Thing(kind, "purple", 0).asset()
+    assert np.linalg.norm(asset.mesh.vertices, axis=1).max() <= RADIUS
+    assert len(asset.mesh.vertices) <= 1000
+    red, green, blue = asset.colours.T
+    areas = np.bincount(asset.mesh.faces.ravel(), np.repeat(asset.mesh.area_faces, 3), len(asset.mesh.vertices))
+    assert areas[(blue > green) & (red > green)].sum() > 0.4 * areas.sum()
+
+
+def test_the_same_thing_is_always_the_same_and_another_variant_is_not():
+    first, again, other = (world.Thing("owl", "red", variant).asset().mesh.vertices for variant in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other, atol=1e-3)
+
+
+def test_captions_name_kind_and_colour_and_the_view_when_asked():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        caption = world.caption("rabbit", "purple", rng, "back").lower()
+        assert any(word in caption for word in world.KIND_WORDS["rabbit"])
+        assert any(word in caption for word in world.COLOUR_WORDS["purple"])
+        assert "back" in caption
+
+
+def test_the_tokenizer_depends_on_the_words_alone_and_gives_each_known_word_one_token():
+    captions = captions_of_the_world()
+    tokenizer, again = make_tokenizer(captions, 20), make_tokenizer(list(reversed(captions)), 20)
+    assert tokenizer.get_vocab() == again.get_vocab()
+    words = [w for group in (world.KIND_WORDS, world.COLOUR_WORDS) for names in group.values() for w in names]
+    assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
+    assert tokenizer.eos_token_id == max(tokenizer.get_vocab().values())
+    assert tokenizer.unk_token_id not in tokenizer("zebra").input_ids[1:-1]
+
+
+def test_the_encoder_is_the_projection_onto_principal_components():
+    """Random pictures of a few colours: encoding by the convolutions equals the rows applied to each 4 × 4 patch."""
+    rng = np.random.default_rng(0)
+    rgba = rng.integers(0, 255, (40, 64, 64, 4)).astype(np.uint8)
+    renders = Renders(rgba, np.zeros(40, int), np.zeros(40, int), np.zeros(40))
+    model = autoencoder.build_autoencoder(renders)
+    rows, offset = autoencoder._components(renders)
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    patches = torch.nn.functional.unfold(pictures, 4, stride=4)  # (2, 48, 256)
+    expected = torch.einsum("kp,bpn->bkn", rows, patches) + offset[:, None]
+    assert torch.allclose(model.encode(pictures).latents.flatten(2), expected, atol=2e-4)
