@@ -2,9 +2,7 @@
 
 import base64
 import io
-import os
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +21,6 @@ def at(azimuth: float, elevation: float = 0.0) -> Camera:
 
 FRONT, LEFT = at(0), at(90)
 WHITE = torch.ones(3)
-EXAMPLES = Path(os.environ.get("REDREAM_GLTF_SAMPLES", "absent"))  # a folder with some of Khronos's sample models
 
 
 def coloured_box() -> Asset:
@@ -227,19 +224,17 @@ def test_a_point_and_indices_out_of_range_are_refused():
         assets.load(triangle_glb(meshes=[{"primitives": [document]}], accessors=accessors))
 
 
-@pytest.mark.skipif(not EXAMPLES.exists(), reason="the example files are not here")
 @pytest.mark.parametrize(("name", "textures"), [("BoxTextured", 1), ("CesiumMilkTruck", 1), ("Duck", 1), ("monkey", 0)])
-def test_well_known_models_load(name, textures):
-    asset = assets.load(EXAMPLES / f"{name}.glb")
+def test_well_known_models_load(gltf, name, textures):
+    asset = assets.load(gltf / f"{name}.glb")
     image, opacity = asset.render(at(20, 15), 48, WHITE)
     assert len(asset.textures) == textures and 0.1 < opacity.mean() < 0.7
     assert image.isfinite().all()
 
 
-@pytest.mark.skipif(not EXAMPLES.exists(), reason="the example files are not here")
-def test_the_ducks_beak_points_to_its_left_of_front():
+def test_the_ducks_beak_points_to_its_left_of_front(gltf):
     """Khronos's Duck looks along glTF's +x, the world's +y: the camera at 90° sees more orange than the one at −90°."""
-    duck = assets.load(EXAMPLES / "Duck.glb")
+    duck = assets.load(gltf / "Duck.glb")
 
     def orange(camera: Camera) -> int:
         image, _ = duck.render(camera, 64, WHITE)
