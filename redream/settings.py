@@ -62,10 +62,7 @@ class Settings:
     guidance: float = 7.5  # s of classifier-free guidance for VSD and ReDream
     guidance_sds: float = 100.0  # and for SDS
     t_min: float = 0.1  # ours: chosen together with learning_rate_end, not isolated yet; PD: 0.02
-    t_max: tuple[float, float] = (
-        0.7,
-        0.5,
-    )  # before and after the anneal; PD's 0.98 grows limbs on small latents (ours)
+    t_max: tuple[float, float] = (0.7, 0.5)  # before and after the anneal; PD: 0.98 and 0.5 (as for t_min)
     t_anneal: float = 0.20  # the anneal's fraction (PD: 5k of 25k)
     learning_rate_grid: float = 0.1  # ours: 27.6 dB to the asset after 80 warm-up steps, against 18.6 with PD's 0.01
     learning_rate_network: float = 0.01
