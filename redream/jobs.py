@@ -5,7 +5,6 @@ from the beginning, also after the program was started anew.
 """
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +15,12 @@ from pathlib import Path
 from redream import events, pipeline, runs
 from redream.events import Event, Finished
 from redream.models import Models
-from redream.runs import Run
+from redream.runs import Run, RunError
 from redream.settings import Settings
 
 WAITING = 8  # runs that may wait for their turn
 PACE = 0.2  # seconds between two looks at a history
+TIDY = 3600.0  # seconds between two looks for runs to remove
 
 
 class JobError(ValueError):
@@ -43,21 +43,26 @@ class Job:
 
 
 class Worker:
-    """Makes runs on one device, in the order of their submission, in a thread of its own: models are loaded there."""
+    """Makes runs on one device, in the order of their submission, in a thread of its own: models are loaded there.
 
-    def __init__(self, models: Models, generate: Callable[..., Iterator[Event]] = pipeline.generate) -> None:
+    Runs that ended more than `keep_days` ago are removed, now and every hour (None: never).
+    """
+
+    def __init__(self, models: Models, generate: Callable = pipeline.generate, keep_days: float | None = None) -> None:
         self.models, self._generate = models, generate
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._door = threading.Lock()  # one submission after the other
         threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
+        if keep_days is not None:
+            threading.Thread(target=_tidy, args=(keep_days,), name="redream-tidy", daemon=True).start()
 
     def submit(
         self, prompt: str, settings: Settings | None = None, assets: Sequence[tuple[str | Path, str]] = ()
     ) -> str:
         """Take a run on; its id, which is hard to guess. Arguments as in `pipeline.generate`, which also says what it
         raises; raises `JobError` when too many wait."""
-        run, stop = f"run-{secrets.token_urlsafe(12)}", threading.Event()
+        run, stop = runs.new_id(), threading.Event()
         with self._door:
             if len(self._jobs) > WAITING:
                 raise JobError(
@@ -122,11 +127,19 @@ class Worker:
 
 def find(run: str) -> Run:
     """A run by its id alone, never by a folder: ids come from strangers. Raises `RunError`."""
-    return Run.open(runs.root() / Path(run).name)
+    if not runs.ID.fullmatch(run):
+        raise RunError("There is no such run.")
+    return Run.open(runs.root() / run)
+
+
+def _tidy(days: float) -> None:
+    while True:
+        runs.prune(days)
+        time.sleep(TIDY)
 
 
 def _after(history: Path, place: int) -> tuple[list[Event], int]:
-    """The events after a place in a history (bytes), and the place after them; a line being written is left for later."""
+    """The events after a place in a history (bytes), and the place after them; a line being written waits."""
     if not history.is_file():
         return [], place
     with history.open("rb") as file:

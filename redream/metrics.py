@@ -253,8 +253,9 @@ class Lpips(nn.Module):
 
 
 def cached_backbone(network: str, cache: Path | None = None) -> Path | None:
-    """torchvision's weights for an LPIPS network, if they lie in torch hub's cache and have the SHA-256 that their
-    name begins; nothing is ever downloaded, as these files are pickles."""
+    """torchvision's weights for an LPIPS network, if they lie in torch hub's cache and their SHA-256 begins with the 8
+    hexadecimal digits in their name. torchvision publishes no more of it: that finds a damaged file, not a forged one.
+    Nothing is ever downloaded, as these files are pickles."""
     file = (cache or Path(torch.hub.get_dir()) / "checkpoints") / BACKBONES[network]
     if not file.is_file():
         return None

@@ -1,8 +1,8 @@
 """A stack's models on one device, each loaded when it is first asked for. Importing this is cheap."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 
 from redream import hub, machine
@@ -12,13 +12,14 @@ HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their re
 
 
 class Models:
-    """What runs share, one after the other. Retrieval needs only its CLIP and the index, which load in a moment."""
+    """What runs share, one after the other, and retrieval beside them, in any thread: each model is loaded once.
+    Retrieval needs only its CLIP and the index, which load in a moment."""
 
     def __init__(self, stack: Stack, device: str) -> None:
         self.stack, self.device = stack, device
         self.resolved: dict[str, hub.Resolved] = {}  # what was loaded from where, by its name in stack.json
-        self._clips: dict = {}
-        self._nets: dict = {}
+        self._loaded: dict = {}  # by its name in stack.json
+        self._loading = threading.Lock()  # one model after the other
 
     @staticmethod
     def load(stack: Stack | str | Path = "mini", device: str | None = None) -> "Models":
@@ -27,43 +28,45 @@ class Models:
         stack = stack if isinstance(stack, Stack) else Stack.load(stack)
         return Models(stack, device or machine.device())
 
-    @cached_property
+    @property
     def index(self):
         """The library: a `redream.retrieval.index.Index`."""
         from redream.retrieval.index import Index
 
-        return Index.load(self._folder("index", self.stack.index))
+        return self._once("index", lambda: Index.load(self._folder("index")))
 
-    @cached_property
+    @property
     def prior(self):
         """The text-to-image model: a `redream.distillation.prior.Prior`."""
         from redream.distillation.prior import Prior
 
-        folder = self._folder("prior", self.stack.prior)
-        with _quietly():
-            return Prior.load(folder, self.device)
+        def load() -> Prior:
+            folder = self._folder("prior")
+            with _quietly():
+                return Prior.load(folder, self.device)
+
+        return self._once("prior", load)
 
     def clip(self, name: str):
         """A `redream.retrieval.clip.Clip`: "retrieval", or "a" and "b" for scores."""
         from redream.retrieval.clip import Clip
 
-        if name not in self._clips:
-            self._clips[name] = Clip.load(self._folder(f"clips.{name}", self.stack.clips[name]), self.device)
-        return self._clips[name]
+        return self._once(f"clips.{name}", lambda: Clip.load(self._folder(f"clips.{name}"), self.device))
 
     def perceptual(self, name: str):
         """A perceptual distance for scores, "a" or "b"; None where its weights are not here."""
         from redream.metrics import MetricsError, load_perceptual
 
-        if name not in self._nets:
+        def load():
             entry = self.stack.perceptual[name]
             try:
                 if entry.source is not None:
-                    self._folder(f"perceptual.{name}", entry)
-                self._nets[name] = load_perceptual(self.stack, entry, self.device)
+                    self._folder(f"perceptual.{name}")
+                return load_perceptual(self.stack, entry, self.device)
             except (hub.HubError, MetricsError, StackError):
-                self._nets[name] = None  # the score says that it is not available
-        return self._nets[name]
+                return None  # the score says that it is not available
+
+        return self._once(f"perceptual.{name}", load)
 
     def provenance(self) -> dict[str, dict]:
         """Where each model in use came from, for a run's record: source, commit, SHA-256 of its files."""
@@ -80,9 +83,16 @@ class Models:
         group, _, member = name.partition(".")
         return getattr(self.stack, group)[member] if member else getattr(self.stack, group)
 
-    def _folder(self, name: str, entry: Entry) -> Path:
-        self.resolved[name] = self.stack.resolve(entry)
+    def _folder(self, name: str) -> Path:
+        self.resolved[name] = self.stack.resolve(self._entry(name))
         return self.resolved[name].folder
+
+    def _once(self, name: str, load: Callable[[], object]):
+        if name not in self._loaded:  # what is here already waits for nothing
+            with self._loading:
+                if name not in self._loaded:
+                    self._loaded[name] = load()
+        return self._loaded[name]
 
 
 @contextmanager

@@ -72,14 +72,14 @@ def resume(
     """
     run = Run.open(folder)
     request = run.request
-    if iterations is not None:
-        if not 1 <= iterations <= MAX_ITERATIONS - request.settings.iterations - request.extra:
-            raise RunError(f"{iterations} further iterations are out of range; a run has at most {MAX_ITERATIONS:,}.")
-        run.extend(iterations)
-    if run.finished:
+    if iterations is not None and not 1 <= iterations <= MAX_ITERATIONS - request.settings.iterations - request.extra:
+        raise RunError(f"{iterations} further iterations are out of range; a run has at most {MAX_ITERATIONS:,}.")
+    if iterations is None and run.finished:
         return iter(())
     stack = Stack.load(request.stack, request.overrides)
     checked = check_prompt(request.prompt, stack.vocabulary)
+    if iterations is not None:
+        run.extend(iterations)
     models = models if models and models.stack == stack else None
     return _events(run, stack, checked, models, stop)
 

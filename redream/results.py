@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from redream.retrieval.orientation import pictures
 from redream.scene import mesh, turntable
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
+from redream.scene.turntable import as_bytes
 from redream.scene.volume import FieldFunction, OccupancyGrid, Rendering
 from redream.settings import Settings
 
@@ -32,11 +32,6 @@ class Shown(Protocol):
     grid: OccupancyGrid
 
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering: ...
-
-
-def as_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture in [0, 1] as a screen's bytes."""
-    return (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def save_png(image: Float[Tensor, "3 h w"], path: Path) -> None:

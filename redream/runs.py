@@ -9,12 +9,13 @@ turntable-0.mp4 … mesh-0.glb … scores.json, record.json, and pictures: asset
 
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,14 @@ from redream.files import replacing
 from redream.hub import is_inside
 from redream.settings import PRESETS, Settings
 
+try:
+    import fcntl
+except ImportError:  # Windows: there a run is not kept from being worked on twice
+    fcntl = None
+
 CHECKPOINTS_KEPT = 2
+ID = re.compile(r"run-[A-Za-z0-9_-]{16}")  # as `new_id` makes them
+TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}(\.\w+)?")  # as `replacing` and `Run.checkpoint` name them
 
 
 class RunError(ValueError):
@@ -57,19 +65,22 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command line that asks for the same, as far as it can: settings that are no preset's need settings.json."""
+        """The command line that asks for the same, if it can: settings that are no preset's need settings.json."""
         own = self.settings
         said = {key: getattr(own, key) for key in ("method", "initialise", "adapt", "particles", "iterations", "seed")}
         preset = next((name for name, p in PRESETS.items() if p.with_(**said) == own), None)
         if preset is None:
             return "python -m redream resume FOLDER  # a folder with nothing but this run's settings.json"
-        words = [f"{key}={value}" for key, value in self.overrides.items()]
-        words += ["python", "-m", "redream", "generate", self.prompt, "--stack", self.stack, "--preset", preset]
+        # Texts may begin with a dash: they follow an equals sign, and the prompt comes after "--".
+        words = ["python", "-m", "redream", "generate", f"--stack={self.stack}", "--preset", preset]
         words += ["--method", own.method, *(["--no-init"] * (not own.initialise)), *(["--no-adapt"] * (not own.adapt))]
         words += ["--particles", str(own.particles), "--iterations", str(own.iterations), "--seed", str(own.seed)]
         for asset in self.assets:
-            words += ["--asset", asset.name, "--asset-caption", asset.caption]
-        return shlex.join(words)
+            words += [f"--asset={asset.name}", f"--asset-caption={asset.caption}"]
+        further = f" && python -m redream resume FOLDER --iterations {self.extra}" if self.extra else ""
+        words += [*(["--out", "FOLDER"] if further else []), "--", self.prompt]
+        variables = [f"{key}={shlex.quote(value)}" for key, value in self.overrides.items()]
+        return " ".join([*variables, shlex.join(words)]) + further
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
@@ -90,12 +101,13 @@ class Run:
 
     def __init__(self, folder: Path, request: Request) -> None:
         self.folder, self.request = folder, request
+        self._working = False
 
     @staticmethod
     def create(request: Request, out: str | Path | None = None, files: Mapping[str, bytes] = {}) -> "Run":
         """A new run with its settings.json and `files`, in `out` (new or empty) or in a fresh folder that nobody can
         guess. Raises `RunError`."""
-        folder = root() / f"run-{secrets.token_urlsafe(12)}" if out is None else Path(out)
+        folder = root() / new_id() if out is None else Path(out)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -123,10 +135,29 @@ class Run:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"The settings.json of {name} is of another version or damaged; start a new run.") from error
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Within it nobody else works on this run, and what killed programs left half written is gone.
+
+        Raises `RunError` if somebody does. The lock is on the history: it leaves no file and ends with its program.
+        """
+        with (self.folder / "events.jsonl").open("ab") as file:
+            if not _lock(file):
+                raise RunError("This run is being worked on by another program; wait for it or stop it.")
+            for path in (*self.folder.glob(".*"), *self.folder.glob("checkpoint/.*"), *self.folder.glob("preview/.*")):
+                if TEMPORARY.fullmatch(path.name):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self._working = True
+            try:
+                yield
+            finally:
+                self._working = False
+
     def extend(self, iterations: int) -> None:
-        """Plan `iterations` more per particle, at the end values of the schedules."""
-        self.request = replace(self.request, extra=self.request.extra + iterations)
-        self._write("settings.json", self.request.to_json())
+        """Plan `iterations` more per particle, at the end values of the schedules. Raises as `working`."""
+        with self.working():
+            self.request = replace(self.request, extra=self.request.extra + iterations)
+            self._write("settings.json", self.request.to_json())
 
     @property
     def finished(self) -> bool:
@@ -152,10 +183,11 @@ class Run:
     # History
 
     def log(self, event: events.Event) -> events.Event:
-        """Append an event to the history; the same event."""
+        """Append an event to the history; the same event. While another program works on the run, nothing is added."""
         with (self.folder / "events.jsonl").open("a+b") as file:
-            line = events.to_line(event, time.time()).encode() + b"\n"
-            file.write(line if self._ends_well(file) else b"\n" + line)
+            if self._working or _lock(file):
+                line = events.to_line(event, time.time()).encode() + b"\n"
+                file.write(line if self._ends_well(file) else b"\n" + line)
         return event
 
     @staticmethod
@@ -196,6 +228,37 @@ class Run:
         """Folders of complete checkpoints, the latest last."""
         found = (self.folder / "checkpoint").glob("[0-9]*")
         return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def prune(days: float) -> None:
+    """Remove the runs under the root that are finished or were stopped, more than `days` days ago.
+
+    Runs that broke off are kept, as they can be resumed, and so is everything whose name is no run's id.
+    """
+    for folder in root().glob("run-*"):
+        if not ID.fullmatch(folder.name) or folder.is_symlink():
+            continue
+        with suppress(RunError, OSError):  # no run, one that is worked on, or one that somebody else removes
+            run, written = Run.open(folder), max(path.stat().st_mtime for path in folder.iterdir())
+            over = isinstance((list(run.events()) or [None])[-1], events.Finished)
+            if over and time.time() - written > days * 86_400:
+                with run.working():
+                    shutil.rmtree(run.folder)
+
+
+def _lock(file) -> bool:
+    """Lock an open file until it is closed; whether nobody else has locked it. Where there are no locks, nobody has."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # any other one: a file system without locks
+        return not isinstance(error, BlockingIOError)
+    return True
+
+
+def new_id() -> str:
+    """A fresh run's id, which nobody can guess."""
+    return f"run-{secrets.token_urlsafe(12)}"
 
 
 def root() -> Path:

@@ -3,11 +3,14 @@
 prompt → assets → fronts → (adaptation ‖ warm-up) → distillation → turntables, meshes, scores, record
 """
 
+import math
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from redream import __version__, machine, references, results
 from redream.events import (
@@ -22,13 +25,17 @@ from redream.events import (
     Started,
     Warned,
 )
+from redream.hub import HubError
+from redream.metrics import MetricsError
 from redream.models import Models
+from redream.retrieval.clip import ClipError
 from redream.runs import Run
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
-from redream.stack import Checked, Stack
+from redream.stack import Checked, Stack, StackError
 
 PACE = 20  # iterations that the time left is estimated from
+UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there is no score: the run is worth keeping without it
 
 
 @dataclass
@@ -44,7 +51,11 @@ class Session:
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
 
     def events(self) -> Iterator[Event]:
-        """Everything, in order."""
+        """Everything, in order. Raises `RunError` at the first one if another program works on the run."""
+        with self.run.working():
+            yield from self._events()
+
+    def _events(self) -> Iterator[Event]:
         run, settings, prompt = self.run, self.run.request.settings, self.checked.prompt
         checkpoints = run.checkpoints()
         done, total = int(checkpoints[-1].name) if checkpoints else 0, run.request.total
@@ -62,8 +73,7 @@ class Session:
 
             known = [references.as_reference(f) for f in found]
             distillation = Distillation(self.models.prior, settings, prompt, known)
-            if checkpoints:
-                distillation.load(checkpoints[-1])
+            yield from self._load(distillation, checkpoints)
         yield from self._distil(distillation)
         if distillation.iteration:  # else there is nothing to show
             yield from self._make(distillation)
@@ -101,9 +111,30 @@ class Session:
             self.assets.append(f.entry | asdict(alignment))
             yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
 
+    def _load(self, distillation, checkpoints: list[Path]) -> Iterator[Event]:
+        """Continue from the last checkpoint that is whole; `CheckpointError`, and nothing is touched, if none is."""
+        from redream.distillation.loop import CheckpointError
+
+        damaged = []
+        for checkpoint in reversed(checkpoints):
+            try:
+                distillation.load(checkpoint)
+                break
+            except CheckpointError:
+                damaged.append(checkpoint)
+                if len(damaged) == len(checkpoints):
+                    raise
+        for checkpoint in damaged:
+            aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.rename(aside)
+            at, instead = int(checkpoint.name), distillation.iteration
+            yield Warned(f"The checkpoint of iteration {at} is damaged; the run goes on from iteration {instead}.")
+
     def _distil(self, distillation) -> Iterator[Event]:
         """Iterate, with previews and checkpoints, until it is done or stopped; the last state is always saved."""
         settings, saved = self.run.request.settings, distillation.iteration
+        previews, overflowed = True, 0
         moments = deque([time.perf_counter()], maxlen=PACE + 1)
         steps = distillation.steps(self.run.request.extra)
         while not self.stop():
@@ -114,12 +145,19 @@ class Session:
             moments.append(time.perf_counter())
             pace = (moments[-1] - moments[0]) / (len(moments) - 1)  # seconds per iteration
             yield Progress(step.stage, step.iteration, step.total, pace * (step.total - step.iteration), step.losses)
-            if step.iteration % settings.preview_every == 0:
-                yield self._preview(distillation)
+            overflowed += not math.isfinite(step.losses["score"])
+            if previews and step.iteration % settings.preview_every == 0:
+                try:
+                    told = self._preview(distillation)
+                except UNSCORED as error:
+                    previews, told = False, Warned(f"There are no more previews. {error}")
+                yield told
             if step.iteration % settings.checkpoint_every == 0:
                 saved = self._save(distillation)
         if saved < distillation.iteration:
             self._save(distillation)
+        if overflowed:
+            yield Warned(f"Iterations whose score was not a number, and counted as zero: {overflowed}.")
 
     def _preview(self, distillation) -> Preview:
         settings, iteration, clip = self.run.request.settings, distillation.iteration, self.models.clip("a")
@@ -138,9 +176,13 @@ class Session:
         return distillation.iteration
 
     def _make(self, distillation) -> Iterator[Event]:
-        """A turntable, a mesh and scores of every particle."""
+        """A turntable, a mesh and scores of every particle; where one has no scores, no scores.json."""
         run, total = self.run, self.run.request.total
-        scored, size = [], max(64, *(self.models.clip(name).size for name in ("a", "b")))
+        scored, unscored = [], None
+        try:
+            size = max(64, *(self.models.clip(name).size for name in ("a", "b")))
+        except UNSCORED as error:
+            size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
             studio = results.Studio(particle, run.request.settings, size)
             yield Progress("filming", distillation.iteration, total)
@@ -157,9 +199,17 @@ class Session:
             except MeshError as error:
                 (run.folder / f"mesh-{number}.glb").unlink(missing_ok=True)  # one of an earlier session
                 yield Warned(str(error))
-            yield Progress("scoring", distillation.iteration, total)
-            with self._timed("scores"):
-                scored.append(results.scores_of(studio, self.checked.prompt, self.models, self._has_front()))
+            if unscored is None:
+                yield Progress("scoring", distillation.iteration, total)
+                try:
+                    with self._timed("scores"):
+                        scored.append(results.scores_of(studio, self.checked.prompt, self.models, self._has_front()))
+                except UNSCORED as error:
+                    unscored = error
+        if unscored is not None:
+            (run.folder / "scores.json").unlink(missing_ok=True)  # one of an earlier session
+            yield Warned(f"There are no scores. {unscored}")
+            return
         scores = {"prompt": self.checked.prompt, "objects": scored}
         run.write_json("scores.json", scores)
         yield Scored(scores)

@@ -1,6 +1,8 @@
 """The worker: runs in turn, followed by who comes and goes, stopped, and refused in a sentence when too many wait."""
 
+import os
 import threading
+import time
 
 import pytest
 from tiny_stack import TINY
@@ -136,6 +138,46 @@ def test_runs_outside_their_folder_are_nobodys(worker, tmp_path_factory):
     for name in (str(outside), f"../{outside.parent.name}/run-x", "run-x", "", ".."):
         with pytest.raises(RunError):
             next(worker.follow(name))
+
+
+def test_only_what_has_the_form_of_an_id_is_looked_up(runs_folder, monkeypatch):
+    run = Run.create(Request("a", Settings(), "tiny", {})).folder
+    others = [Run.create(Request("a", Settings(), "tiny", {}), runs_folder / name) for name in ("mine", "run-x")]
+    (runs_folder / "settings.json").write_bytes((run / "settings.json").read_bytes())
+    monkeypatch.setenv("REDREAM_RUNS", str(runs_folder / "deep"))  # its ".." is a run now
+    (runs_folder / "deep").mkdir()
+    for name in ("..", ".", "", "../mine", f"../{run.name}", str(run), f"{run.name}\n", f"./{run.name}"):
+        with pytest.raises(RunError, match="no such run"):
+            jobs.find(name)
+    monkeypatch.setenv("REDREAM_RUNS", str(runs_folder))
+    assert jobs.find(run.name).folder == run
+    for other in others:
+        with pytest.raises(RunError, match="no such run"):
+            jobs.find(other.folder.name)
+
+
+def test_old_runs_are_removed_at_the_start_and_again_later_and_only_where_asked_for(models, fake, monkeypatch):
+    def old():
+        run = Run.create(Request("a", Settings(), "tiny", {}))
+        run.log(Finished(stopped=False))
+        for path in run.folder.iterdir():
+            os.utime(path, (0, 0))
+        return run.folder
+
+    monkeypatch.setattr(jobs, "TIDY", 0.05)
+    first = old()
+    Worker(models, fake)
+    time.sleep(0.2)
+    assert first.is_dir()
+    Worker(models, fake, keep_days=7.0)
+    assert gone(first) and gone(old())
+
+
+def gone(folder):
+    end = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    return not folder.exists()
 
 
 def test_half_a_line_is_left_for_later_and_a_broken_one_is_skipped(runs_folder):

@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import os
 import shlex
+import subprocess
+import sys
+import time
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from redream import events
-from redream.runs import GivenAsset, Request, Run, RunError
+from redream import events, pipeline
+from redream.__main__ import main
+from redream.runs import GivenAsset, Request, Run, RunError, prune
 from redream.settings import PRESETS, Settings
 
 
@@ -32,11 +38,154 @@ def test_the_command_says_all_that_differs_from_a_preset():
     settings = PRESETS["mini-fast"].with_(seed=7, initialise=False, particles=2)
     request = Request("it's an owl", settings, "mini", {"REDREAM_PRIOR": "a/b"})
     words = shlex.split(request.command)
-    assert words[:6] == ["REDREAM_PRIOR=a/b", "python", "-m", "redream", "generate", "it's an owl"]
+    assert words[:5] == ["REDREAM_PRIOR=a/b", "python", "-m", "redream", "generate"] and words[-1] == "it's an owl"
     said = dict(pairwise(words))
     assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
     assert "settings.json" in Request("an owl", settings.with_(t_min=0.3), "mini", {}).command
+
+
+NASTY = [
+    "-x",
+    "--",
+    "--seed 3",
+    "--no-init",
+    "-- --",
+    "a 'cat'",
+    'a "cat" $HOME `id`',
+    "a\ncat; rm",
+    "=",
+    "# a",
+    "é ü 猫",
+]
+
+
+def asked_by(command, tmp_path, monkeypatch) -> Request:
+    """The request that a command line makes, read by a shell, the program's own parser and `Run`."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    say = "import json, os, sys; variables = {k: v for k, v in os.environ.items() if k.startswith('REDREAM')}; "
+    say += "print(json.dumps([sys.argv[1:], variables]))"
+    (tmp_path / "bin" / "python").write_text(f"""#!/bin/sh\nexec "{sys.executable}" -c "{say}" "$@"\n""")
+    (tmp_path / "bin" / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    said = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, env=environment).stdout
+    made = []
+
+    def generate(prompt, *, stack, settings, assets, out):
+        given = tuple(GivenAsset(f"given-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
+        made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), given), out))
+
+    for words, variables in map(json.loads, said.splitlines()):
+        assert words[:2] == ["-m", "redream"]
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)  # FOLDER is there
+            patch.setattr(pipeline, "generate", lambda prompt, stop, **values: generate(prompt, **values) or iter(()))
+            patch.setattr(pipeline, "resume", lambda run, more, stop: Run.open(run).extend(more) or iter(()))
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            assert main(words[2:]) == 0
+    return Run.open(made[0].folder).request
+
+
+@pytest.mark.parametrize("extra", [0, 5])
+@pytest.mark.parametrize("text", NASTY)
+def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_path, monkeypatch):
+    caption = text.removeprefix("--") or "-"  # no option of argparse takes "--" itself
+    given = (GivenAsset("given-0.glb", "-my owl.glb", caption), GivenAsset("given-1.glb", "owl", text + "!"))
+    settings = PRESETS["mini-fast"].with_(seed=7, adapt=False, particles=2, iterations=11)
+    overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
+    request = Request(text, settings, "mini", overrides, given, extra)
+    assert asked_by(request.command, tmp_path, monkeypatch) == request
+
+
+def test_a_run_that_is_worked_on_is_refused_to_others_until_its_program_ends(runs):
+    run = Run.create(REQUEST)
+    code = "import sys, time; from redream.runs import Run\n"
+    code += "with Run.open(sys.argv[1]).working(): print(1, flush=True); time.sleep(60)"
+    words, here = [sys.executable, "-c", code, run.folder], Path(__file__).parents[1]
+    other = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=here)
+    try:
+        assert other.stdout.readline() == b"1\n"
+        with pytest.raises(RunError, match="worked on by another program; wait for it or stop it"), run.working():
+            pass
+        with pytest.raises(RunError, match="worked on"):
+            run.extend(1)
+        run.log(events.Failed("of nobody's interest"))
+        assert Run.open(run.folder).request.extra == 0 and not list(run.events())
+    finally:
+        other.kill()
+        other.communicate()
+    with run.working():
+        run.log(events.Warned("mine"))
+        with pytest.raises(RunError), Run.open(run.folder).working():
+            pass
+    assert list(run.events()) == [events.Warned("mine")]
+    assert sorted(p.name for p in run.folder.iterdir()) == ["events.jsonl", "settings.json"]
+
+
+@pytest.mark.parametrize("locks", [None, "flock"])
+def test_where_there_are_no_locks_a_run_is_worked_on_all_the_same(monkeypatch, locks):
+    def refuse(*arguments):
+        raise OSError("no locks here")
+
+    if locks:
+        monkeypatch.setattr("redream.runs.fcntl.flock", refuse)
+    else:
+        monkeypatch.setattr("redream.runs.fcntl", None)
+    run = Run.create(REQUEST)
+    with run.working(), Run.open(run.folder).working():
+        run.log(events.Warned("mine"))
+    assert list(run.events()) == [events.Warned("mine")]
+
+
+def test_what_killed_programs_left_half_written_is_removed_and_nothing_else():
+    run = Run.create(REQUEST)
+    for name in ("checkpoint/.100-0a1b2c3d/state.json", "checkpoint/000100/state.json", ".mine/note", "mesh-0.glb"):
+        (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.folder / name).write_text("")
+    (run.folder / "preview").mkdir()
+    for name in (".mesh-0-0a1b2c3d.glb", ".settings-ffffffff.json", "preview/.000010-12345678.png", ".DS_Store"):
+        (run.folder / name).write_text("")
+    with run.working():
+        left = {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*") if p.is_file()}
+    assert left == {"checkpoint/000100/state.json", ".mine/note", "mesh-0.glb", ".DS_Store"} | {
+        "settings.json",
+        "events.jsonl",
+    }
+    assert not (run.folder / "checkpoint" / ".100-0a1b2c3d").exists()
+
+
+def test_only_old_runs_that_ended_are_pruned(runs, tmp_path):
+    def made(last, days=8.0, out=None):
+        run = Run.create(REQUEST, out)
+        run.log(events.Started(str(run.folder), "an owl", REQUEST.settings, 0, 20))
+        if last:
+            run.log(last)
+        for path in run.folder.iterdir():
+            os.utime(path, (time.time() - days * 86_400,) * 2)
+        return run
+
+    over = events.Finished(False)
+    gone = [made(over), made(events.Finished(True))]
+    kept = [made(None), made(events.Failed("It broke.")), made(over, days=6.0), made(over, out=runs / "run-mine")]
+    kept += [made(over, out=tmp_path / "run-0123456789abcdef"), made(over, out=runs / "0123456789abcdef")]
+    kept.append(Run.create(REQUEST))  # waits for its turn
+    (runs / "run-linked0123456789").symlink_to(tmp_path / "run-0123456789abcdef")
+    (runs / "run-foreign012345678").mkdir()
+    (runs / "run-foreign012345678" / "letter.txt").write_text("dear")
+    locked = made(over)
+    with locked.working():
+        prune(7.0)
+    assert not any(run.folder.exists() for run in gone) and all(run.folder.is_dir() for run in [*kept, locked])
+    assert (runs / "run-foreign012345678" / "letter.txt").is_file() and (runs / "run-linked0123456789").is_symlink()
+    assert not (kept[-1].folder / "events.jsonl").exists()
+    prune(7.0)
+    assert not locked.folder.exists()
+
+
+def test_there_is_nothing_to_prune_where_no_run_was_made(runs):
+    prune(0.0)
+    assert not runs.exists()
 
 
 def test_every_run_has_a_folder_of_its_own_that_nobody_can_guess(runs):

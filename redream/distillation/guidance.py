@@ -21,7 +21,7 @@ def sds_gradient(prior_noise: Latents, noise: Latents, sigma: Float[Tensor, "b"]
 
     grad = w(t) (ε̂ − ε)
     """
-    return sigma.square()[:, None, None, None] * (prior_noise - noise)
+    return vsd_gradient(prior_noise, noise, sigma)  # SDS is VSD with ε for ε_{φ,ζ}
 
 
 def vsd_gradient(prior_noise: Latents, variational_noise: Latents, sigma: Float[Tensor, "b"]) -> Latents:

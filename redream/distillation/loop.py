@@ -41,7 +41,7 @@ class Step:
     total: int
     particle: int
     stage: str  # "warm-up" or "painting"
-    losses: dict[str, float]
+    losses: dict[str, float]  # a "score" that is not finite counted as zero
 
 
 class Particle:
@@ -139,8 +139,10 @@ class Distillation:
             gradient = gradients[:1]
             if len(compared) == 2:
                 gradient = gradient - settings.delta_weight * gradients[1:]
-            loss = gradient_loss(latents, gradient)
             losses["score"] = float(gradient.norm())
+            if not math.isfinite(losses["score"]):  # half precision overflowed: rather no score than no particle
+                gradient = torch.zeros_like(gradient)
+            loss = gradient_loss(latents, gradient)
             if warming:
                 matching = self._asset_loss(seen, *target)  # Eq. 3
                 losses["asset"] = float(matching.detach())
@@ -172,10 +174,15 @@ class Distillation:
         loss = None
         while adaptation.steps_done < due:
             loss = adaptation.step()
-        if adaptation.finished:
-            with torch.no_grad():
-                self.by_prefix = {v: self.prior.embed([self.prompt], adaptation.prefix(v)) for v in VIEWS}
+        self._embed_prefixes()
         return {} if loss is None else {"adaptation": loss}
+
+    @torch.no_grad()
+    def _embed_prefixes(self) -> None:
+        """cat(e_ψ, c) of every view, if e_ψ is final."""
+        a = self.adaptation
+        final = a is not None and a.finished
+        self.by_prefix = {v: self.prior.embed([self.prompt], a.prefix(v)) for v in VIEWS} if final else {}
 
     @torch.no_grad()
     def _score_gradient(self, latents: Tensor, camera: Camera, share: float) -> Tensor:
@@ -241,7 +248,8 @@ class Distillation:
             file.write_text(json.dumps(state))
 
     def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote; `CheckpointError` if it belongs to other settings."""
+        """Continue from what `save` wrote; `CheckpointError` if it belongs to other settings or is damaged: then only
+        another one can be loaded, as half of this one may be here."""
         try:
             tensors, state = load_file(folder / "state.safetensors"), json.loads((folder / "state.json").read_text())
             for name, module in self._modules().items():
@@ -258,14 +266,11 @@ class Distillation:
             if self.adaptation:
                 self.adaptation.steps_done = int(state["adaptation_steps"])
             self.generator.set_state(tensors["generator"])
-        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 "This checkpoint is damaged or does not fit the run's settings; start the run anew."
             ) from error
-        self.by_prefix = {}
-        if self.adaptation and self.adaptation.finished:
-            with torch.no_grad():
-                self.by_prefix = {v: self.prior.embed([self.prompt], self.adaptation.prefix(v)) for v in VIEWS}
+        self._embed_prefixes()
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {}

@@ -30,12 +30,15 @@ def descend(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
     """One step of the optimizer down a loss whose gradients come through the U-Net.
 
     The loss is scaled on the way back: a mean over latents has gradients near the smallest numbers of half precision.
+    Gradients that are not finite (half precision overflowed) make no step: one such step would destroy the weights.
     """
     optimizer.zero_grad(set_to_none=True)
     (LOSS_SCALE * loss).backward()
-    for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-        parameter.grad /= LOSS_SCALE
-    optimizer.step()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    for gradient in gradients:
+        gradient /= LOSS_SCALE
+    if all(bool(gradient.isfinite().all()) for gradient in gradients):
+        optimizer.step()
 
 
 class Prior:

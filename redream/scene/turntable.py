@@ -22,13 +22,17 @@ class TurntableError(ValueError):
     """A video that cannot be made; the message says why."""
 
 
+def as_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture in [0, 1] as a screen's bytes."""
+    return (image.detach().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
 def frames_of(
     render_fn: Callable[[Camera], Float[Tensor, "1 3 h w"]], cameras: Iterable[Camera]
 ) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     """What `render_fn` (RGB in [0, 1]) sees from each camera, one after the other, as a screen's bytes."""
     for camera in cameras:
-        image = render_fn(camera)[0].detach().clamp(0, 1)  # (3, h, w)
-        yield (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()  # (h, w, 3)
+        yield as_bytes(render_fn(camera)[0])
 
 
 def write(frames: Iterable[UInt8[np.ndarray, "h w 3"]], path: Path, fps: int = 24) -> None:

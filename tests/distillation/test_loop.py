@@ -1,5 +1,7 @@
 """The loop: what its gradients do to a particle, and that a run can be stopped, saved and continued exactly."""
 
+import math
+
 import pytest
 import torch
 from tiny_stack import TINY
@@ -123,6 +125,32 @@ def test_a_checkpoint_that_was_cut_off_is_refused_in_a_sentence(tiny_stack, tmp_
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="damaged"):
         distillation.load(tmp_path)
+
+
+def test_a_checkpoint_that_is_json_of_another_kind_is_refused_in_a_sentence(tiny_stack, tmp_path):
+    distillation = start(tiny_stack, TINY.with_(method="sds"))
+    distillation.save(tmp_path)
+    (tmp_path / "state.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="damaged"):
+        distillation.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("method", ["redream", "sds"])
+def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_stack, references, method, value):
+    runs = []
+    for spoil in (lambda gradient: gradient.clone().index_fill_(-1, torch.tensor([0]), value), torch.zeros_like):
+        distillation = start(tiny_stack, TINY.with_(method=method), references)
+
+        def score(*arguments, own=distillation, spoil=spoil, real=distillation._score_gradient):
+            gradient = real(*arguments)
+            return spoil(gradient) if own.iteration == 1 else gradient
+
+        distillation._score_gradient = score
+        runs.append(([s.losses["score"] for s in distillation.steps()], tensors(distillation)))
+    (scores, spoilt), (_, zero) = runs
+    assert [math.isfinite(score) for score in scores] == [True, False, True, True]
+    assert all(torch.isfinite(value).all() for value in spoilt.values()) and equal(spoilt, zero)
 
 
 def test_timesteps_stay_in_their_range_before_and_after_the_anneal(tiny_stack):
