@@ -1,6 +1,6 @@
 """Lightweight adaptation of the 2D prior (Eq. 5): a small LoRA and view prefixes learn what the assets' views look like.
 
-    min_{ω, e}  E ‖ε_{ω,φ}(x_t, t, cat(e_ψ, c_ret)) − ε‖²,      x_t of renders of the retrieved assets, t ~ U(0, 1)
+    min_{ω, e}  E ‖ε_{ω,φ}(x_t, t, cat(e_ψ, c_ret)) − ε‖²,      x_t of renders of the retrieved assets, t ~ U(0, 1)^(1/p)
 
 ω is the adapter "prior"; e_ψ are input embeddings put before the caption's, started from the words "front view",
 "side view" and "back view".
@@ -75,17 +75,17 @@ class Adaptation:
         self.prefixes.requires_grad_(settings.prefix_learned)
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
         self.lora = prior.add_adapter(ADAPTER, settings.adaptation_rank, seed, ATTENTION + CONVOLUTIONS)
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": self.lora, "lr": settings.adaptation_learning_rate},
-                {"params": list(self.prefixes.parameters()), "lr": settings.prefix_learning_rate},
-            ],
-            betas=(0.9, 0.99),
-            weight_decay=0.01,
-        )
+        parameters = (self.lora, list(self.prefixes.parameters()))
+        groups = [{"params": p, "lr": rate} for p, rate in zip(parameters, self._rates(), strict=True)]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
 
     def step(self) -> float:
-        """One step of Eq. 5 on a batch of views, front, side and back in equal shares; returns the loss."""
+        """One step of Eq. 5 on a batch of views, front, side and back in equal shares; returns the loss.
+
+        The learning rates fall linearly to zero: a short run ends with settled weights (ours).
+        """
+        for group, start in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = start * (1 - self.steps_done / self.settings.adaptation_steps)
         rows = self._balanced_rows(self.settings.adaptation_batch)
         latents = self.latents[rows]  # (b, c, hl, wl)
         t = self._random_timesteps(len(rows))
@@ -137,9 +137,16 @@ class Adaptation:
         nothing = self.prior.embed([""]).expand_as(words)
         return torch.where(torch.tensor(empty, device=words.device)[:, None, None], nothing, words)
 
+    def _rates(self) -> tuple[float, float]:
+        """Learning rates at the start, of ω and of e_ψ."""
+        return self.settings.adaptation_learning_rate, self.settings.prefix_learning_rate
+
     def _random_timesteps(self, count: int) -> Tensor:
+        """t = T u^(1/p), u ~ U(0, 1): p = 1 is the paper's U(0, T); a larger p prefers the high noise at which a
+        picture's view is decided (ours)."""
         g = self.generator
-        return torch.randint(self.prior.timesteps, (count,), generator=g, device=g.device).to(self.prior.device)
+        u = torch.rand(count, generator=g, device=g.device) ** (1 / self.settings.adaptation_t_power)
+        return (self.prior.timesteps * u).long().clamp(max=self.prior.timesteps - 1).to(self.prior.device)
 
     def _noise(self, latents: Tensor) -> Tensor:
         g = self.generator

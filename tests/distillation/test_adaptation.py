@@ -49,7 +49,9 @@ def test_before_learning_the_prefix_says_what_the_words_say(prior, references, g
 
 
 def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, references, generator):
-    settings = TINY.with_(adaptation_batch=8, adaptation_learning_rate=5e-3, adaptation_empty=0.0)
+    settings = TINY.with_(
+        adaptation_steps=60, adaptation_batch=8, adaptation_learning_rate=1e-2, adaptation_empty=0.0, adaptation_t_power=1.0
+    )
     adaptation = Adaptation(prior, settings, references, generator)
     frozen = {name: p.clone() for name, p in prior.unet.named_parameters() if ".lora_" not in name}
     losses = [adaptation.step() for _ in range(60)]
@@ -61,11 +63,29 @@ def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone
 
 def test_learned_prefixes_move_and_frozen_ones_stay(prior, references, generator):
     for learned in (True, False):
-        adaptation = Adaptation(prior, TINY.with_(prefix_learned=learned), references, generator)
+        adaptation = Adaptation(prior, TINY.with_(prefix_learned=learned, adaptation_steps=3), references, generator)
         start = adaptation.prefix("front").clone()
         for _ in range(3):
             adaptation.step()
         assert torch.equal(adaptation.prefix("front"), start) != learned
+
+
+def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, references, generator):
+    adaptation = Adaptation(prior, TINY.with_(adaptation_steps=20), references, generator)
+    moves = []
+    while not adaptation.finished:
+        before = torch.cat([p.detach().flatten().clone() for p in adaptation.lora])
+        adaptation.step()
+        moves.append(float((torch.cat([p.detach().flatten() for p in adaptation.lora]) - before).norm()))
+    assert moves[-1] < 0.1 * moves[0]
+
+
+@pytest.mark.parametrize("power", [1.0, 3.0])
+def test_timesteps_are_below_half_of_all_with_probability_two_to_the_minus_power(prior, references, generator, power):
+    adaptation = Adaptation(prior, TINY.with_(adaptation_t_power=power), references, generator)
+    t = adaptation._random_timesteps(20_000)
+    assert 0 <= t.min() and t.max() <= prior.timesteps - 1
+    assert float((t < prior.timesteps / 2).float().mean()) == pytest.approx(0.5**power, abs=0.015)
 
 
 def test_a_batch_has_the_three_views_in_equal_shares(prior, references, generator):
