@@ -1,6 +1,9 @@
-"""The command line: python -m redream generate | resume | retrieve | sample | doctor. The only place that parses and prints.
+"""The command line: python -m redream generate | resume | retrieve | sample | evaluate | doctor.
 
-Exit status: 0, or 2 for input that cannot be used, with one sentence on stderr. Ctrl-C once: stop and keep what is there.
+This is the only place that parses and prints.
+
+Exit status: 0, or 2 for input that cannot be used, with one sentence on stderr. Ctrl-C once: stop and keep what is
+there.
 """
 
 import argparse
@@ -8,7 +11,7 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,11 +19,13 @@ from tqdm import tqdm
 
 from redream import events as told
 from redream import pipeline
+from redream.models import Models
 from redream.runs import Run
-from redream.settings import PRESETS
+from redream.settings import PRESETS, Settings
 from redream.stack import Stack
 
 VIEWS = ("front", "side", "back")
+PROMPTS = Path(__file__).parent.parent / "examples"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("Stopped at once; a run goes on from its last checkpoint with: resume.", file=sys.stderr)
+        onward = "a run goes on from its last checkpoint with: resume"
+        if options.command is evaluate:
+            onward = "the same command goes on from there"
+        print(f"Stopped at once; {onward}.", file=sys.stderr)
         return 130
     return 0
 
@@ -96,6 +104,32 @@ def sample(options: argparse.Namespace) -> None:
 
     results.save_png(results.grid(images), options.out)
     print(f"{len(images)} pictures are in {options.out}.")
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from redream import evaluation
+
+    models = Models.load(options.stack)
+    settings = PRESETS[options.preset or models.stack.preset].with_(**dict(options.set))
+    file = options.prompts or PROMPTS / ("prompts_mini.txt" if models.stack.vocabulary else "prompts.txt")
+    prompts = evaluation.read_prompts(file, options.part, options.limit)
+    methods, missing = options.methods or list(evaluation.METHODS), 0
+    sweep = evaluation.evaluate(options.out, prompts, methods, options.seeds, models=models, settings=settings)
+    form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
+    with tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar:
+        for now in sweep:
+            left = "" if now.seconds_left is None else f", about {now.seconds_left / 60:.0f} min left"
+            bar.total, bar.n = now.total, now.done
+            bar.set_description_str(f"{now.trial.method}: {now.trial.prompt.text}", refresh=False)
+            bar.set_postfix_str(f"{int(now.done)} of {now.total} runs{left}")
+            if now.failure:
+                missing += 1
+                tqdm.write(f"{now.trial.method}, “{now.trial.prompt.text}”: {now.failure}", file=sys.stderr)
+            if now.ended and bar.disable:
+                print(f"{int(now.done)} of {now.total}: {bar.desc}{left}", file=sys.stderr)
+    print(f"Tables and gallery are in {options.out}: table.md, table.json, results.parquet, gallery.html.")
+    if missing:
+        print(f"{missing} of {now.total} runs are missing; table.md lists them. The same command tries them again.")
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -179,6 +213,38 @@ def _stop_on_interrupt():
         signal.signal(signal.SIGINT, before)
 
 
+def _listed(kind: type) -> Callable[[str], list]:
+    """A parser of lists with commas."""
+    return lambda text: [kind(word.strip()) for word in text.split(",") if word.strip()]
+
+
+def _setting(text: str) -> tuple[str, object]:
+    """NAME=VALUE as a field of `Settings`, VALUE in JSON or plain."""
+    name, _, value = text.partition("=")
+    if name not in vars(Settings()) or name in ("method", "seed"):
+        raise argparse.ArgumentTypeError(f"there is no setting {name} to change for every method")
+    try:
+        value = json.loads(value)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return name, _as(getattr(Settings(), name), value)
+    except TypeError as error:
+        raise argparse.ArgumentTypeError(f"{name} is not like {json.dumps(getattr(Settings(), name))}") from error
+
+
+def _as(example, value):
+    """A JSON value in the type of `example`; `TypeError` if it has another one."""
+    if isinstance(example, tuple) and isinstance(value, list):
+        examples = example if len(example) == len(value) else example[:1] * len(value)
+        return tuple(map(_as, examples, value))
+    if isinstance(example, float) and type(value) is int:
+        return float(value)
+    if type(value) is not type(example):
+        raise TypeError
+    return value
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         self.exit(2, f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.\n")
@@ -227,6 +293,18 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--adapt", action="store_true", help="teach the prior the views of retrieved assets first")
     one.add_argument("-n", dest="count", type=int, default=8, choices=range(1, 65), metavar="1..64", help="how many")
     one.add_argument("--out", type=Path, required=True, metavar="IMAGE.png")
+
+    one = add(evaluate, "Make many runs and compare methods; called again, it goes on where it was.")
+    one.add_argument("--preset", choices=PRESETS, help="default: the stack's")
+    one.add_argument("--prompts", type=Path, metavar="FILE", help="one per line; default: those in examples")
+    one.add_argument("--part", choices=("dev", "judge"), help="only the prompts that are marked so")
+    one.add_argument("--methods", type=_listed(str), metavar="A,B,...", help="default: all")
+    one.add_argument("--seeds", type=_listed(int), default=[0], metavar="0,1,...")
+    one.add_argument("--limit", type=int, metavar="N", help="only the first prompts")
+    one.add_argument(
+        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting, for every method"
+    )
+    one.add_argument("--out", type=Path, required=True, metavar="DIR", help="may hold earlier runs, which are reused")
 
     add(doctor, "Say which stack this computer can run, and why.", stack=False)
     return parser

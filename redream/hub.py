@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
-SAFE = ("*.json", "*.safetensors", "*.txt", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
+SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
 
 
 class HubError(ValueError):

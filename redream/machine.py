@@ -1,8 +1,9 @@
-"""What is here: the device, the versions, and which stack this computer can run."""
+"""What is here: the device, the versions, the memory held, and which stack this computer can run."""
 
 import importlib.metadata
 import os
 import platform
+import sys
 from dataclasses import dataclass
 
 from huggingface_hub import snapshot_download
@@ -68,10 +69,7 @@ def doctor() -> Diagnosis:
 
 def missing_entries(stack: Stack) -> list[str]:
     """The names of a stack's parts that would have to be downloaded first."""
-    entries = {"prior": stack.prior, "index": stack.index}
-    entries |= {f"clips.{name}": entry for name, entry in stack.clips.items()}
-    entries |= {f"perceptual.{name}": entry for name, entry in stack.perceptual.items() if entry.source}
-    return [name for name, entry in entries.items() if not is_here(stack, entry)]
+    return [name for name, entry in stack.entries.items() if not is_here(stack, entry)]
 
 
 def is_here(stack: Stack, entry: Entry) -> bool:
@@ -88,3 +86,14 @@ def is_here(stack: Stack, entry: Entry) -> bool:
     except (OSError, ValueError):  # not in the cache, or no Hub id
         return False
     return True
+
+
+def peak_memory_gb() -> float | None:
+    """The most memory this process has held so far, in GB (10⁹ bytes), without what lies on a GPU; None where the
+    system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most * (1 if sys.platform == "darwin" else 1024) / 1e9, 3)

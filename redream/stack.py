@@ -54,6 +54,7 @@ class Stack:
     perceptual: dict[str, Entry]  # "a" and "b"
     vocabulary_file: str | None = None
     note: str | None = None
+    truth: Entry | None = None  # a folder with truth.csv: what things really look like, for `redream.judging`
 
     @staticmethod
     def load(name_or_folder: str | Path, environ: Mapping[str, str] = os.environ) -> "Stack":
@@ -74,6 +75,13 @@ class Stack:
             raise StackError(f"The stack.json of {base.name} is not JSON; mend it or restore it.") from error
         overrides = {"prior": environ.get("REDREAM_PRIOR"), "index": environ.get("REDREAM_INDEX")}
         return replace(stack, **{entry: _override(value) for entry, value in overrides.items() if value})
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Prior, index, CLIPs and perceptual nets by name, those that have a source."""
+        named = {"prior": self.prior, "index": self.index}
+        named |= {f"clips.{name}": entry for name, entry in self.clips.items()}
+        return named | {f"perceptual.{name}": entry for name, entry in self.perceptual.items() if entry.source}
 
     def resolve(self, entry: Entry) -> hub.Resolved:
         """The entry's local folder and its commit, fetched from the Hub if need be. Raises `hub.HubError`."""
@@ -158,7 +166,7 @@ def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> Checked:
 def _read(values: object, base: Path) -> Stack:
     """Check the schema of a stack.json (format 1), key by key."""
     required = {"format", "name", "preset", "prior", "index", "clips", "perceptual"}
-    values = _mapping(values, "stack.json", required, {"vocabulary", "note"})
+    values = _mapping(values, "stack.json", required, {"vocabulary", "note", "truth"})
     if values["format"] != 1:
         raise StackError(f"This stack has format {values['format']!r}; this version of Redream reads format 1.")
     for key in ("name", "preset", "vocabulary", "note"):
@@ -182,6 +190,7 @@ def _read(values: object, base: Path) -> Stack:
         },
         vocabulary_file=vocabulary,
         note=values.get("note"),
+        truth=_entry(values["truth"], "truth") if "truth" in values else None,
     )
 
 

@@ -38,6 +38,17 @@ def tiny_stack(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def models_with_truth(tiny_stack, tmp_path_factory):
+    """The models of the tiny stack, and two variants of purple owls as its truth. Read only."""
+    from tiny_stack import add_truth
+
+    from redream.models import Models
+    from redream.stack import Stack
+
+    return Models.load(Stack.load(add_truth(tiny_stack, tmp_path_factory.mktemp("true")), environ={}), "cpu")
+
+
+@pytest.fixture(scope="session")
 def tiny_stack_v(tmp_path_factory) -> Path:
     """The same with v prediction, and with no vocabulary: it takes any prompt. Read only."""
     from tiny_stack import make_tiny_stack

@@ -126,6 +126,52 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
     assert Image.open(tmp_path / "owls.png").size == (4 * 64, 2 * 64)
 
 
+def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("dev\ta purple owl\njudge\tan ironman\n")
+    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
+    words += ["--set", "iterations=1", "--set", "t_max=[1, 0.5]", "--out", str(tmp_path / "out")]
+    assert main([*words, "--part", "dev"]) == 0
+    out, err = capsys.readouterr()
+    assert "table.md" in out and "missing" not in out and "1 of 1: sds: a purple owl" in err
+    (folder,) = (tmp_path / "out/runs/sds").iterdir()
+    assert Run.open(folder).request.settings == PRESETS["mini"].with_(method="sds", iterations=1, t_max=(1.0, 0.5))
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 2 runs are missing" in out and "*ironman*" in err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "runs",
+        "gallery.html",
+        "results.parquet",
+        "table.json",
+        "table.md",
+    }
+
+
+def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack, capsys, tmp_path, monkeypatch):
+    def interrupted(*arguments, **values):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(pipeline, "generate", interrupted)
+    (tmp_path / "prompts.txt").write_text("a purple owl")
+    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_in_a_sentence(tiny_stack, capsys, tmp_path):
+    words = ("evaluate", "--stack", tiny_stack, "--out", tmp_path / "out")
+    assert "no setting colour" in refused(capsys, *words, "--set", "colour=1")
+    assert "no setting seed" in refused(capsys, *words, "--set", "seed=1")
+    assert "t_max is not like [0.7, 0.5]" in refused(capsys, *words, "--set", "t_max=high")
+    assert "adapt is not like" in refused(capsys, *words, "--set", "adapt=1")
+    assert "out of its range" in refused(capsys, *words, "--set", "warmup=2")
+    assert "no method magic" in refused(capsys, *words, "--methods", "magic")
+    assert "--seeds" in refused(capsys, *words, "--seeds", "0,x")
+    assert "cannot be read" in refused(capsys, *words, "--prompts", tmp_path / "none.txt")
+    assert not (tmp_path / "out").exists()
+
+
 def test_doctor_names_a_stack_and_why(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out

@@ -15,6 +15,7 @@ REPOSITORY = {
     "config.json": b'{"a": 1}',
     "unet/model.safetensors": b"weights",
     "text.faiss": b"vectors",
+    "truth.csv": b"kind,file",
     "pytorch_model.bin": b"pickle",
     "README.md": b"words",
 }
@@ -82,7 +83,7 @@ def names(folder):
 def test_a_branch_is_resolved_to_a_commit_and_only_safe_files_come(fake_hub, tmp_path):
     found = resolve("owner/model", base=tmp_path, revision="main")
     assert found.revision == COMMIT
-    assert names(found.folder) == {"config.json", "unet/model.safetensors", "text.faiss"}
+    assert names(found.folder) == {"config.json", "unet/model.safetensors", "text.faiss", "truth.csv"}
     assert (found.folder / "unet/model.safetensors").read_bytes() == b"weights"
     assert not any(".bin" in path for path in fake_hub.asked)
 

@@ -98,6 +98,16 @@ def test_files_that_are_not_stacks_are_refused(folder):
         Stack.load("nowhere", environ={})
 
 
+def test_a_stack_may_name_the_truth_and_need_not(folder):
+    assert Stack.load(folder, environ={}).truth is None
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"truth": {"source": "prior"}}))
+    stack = Stack.load(folder, environ={})
+    assert stack.folder(stack.truth) == (folder / "prior").resolve()
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"truth": "prior"}))
+    with pytest.raises(StackError, match="truth must be an object"):
+        Stack.load(folder, environ={})
+
+
 def test_the_shipped_stacks_are_right():
     for path in STACKS.glob("*/stack.json"):
         assert Stack.load(path.parent.name, environ={}).name == path.parent.name

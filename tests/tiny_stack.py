@@ -1,6 +1,8 @@
 """A whole stack with random weights, in Stable Diffusion 2.1's structure, that is made in seconds."""
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tiny_models import WORDS, make_tiny_clip
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from assets_index.recipes.tokenizer import make_tokenizer
+from redream.hub import sha256
 from redream.metrics import Block, PerceptualNet
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
@@ -72,6 +75,26 @@ def make_tiny_stack(folder: Path, prediction_type: str = "epsilon", vocabulary: 
         values["vocabulary"] = "vocabulary.json"
         (folder / "vocabulary.json").write_text(json.dumps(make_vocabulary(), indent=2))
     (folder / "stack.json").write_text(json.dumps(values, indent=2))
+    return folder
+
+
+def add_truth(stack: Path, folder: Path) -> Path:
+    """Write into `folder` a stack that is another one with two variants of purple owls as its truth."""
+    values = json.loads((stack / "stack.json").read_text())
+    for entry in (values["prior"], values["index"], *values["clips"].values(), *values["perceptual"].values()):
+        entry["source"] = str(stack / entry["source"])
+    shutil.copy(stack / "vocabulary.json", folder)
+    (folder / "truth").mkdir()
+    rows = []
+    for variant in range(2):
+        file = folder / "truth" / f"{variant}.glb"
+        file.write_bytes(tiny_glb((120, 30, 160), round_one=variant == 0))
+        rows.append({"kind": "owl", "colour": "purple", "variant": variant, "file": file.name, "sha256": sha256(file)})
+    with (folder / "truth/truth.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "stack.json").write_text(json.dumps(values | {"truth": {"source": "truth"}}))
     return folder
 
 

@@ -50,7 +50,11 @@ def test_before_learning_the_prefix_says_what_the_words_say(prior, references, g
 
 def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, references, generator):
     settings = TINY.with_(
-        adaptation_steps=60, adaptation_batch=8, adaptation_learning_rate=1e-2, adaptation_empty=0.0, adaptation_t_power=1.0
+        adaptation_steps=60,
+        adaptation_batch=8,
+        adaptation_learning_rate=1e-2,
+        adaptation_empty=0.0,
+        adaptation_t_power=1.0,
     )
     adaptation = Adaptation(prior, settings, references, generator)
     frozen = {name: p.clone() for name, p in prior.unet.named_parameters() if ".lora_" not in name}

@@ -1,0 +1,270 @@
+"""Prompts, methods and seeds → one sweep of runs, its tables and its gallery.
+
+    OUT/runs/METHOD/PROMPT-SEED-DIGEST/        a run's folder; evaluation.json, costs.json and sprite.jpg are added to it
+    OUT/table.json, table.md, results.parquet  see `redream.tables`
+    OUT/gallery.html                           everything to look at
+
+The digest is that of the prompt, the settings and the models' files: a finished run with the same digest is used again,
+an interrupted one goes on, anything else gets a folder of its own. A sweep that was killed and called again ends with
+the very same table.json. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned to its
+front, and "truth", the object that was asked for, where the stack has it.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from redream import events, gallery, machine, pipeline, tables
+from redream.files import read_json, write_json, write_text
+from redream.judging import SCORES, EvaluationError, Judge, rounded, true_objects
+from redream.models import Models
+from redream.runs import Run, RunError
+from redream.settings import PRESETS, Settings
+from redream.stack import Checked, Stack, check_prompt
+from redream.tables import TRUTH, Outcome
+
+GUIDANCE_SDS_TUNED = 25.0  # a first guess, to be set by measurement; DreamFusion has 100
+
+METHODS: dict[str, dict | None] = {  # name → what it changes in the settings; None: no run at all
+    "redream": {},
+    "vsd": {"method": "vsd"},
+    "sds": {"method": "sds"},
+    "sds-tuned": {"method": "sds", "guidance_sds": GUIDANCE_SDS_TUNED},
+    "redream-no-init": {"initialise": False},
+    "redream-no-adapt": {"adapt": False},
+    "redream-no-prefix": {"prefix_learned": False},
+    "redream-no-delta": {"delta_every": 0},
+    "retrieval": None,
+}
+PARTS = ("dev", "judge")  # to choose settings with, and to report on
+
+# The settings that matter to an object that is shown as it is.
+SHOWN_BY = ("score_elevation_deg", "score_fovy_deg", "score_distance", "turntable_rays", "turntable_size", "candidates")
+IN_GALLERY = ("clip_a", "view_agreement_a", "faces_behind", "a_lpips_a", "silhouette_iou")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A line of a list of prompts."""
+
+    text: str
+    part: str | None = None  # one of `PARTS`
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row to be: a prompt made by a method, with a seed."""
+
+    prompt: Prompt
+    method: str
+    seed: int | None  # None: nothing in it is random
+    settings: Settings
+    folder: Path
+
+    @property
+    def is_scored(self) -> bool:
+        return (self.folder / "evaluation.json").is_file()
+
+    def outcome(self, **found) -> Outcome:
+        """What came of it: kind, scores, costs, failure."""
+        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.part, **found)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Where a sweep is: a trial goes on or, if `ended`, is done."""
+
+    trial: Trial
+    done: float  # trials, the present one in parts
+    total: int
+    seconds_left: float | None  # None: no run was made yet to judge by
+    ended: bool = False
+    failure: str | None = None
+
+
+def read_prompts(path: Path, part: str | None = None, limit: int | None = None) -> list[Prompt]:
+    """The prompts of a list, one per line: PROMPT, or PART<TAB>PROMPT; lines that begin with # are comments.
+
+    With `part` only those of that part, with `limit` the first so many of them. Raises `EvaluationError`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"The prompts {path.name} cannot be read; give a text file, a prompt per line."
+        ) from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        mark, tab, text = line.partition("\t")
+        if tab and mark not in PARTS:
+            raise EvaluationError(f"Line {number} of {path.name} must begin with dev or judge before its tab.")
+        prompts.append(Prompt(text.strip(), mark) if tab else Prompt(line.strip()))
+    if len({p.text for p in prompts}) < len(prompts):
+        raise EvaluationError(f"A prompt stands twice in {path.name}; leave each of them once.")
+    prompts = [p for p in prompts if part in (None, p.part)]
+    if not prompts:
+        raise EvaluationError(f"There are no {part + ' ' if part else ''}prompts in {path.name}.")
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"A limit of {limit} leaves no prompt; give 1 or more.")
+    return prompts[:limit]
+
+
+def fingerprint(stack: Stack) -> str:
+    """A digest of all models and of the library: runs of other weights are other runs. Raises `hub.HubError`."""
+    found = Models(stack, "cpu")
+    found.resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
+    return _digest(found.provenance())
+
+
+def evaluate(
+    out: Path,
+    prompts: Sequence[Prompt],
+    methods: Sequence[str] = tuple(METHODS),
+    seeds: Sequence[int] = (0,),
+    *,
+    models: Models,
+    settings: Settings | None = None,
+) -> Iterator[Told]:
+    """Make or reuse a run for each prompt, method and seed, and write the tables and the gallery to `out`.
+
+    `settings` (by default the stack's preset) are those of every method, which changes some of them by `METHODS`.
+    The sweep goes on as what it tells is asked for; a run that fails by a named error is listed and the rest goes on.
+    Raises `EvaluationError`.
+    """
+    if unknown := [name for name in methods if name not in METHODS]:
+        raise EvaluationError(f"There is no method {unknown[0]}; there are: {', '.join(METHODS)}.")
+    if not (prompts and methods and seeds):
+        raise EvaluationError("Name at least one prompt, one method and one seed.")
+    settings = settings or PRESETS[models.stack.preset]
+    weights = fingerprint(models.stack)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f"The folder {out.name} cannot be written to; name another one.") from error
+
+    def trial(prompt: Prompt, method: str, seed: int | None) -> Trial:
+        own = shown if seed is None else settings.with_(**METHODS[method], seed=seed)
+        digest = _digest({"prompt": prompt.text, "settings": asdict(own), "models": weights})
+        words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
+        name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", digest)))
+        return Trial(prompt, method, seed, own, out / "runs" / method / name)
+
+    shown = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
+    methods, seeds = dict.fromkeys(methods), dict.fromkeys(seeds)  # each of them once
+    still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if METHODS[m] is None]
+    trials = [trial(prompt, method, None) for prompt in prompts for method in still]
+    trials += [trial(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
+    header = {"stack": models.stack.name, "models": weights, "settings": asdict(settings), "seeds": list(seeds)}
+    return _sweep(out, trials, models, header)
+
+
+def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> Iterator[Told]:
+    """One trial after the other, then the tables."""
+    outcomes: list[Outcome] = []
+    waiting = [trial for trial in trials if not trial.is_scored]
+    spent: dict[str, list[float]] = {}  # seconds, by method
+    for number, trial in enumerate(trials):
+        start, left = time.perf_counter(), _seconds_left(spent, waiting)
+        try:
+            checked = check_prompt(trial.prompt.text, models.stack.vocabulary)
+            if METHODS.get(trial.method) is not None:
+                for share in _make(trial, models):
+                    yield Told(trial, number + share, len(trials), left)
+            outcome = _outcome(trial, checked, models)
+        except ValueError as error:
+            if not pipeline.is_named(error):
+                raise
+            outcome = trial.outcome(failure=str(error))
+        if outcome.scores or outcome.failure:
+            outcomes.append(outcome)
+        if trial in waiting:
+            waiting.remove(trial)
+            spent.setdefault(trial.method, []).append(time.perf_counter() - start)
+        yield Told(trial, number + 1.0, len(trials), _seconds_left(spent, waiting), True, outcome.failure)
+
+    outcomes = tables.with_truth(outcomes)
+    tables.save(out, outcomes, METHODS, header)
+    write_text(out / "gallery.html", _gallery(outcomes, header["stack"]))
+
+
+def _seconds_left(spent: Mapping[str, Sequence[float]], waiting: Sequence[Trial]) -> float | None:
+    """What the waiting trials take; a method not met yet counts as the slowest run. None before the first run."""
+    means = {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
+    runs = [mean for method, mean in means.items() if METHODS.get(method) is not None]
+    if not runs:
+        return None
+    return sum((means.get(trial.method, max(runs)) for trial in waiting), 0.0)
+
+
+def _make(trial: Trial, models: Models) -> Iterator[float]:
+    """Begin, continue or reuse the trial's run; yields the share of its iterations that is done."""
+    try:
+        asked = Run.open(trial.folder).request
+    except RunError:  # nothing there, or nothing to go on from
+        shutil.rmtree(trial.folder, ignore_errors=True)
+        told = pipeline.generate(trial.prompt.text, settings=trial.settings, out=trial.folder, models=models)
+    else:
+        if (asked.prompt, asked.settings, asked.extra, asked.assets) != (trial.prompt.text, trial.settings, 0, ()):
+            raise EvaluationError(f"The run {trial.folder.name} was changed afterwards; remove its folder.")
+        told = pipeline.resume(trial.folder, models=models)
+    event = None
+    for event in told:
+        if isinstance(event, events.Progress):
+            yield event.iteration / event.total
+    if not (trial.folder / "costs.json").is_file():
+        run = Run.open(trial.folder)
+        seconds = run.read_json("record.json")["seconds"]
+        sessions = sum(isinstance(e, events.Started) for e in run.events())
+        made_here = isinstance(event, events.Finished)  # else this process does not know what the run took
+        costs = {"seconds": seconds, "sessions": sessions}  # how many calls; the seconds are the last one's
+        run.write_json("costs.json", costs | {"peak_memory_gb": machine.peak_memory_gb() if made_here else None})
+
+
+def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
+    """The scores of a trial whose run, if it needs one, is finished. They are kept in its folder, with what they were
+    compared with."""
+    truth, hashes = true_objects(models.stack, checked)
+    if trial.method == TRUTH and not truth:
+        return trial.outcome()
+    digest = _digest(hashes) if hashes else ""
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    kept = read_json(trial.folder / "evaluation.json")
+    if kept is None or kept["truth"] != digest:
+        judge = Judge(models, trial.settings, checked, truth)
+        score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
+        kept = {"truth": digest, "scores": rounded(score_it(trial.folder))}
+        write_json(trial.folder / "evaluation.json", kept)
+    costs = read_json(trial.folder / "costs.json") or {}
+    return trial.outcome(kind=checked.kind, scores=kept["scores"], costs=costs)
+
+
+def _gallery(outcomes: Sequence[Outcome], stack: str) -> str:
+    """gallery.html; of several seeds it shows the first."""
+    order, rows = [*METHODS, TRUTH], {}
+    for o in sorted(outcomes, key=lambda o: order.index(o.method)):
+        row = rows.setdefault(o.prompt, gallery.Row(o.prompt, o.part or "", o.kind or "", {}))
+        if o.method in row.cells:
+            continue
+        sprite = o.folder / "sprite.jpg"
+        said = [
+            (SCORES[key].label, SCORES[key].text(o.scores[key])) for key in IN_GALLERY if o.scores.get(key) is not None
+        ]
+        cell = gallery.Cell(sprite if sprite.is_file() else None, said, o.failure)
+        found = []
+        for number, asset in enumerate((read_json(o.folder / "retrieved.json") or {"assets": []})["assets"]):
+            if (strip := o.folder / f"asset-{number}-turned.png").is_file():
+                found.append((strip, asset["caption"], ", ".join(filter(None, (asset["author"], asset["license"])))))
+        most = max(row.assets, found, key=len)
+        rows[o.prompt] = replace(row, cells={**row.cells, o.method: cell}, assets=most)
+    return gallery.page(f"Redream, evaluated on {stack}", list(rows.values()))
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

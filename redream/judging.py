@@ -1,0 +1,215 @@
+"""One object's scores against ground truth: of a run's result, of the library's best asset, of the true object itself.
+
+All are seen by the same cameras at the same size. What people look at is left in the object's folder on the way.
+"""
+
+import csv
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from redream import gallery, hub, machine, references, results
+from redream.distillation.loop import load_particles
+from redream.files import write_json
+from redream.metrics import score_cameras, silhouette_iou
+from redream.models import Models
+from redream.runs import Run
+from redream.scene import assets
+from redream.scene.assets import Asset
+from redream.scene.cameras import VIEWS, Camera, ring
+from redream.scene.volume import OccupancyGrid, Rendering
+from redream.settings import Settings
+from redream.stack import Checked, Stack
+
+OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
+FACE_DEG = 9.0  # an arc of views this wide counts as a face
+
+
+class EvaluationError(ValueError):
+    """Prompts, methods or a folder that cannot be evaluated; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a score is read."""
+
+    label: str
+    better: str  # "higher", "lower" or "neither"
+    meaning: str
+    decimals: int = 3  # shown
+
+    def text(self, value: float, signed: bool = False) -> str:
+        return f"{value:{'+' if signed else ''}.{self.decimals}f}"
+
+
+SCORES = {
+    "clip_a": Score("CLIP a", "higher", "likeness to the prompt, mean cosine over 120 views"),
+    "clip_b": Score("CLIP b", "higher", "the same by another model"),
+    "view_agreement_a": Score("views a", "higher", "share of views that CLIP a gives the right name"),
+    "view_agreement_b": Score("views b", "higher", "the same by another model"),
+    "faces_behind": Score("faces behind", "lower", "arcs of at least 9° in the back half that CLIP a names front"),
+    "a_lpips_a": Score(
+        "A-LPIPS a", "lower", "change between neighbouring views; what is blank or blurred does well", 4
+    ),
+    "a_lpips_b": Score("A-LPIPS b", "lower", "the same by another net", 4),
+    "a_lpips_off_a": Score("A-LPIPS a, off", "lower", "its distance from the true object's own", 4),
+    "a_lpips_off_b": Score("A-LPIPS b, off", "lower", "the same by another net", 4),
+    "silhouette_iou": Score("IoU", "higher", "overlap of outlines with the true object, best over its variants"),
+    "coverage": Score("coverage", "neither", "share of the picture that is opaque; to be read beside the truth's"),
+}
+
+
+class Still:
+    """An asset shown as a particle is, one ray a pixel: their pictures for scores are made by the same steps."""
+
+    def __init__(self, asset: Asset, settings: Settings) -> None:
+        self.asset, self.field = asset, None
+        self.grid = OccupancyGrid(settings.occupancy_resolution, settings.bound)
+
+    def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
+        image, opacity = self.asset.render(camera, size, background, samples=1)
+        return Rendering(image, opacity, torch.zeros_like(opacity))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores one prompt's objects, each of them in a folder to which pictures of it are added."""
+
+    models: Models
+    settings: Settings
+    checked: Checked
+    truth: tuple[Asset, ...]  # its variants; none where nobody knows it
+
+    def run(self, folder: Path) -> dict[str, float | None]:
+        """What scores.json says and what is seen of the last checkpoint; the mean over particles."""
+        run, scored = Run.open(folder), []
+        particles, true = load_particles(run.checkpoints()[-1], self.settings), self._true_outlines()
+        for particle, known in zip(particles, run.read_json("scores.json")["objects"], strict=True):
+            own = {key: value for key, value in known.items() if key in SCORES}
+            own |= {"faces_behind": self.faces(particle), "silhouette_iou": best_overlap(self.outlines(particle), true)}
+            scored.append(own)
+        if pictures := gallery.frames(folder / "turntable-0.mp4"):
+            gallery.save_sprites(pictures, folder / "sprite.jpg")
+        return mean_of(scored)
+
+    def retrieval(self, folder: Path) -> dict[str, float | None]:
+        """Of the library's best asset, turned to the front that is found."""
+        _ = self.models.index, self.models.clip("retrieval")  # loading does not count
+        start = time.perf_counter()
+        found, _ = references.search(self.checked.prompt, self.models, self.settings.with_(assets=1))
+        turned, _ = references.turned(found[0], self.models, self.settings)
+        costs = {"seconds": {"retrieval": round(time.perf_counter() - start, 3)}, "sessions": 1}
+        write_json(folder / "costs.json", costs | {"peak_memory_gb": machine.peak_memory_gb()})
+        write_json(folder / "retrieved.json", {"prompt": self.checked.prompt, "assets": [found[0].entry]})
+        results.save_strip(turned.asset, self.settings, folder / "asset-0-turned.png")
+        still = self._still(turned.asset, folder)
+        return self._alone(still) | {"silhouette_iou": best_overlap(self.outlines(still), self._true_outlines())}
+
+    def true_object(self, folder: Path) -> dict[str, float | None]:
+        """The mean over its variants, each of them compared with the others: what could be reached at all."""
+        scored = [self._alone(self._still(asset, folder)) for asset in self.truth]
+        outlines, middle = self._true_outlines(), mean_of(scored)
+        for number, own in enumerate(scored):
+            own |= {"silhouette_iou": best_overlap(outlines[number], outlines[:number] + outlines[number + 1 :])}
+            own |= beside_the_truth(own, middle)
+        return mean_of(scored)
+
+    def faces(self, shown: results.Shown) -> float | None:
+        """`faces_behind` of what CLIP a calls the views; None for what has no front."""
+        if self.has_front is False:
+            return None
+        clip, white = self.models.clip("a"), torch.ones(3)
+        images = torch.cat([shown.render(c, self.size, white).image for c in score_cameras(self.settings)])
+        names = clip.embed_texts([f"{self.checked.prompt}, {view} view" for view in VIEWS])  # (3, d)
+        guesses = (clip.embed_images(images) @ names.T).argmax(dim=1).tolist()  # 120 numbers
+        return float(faces_behind([VIEWS[guess] for guess in guesses]))
+
+    def outlines(self, shown: results.Shown) -> Float[Tensor, "b 1 s s"]:
+        """Opacity from 24 azimuths."""
+        cameras, white = _ring(OUTLINES, self.settings), torch.ones(3)
+        return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras])
+
+    @property
+    def size(self) -> int:
+        """Pixels of the pictures that are scored, as in a run."""
+        return max(64, *(self.models.clip(name).size for name in ("a", "b")))
+
+    @property
+    def has_front(self) -> bool | None:
+        vocabulary = self.models.stack.vocabulary
+        return None if vocabulary is None else self.checked.kind not in vocabulary.symmetric
+
+    def _alone(self, still: Still) -> dict[str, float | None]:
+        studio = results.Studio(still, self.settings, self.size)
+        known = results.scores_of(studio, self.checked.prompt, self.models, self.has_front)
+        return {key: known[key] for key in SCORES if key in known} | {"faces_behind": self.faces(still)}
+
+    def _true_outlines(self) -> list[Float[Tensor, "b 1 s s"]]:
+        return [self.outlines(Still(asset, self.settings)) for asset in self.truth]
+
+    def _still(self, asset: Asset, folder: Path) -> Still:
+        if not (folder / "sprite.jpg").is_file():
+            cameras, white = _ring(gallery.FRAMES, self.settings), torch.ones(3)
+            pictures = [results.as_bytes(asset.render(camera, gallery.SIDE, white)[0][0]) for camera in cameras]
+            gallery.save_sprites(pictures, folder / "sprite.jpg")
+        return Still(asset, self.settings)
+
+
+def true_objects(stack: Stack, checked: Checked) -> tuple[tuple[Asset, ...], tuple[str, ...]]:
+    """The variants of what a prompt asks for, front to +x, and their files' SHA-256; none where the stack has no truth,
+    or not of this kind and colour. Raises `EvaluationError` for files that are not those of truth.csv."""
+    if stack.truth is None or checked.kind is None:
+        return (), ()
+    folder = stack.folder(stack.truth)
+    try:
+        with (folder / "truth.csv").open(newline="", encoding="utf-8") as file:
+            rows = [r for r in csv.DictReader(file) if (r["kind"], r["colour"]) == (checked.kind, checked.colour)]
+        hub.verify(folder, {row["file"]: row["sha256"] for row in rows})
+    except (OSError, KeyError, ValueError) as error:
+        raise EvaluationError(f"The true objects of this stack cannot be read: {error}") from error
+    found = tuple(assets.load(folder / row["file"], normalise=False) for row in rows)
+    return found, tuple(row["sha256"] for row in rows)
+
+
+def best_overlap(own: Float[Tensor, "b 1 h w"], others: Sequence[Float[Tensor, "b 1 h w"]]) -> float | None:
+    """Intersection over union with the variant that fits best, in [0, 1]; None if there is none."""
+    return max((silhouette_iou(own, other) for other in others), default=None)
+
+
+def faces_behind(names: Sequence[str]) -> int:
+    """Separate arcs, at least 9° wide, of the back half (|azimuth| > 90°) whose views are named "front".
+
+    `names` are those of equally spaced views, the first one at azimuth 0°; each stands for an arc as wide as their
+    distance.
+    """
+    step = 360 / len(names)
+    back = [name == "front" for number, name in enumerate(names) if 90 < number * step < 270]
+    arcs = [len(list(group)) * step for front, group in itertools.groupby(back) if front]
+    return sum(arc >= FACE_DEG - 1e-6 for arc in arcs)
+
+
+def mean_of(scored: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """The mean of each score over those that have it; None if none has it."""
+    known = {key: [s[key] for s in scored if s.get(key) is not None] for key in SCORES if any(key in s for s in scored)}
+    return {key: sum(values) / len(values) if values else None for key, values in known.items()}
+
+
+def beside_the_truth(own: Mapping[str, float | None], true: Mapping[str, float | None]) -> dict[str, float | None]:
+    """How far A-LPIPS is from the true object's own: less change than it has is no better than more."""
+    pairs = {net: (own.get(f"a_lpips_{net}"), true.get(f"a_lpips_{net}")) for net in ("a", "b")}
+    return {f"a_lpips_off_{net}": None if None in pair else abs(pair[0] - pair[1]) for net, pair in pairs.items()}
+
+
+def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Scores as they are kept."""
+    return {key: value if value is None else round(value, 6) for key, value in values.items()}
+
+
+def _ring(count: int, settings: Settings) -> list[Camera]:
+    return ring(count, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)

@@ -1,0 +1,307 @@
+"""Many runs become tables: nothing is run twice, nothing is lost, and the numbers mean what they say."""
+
+import csv
+import dataclasses
+import html.parser
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from tiny_stack import TINY
+
+from redream import evaluation, gallery, pipeline
+from redream.evaluation import Prompt
+from redream.judging import EvaluationError
+from redream.models import Models
+from redream.retrieval.index import AssetUnavailable
+from redream.runs import Run
+from redream.stack import STACKS, Vocabulary, check_prompt
+
+EXAMPLES = STACKS.parent / "examples"
+SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
+PROMPTS = [Prompt("a purple owl", "dev"), Prompt("a red vase", "judge")]
+METHODS = ["redream", "sds", "retrieval"]
+
+
+@pytest.fixture(scope="module")
+def models(models_with_truth) -> Models:
+    return models_with_truth
+
+
+def sweep(out: Path, models: Models, **changes) -> list[evaluation.Told]:
+    asked = {"prompts": PROMPTS, "methods": METHODS, "seeds": [0], "settings": SETTINGS} | changes
+    return list(evaluation.evaluate(out, models=models, **asked))
+
+
+@pytest.fixture(scope="module")
+def whole(models, tmp_path_factory) -> Path:
+    """A sweep that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    told = sweep(out, models)
+    assert [t.done for t in told if t.ended] == list(range(1, 9)) and not any(t.failure for t in told)
+    return out
+
+
+@pytest.fixture
+def begun(monkeypatch) -> list[str]:
+    """The folders in which a run is begun from here on."""
+    folders, generate = [], pipeline.generate
+    monkeypatch.setattr(pipeline, "generate", lambda *a, **k: folders.append(k["out"].name) or generate(*a, **k))
+    return folders
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_a_finished_run_with_equal_settings_is_not_run_again_and_the_tables_stay_equal(whole, models, begun, tmp_path):
+    before = (whole / "table.json").read_bytes()
+    (whole / "table.json").unlink()
+    sweep(whole, models)
+    assert begun == [] and (whole / "table.json").read_bytes() == before
+
+
+def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
+    sweep(out, models, settings=SETTINGS.with_(t_min=0.2), **asked)
+    assert len(begun) == 1 and len(list((out / "runs/sds").iterdir())) == 1 + len(PROMPTS)
+    monkeypatch.setattr(evaluation, "fingerprint", lambda stack: "other weights")
+    sweep(out, models, **asked)
+    assert len(set(begun)) == 2
+
+
+def test_a_sweep_that_was_killed_twice_ends_with_the_same_table(whole, models, begun, tmp_path):
+    """First its process dies within a run, after the first checkpoint; then it is left after a run."""
+    code = f"""
+import os
+from pathlib import Path
+from test_evaluation import METHODS, PROMPTS, SETTINGS
+from redream import evaluation
+from redream.models import Models
+models = Models.load({str(models.stack.base)!r}, "cpu")
+for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=SETTINGS):
+    if now.trial.method == "sds" and list(now.trial.folder.glob("checkpoint/0*")):
+        os._exit(9)
+"""
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    died = subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ, "PYTHONPATH": path})
+    assert died.returncode == 9
+    told = evaluation.evaluate(tmp_path, PROMPTS, METHODS, models=models, settings=SETTINGS)
+    next(now for now in told if now.trial.method == "sds" and now.ended)
+    told.close()
+    assert not (tmp_path / "table.json").exists()
+    sweep(tmp_path, models)
+    assert len(begun) == len(set(begun)) == 2  # the other two were begun before the process died
+    assert (tmp_path / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+    sessions = {row["sessions"] for row in pq.read_table(tmp_path / "results.parquet").to_pylist()}
+    assert 2 in sessions  # whose seconds are not those of a whole run
+
+
+def test_a_run_without_usable_settings_is_begun_anew(whole, models, begun, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    first, second = sorted((out / "runs/sds").iterdir())[:2]
+    (first / "settings.json").write_text("{")
+    (second / "settings.json").unlink()
+    sweep(out, models)
+    assert sorted(begun) == [first.name, second.name]
+    assert (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+
+
+def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole, models, begun, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "runs/sds")
+    for method in METHODS:
+        sweep(out, models, methods=[method])
+        assert set(json.loads((out / "table.json").read_text())["methods"]) == {method, "truth"}
+    begun.clear()
+    sweep(out, models)
+    assert begun == [] and (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+
+
+def test_a_run_that_fails_is_listed_and_the_others_are_made(models, tmp_path, monkeypatch):
+    prompts = [Prompt("an ironman"), Prompt("a purple owl")]
+    told = sweep(tmp_path, models, prompts=prompts, methods=["sds"], seeds=[0])
+    assert [bool(now.failure) for now in told if now.ended and now.trial.method == "sds"] == [True, False]
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["methods"]["sds"]["missing"] == 1 and table["methods"]["sds"]["runs"] == 2
+    assert "*ironman*" in table["failures"][0]["reason"] and "*ironman*" in (tmp_path / "table.md").read_text()
+
+    def gone(*arguments, **values):
+        raise AssetUnavailable("The asset is gone.")
+
+    monkeypatch.setattr(pipeline, "generate", gone)
+    told = sweep(tmp_path, models, prompts=prompts, methods=["sds", "redream"], seeds=[0])
+    assert [now.failure for now in told if now.trial.method == "redream"][-1] == "The asset is gone."
+    monkeypatch.setattr(pipeline, "generate", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a fault of the program is not a result
+        sweep(tmp_path, models, prompts=prompts, methods=["redream"], seeds=[0])
+
+
+def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
+    asked = {}
+
+    def generate(prompt, *, settings, out, models):
+        asked[out.parent.name] = settings
+        raise AssetUnavailable("Only asked.")
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    changed = SETTINGS.with_(guidance=5.0)
+    sweep(tmp_path, models, settings=changed, methods=list(evaluation.METHODS), prompts=PROMPTS[:1], seeds=[7])
+    assert set(asked) == set(evaluation.METHODS) - {"retrieval"}
+    assert asked["redream"] == changed.with_(seed=7)
+    assert all(settings.guidance == 5.0 for settings in asked.values())
+    assert asked["sds"].guidance_scale == 100 > asked["sds-tuned"].guidance_scale
+    assert not asked["vsd"].uses_assets and asked["redream-no-init"].uses_assets
+    different = {json.dumps(dataclasses.asdict(s)) for s in asked.values()}
+    assert len(different) == len(asked)
+
+
+def test_what_cannot_be_evaluated_is_refused(models, tmp_path):
+    with pytest.raises(EvaluationError, match="no method magic"):
+        sweep(tmp_path, models, methods=["magic"])
+    with pytest.raises(EvaluationError, match="at least one"):
+        sweep(tmp_path, models, prompts=[])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvaluationError, match="cannot be written"):
+        sweep(tmp_path / "file", models)
+
+
+# ---------------------------------------------------------------- scores and tables
+
+
+def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
+    for row in pq.read_table(whole / "results.parquet").to_pylist():
+        folder = whole / "runs" / row["method"] / row["folder"]
+        if row["method"] in ("redream", "sds"):
+            (known,) = Run.open(folder).read_json("scores.json")["objects"]
+            assert {key: row[key] for key in known if key in row} == {k: v for k, v in known.items() if k in row}
+            assert row["seconds"] > 0 and row["seconds_distillation"] > 0 and row["peak_memory_gb"] > 0.1
+        owl = row["prompt"] == "a purple owl"
+        assert (row["faces_behind"] is not None) == owl  # a vase has no front
+        assert (row["silhouette_iou"] is not None) == owl == (row["coverage_true"] is not None)
+        assert row["part"] == ("dev" if owl else "judge") and row["failure"] is None
+    assert not (whole / "runs/truth").is_dir() or len(list((whole / "runs/truth").iterdir())) == 1
+
+
+def test_the_distance_of_a_lpips_to_the_truth_is_that_of_the_two_rows(whole):
+    rows = [r for r in pq.read_table(whole / "results.parquet").to_pylist() if r["prompt"] == "a purple owl"]
+    (true,) = (row for row in rows if row["method"] == "truth")
+    for row in rows:
+        if row is not true:
+            assert row["a_lpips_off_a"] == pytest.approx(abs(row["a_lpips_a"] - true["a_lpips_a"]), abs=2e-6)
+            assert row["coverage_true"] == true["coverage"]
+
+
+def test_the_table_says_which_way_is_better_and_what_a_run_cost(whole):
+    text = (whole / "table.md").read_text()
+    assert (
+        "CLIP a (higher is better)" in text
+        and "A-LPIPS a (lower is better)" in text
+        and "coverage (neither is better)" in text
+    )
+    costs = text[text.index("## Costs") :]
+    assert "| redream |" in costs and "| retrieval |" in costs and "| truth |" not in costs
+    assert "seconds" not in (whole / "table.json").read_text() and str(whole) not in (whole / "table.json").read_text()
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("# a comment\ndev\tan owl\n\njudge\ta cat\na dog, sitting\n")
+    assert evaluation.read_prompts(file) == [
+        Prompt("an owl", "dev"),
+        Prompt("a cat", "judge"),
+        Prompt("a dog, sitting"),
+    ]
+    assert evaluation.read_prompts(file, "judge") == [Prompt("a cat", "judge")]
+    for text, sentence in [("x\tan owl", "Line 1"), ("an owl\nan owl", "twice"), ("# nothing", "no prompts")]:
+        file.write_text(text)
+        with pytest.raises(EvaluationError, match=sentence):
+            evaluation.read_prompts(file)
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        evaluation.read_prompts(tmp_path / "none.txt")
+    file.write_text("an owl\na cat")
+    assert evaluation.read_prompts(file, limit=1) == [Prompt("an owl")]
+    with pytest.raises(EvaluationError, match="leaves no prompt"):
+        evaluation.read_prompts(file, limit=-1)
+
+
+def test_the_prompts_of_the_miniature_are_fair():
+    """25 to choose with, 25 to report on; no pair in both; at least 10 held-out pairs and 13 kinds with a front in
+    each; and three true objects of each pair, which no model has seen."""
+    words = Vocabulary.load(STACKS / "mini/vocabulary.json")
+    with (STACKS / "mini/heldout.csv").open() as file:
+        held_out = {(row["kind"], row["colour"]) for row in csv.DictReader(file)}
+    with (STACKS / "mini/truth/truth.csv").open() as file:
+        truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
+    pairs = {}
+    for part in evaluation.PARTS:
+        checked = [check_prompt(p.text, words) for p in evaluation.read_prompts(EXAMPLES / "prompts_mini.txt", part)]
+        pairs[part] = {(c.kind, c.colour) for c in checked}
+        assert len(checked) == 25 and len(pairs[part] & held_out) >= 10
+        assert len({c.kind for c in checked} - set(words.symmetric)) >= 13
+        assert all(truth[pair] == 3 for pair in pairs[part])
+    assert not pairs["dev"] & pairs["judge"] and ("owl", "purple") in pairs["judge"]
+    assert set(truth) == pairs["dev"] | pairs["judge"]
+    assert len(evaluation.read_prompts(EXAMPLES / "prompts.txt")) == 50
+
+
+# ---------------------------------------------------------------- the gallery
+
+
+class Page(html.parser.HTMLParser):
+    """The addresses a page would fetch, and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses, self.words, self.tags = [], [], Counter()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "action") and value]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_gallery_shows_every_run_and_fetches_nothing(whole):
+    text = (whole / "gallery.html").read_text()
+    page = Page(text)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
+    assert not page.tags["link"] and "http:" not in text and "https:" not in text and "@import" not in text
+    assert text.count('class="turning"') == 2 * 3 + 1  # prompts × methods, and the owl's truth
+    assert page.tags["figure"] >= 2 and page.tags["tr"] == 1 + len(PROMPTS)
+    assert "prefers-reduced-motion" in text and text.count("setInterval") == 1
+
+
+def test_what_people_write_is_text_on_the_page(tmp_path):
+    nasty = "<script>alert(1)</script>\"' onload=x & $title ${rows}"
+    row = gallery.Row(
+        nasty, nasty, nasty, {nasty: gallery.Cell(None, [(nasty, nasty)], nasty), "b": gallery.Cell(None, [])}
+    )
+    text = gallery.page(nasty, [row])
+    assert Page(text).tags["script"] == 1
+    assert "".join(Page(text).words).count(nasty) >= 5 and "<script>alert" not in text
+
+
+def test_a_sprite_has_the_views_in_order(tmp_path):
+    pictures = [np.full((10, 10, 3), value, np.uint8) for value in range(0, 240, 2)]  # 120 pictures
+    gallery.save_sprites(pictures, tmp_path / "sprite.jpg")
+    sheet = np.asarray(Image.open(tmp_path / "sprite.jpg"))
+    middles = sheet[gallery.SIDE // 2 :: gallery.SIDE, gallery.SIDE // 2 :: gallery.SIDE, 0].ravel().astype(int)
+    assert len(middles) == gallery.FRAMES and np.abs(middles - [2 * (k * 120 // 36) for k in range(36)]).max() <= 2
