@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,16 @@ from skimage import measure
 from redream.files import replacing
 from redream.scene import intake
 from redream.scene.assets import GLTF_TO_WORLD, Asset, Tree, to_linear
-from redream.scene.volume import FieldFunction, OccupancyGrid, volume_weights
+from redream.scene.cameras import Camera, ring
+from redream.scene.volume import FieldFunction, OccupancyGrid, render, volume_weights
 
 POINTS_PER_CHUNK = 2**18
 SMALLEST_PIECE = 0.02  # of the largest piece's volume; smaller ones are floaters
 PADDING = 2  # texels between the charts of an atlas
 DEPTHS = tuple(0.5 - 0.75 * i for i in range(8))  # where colour is looked for along the normal, in cells
+PAINTED_FROM = tuple((elevation, 8) for elevation in (-40.0, 12.0, 55.0))  # degrees, pictures once around
+PAINTED_SIZE, PAINTED_SAMPLES = 128, 48  # pixels along a side of these pictures, samples per ray
+RAYS_PER_CHUNK = 2**14
 
 
 class MeshError(ValueError):
@@ -140,7 +145,7 @@ def _surface(density: Float[np.ndarray, "r r r"], level: float, cell: float, bou
 def _textured(
     mesh: trimesh.Trimesh, field_fn: FieldFunction, grid: OccupancyGrid, cell: float, texture_size: int
 ) -> Asset:
-    """The mesh cut into charts (xatlas), each texel painted with the field's colour at its place on the surface."""
+    """The mesh cut into charts (xatlas), each texel painted with the colour that pictures of the field have there."""
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
     packing = xatlas.PackOptions()
@@ -163,7 +168,8 @@ def _textured(
     points, along = ((weights[:, :, None] * values[faces[triangles]]).sum(axis=1) for values in (vertices, normals))
 
     texture, covered = np.zeros((height * width, 3)), np.zeros(height * width, bool)
-    texture[texels] = _seen_colour(field_fn, grid, points, along, cell)
+    tree = Tree(vertices, faces)
+    texture[texels] = _painted(field_fn, grid, points, along, cell, lambda o, d: _hits(tree, vertices[faces], o, d))
     covered[texels] = True
     return Asset(
         mesh=trimesh.Trimesh(vertices, faces, process=False),
@@ -172,6 +178,58 @@ def _textured(
         textures=(_grown(texture.reshape(height, width, 3), covered.reshape(height, width)),),
         face_texture=np.zeros(len(faces), np.int64),
     )
+
+
+def _hits(
+    tree: Tree, corners: Float[np.ndarray, "f 3 3"], origins: Float[np.ndarray, "n 3"], directions: np.ndarray
+) -> Float[np.ndarray, "n 3"]:
+    """Where rays first meet the mesh; infinitely far where they miss it."""
+    places = np.full(origins.shape, np.inf)
+    rays, triangles, weights = tree.cast(origins, directions)
+    places[rays] = (weights[:, :, None] * corners[triangles]).sum(axis=1)
+    return places
+
+
+def _painted(
+    field_fn: FieldFunction,
+    grid: OccupancyGrid,
+    points: Float[np.ndarray, "n 3"],
+    normals: Float[np.ndarray, "n 3"],
+    cell: float,
+    hits: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> Float[np.ndarray, "n 3"]:
+    """The colour of surface points in pictures of the field that see them, those from straight ahead counting most.
+
+    A field is never quite solid, so its pictures mix what lies before and behind its surface: this is what they show.
+    Where no picture looks, the colour is that of `_seen_colour`. `hits`: rays → where they meet the mesh.
+    """
+    total = 1e-3 * _seen_colour(field_fn, grid, points, normals, cell)  # (n, 3)
+    weight = np.full(len(points), 1e-3)
+    distance = 4 * grid.bound
+    fovy_deg = math.degrees(2 * math.asin(grid.bound / distance))  # the sphere that the box holds fills the picture
+    for camera in (c for elevation_deg, count in PAINTED_FROM for c in ring(count, elevation_deg, distance, fovy_deg)):
+        black = torch.zeros(3, device=grid.density.device)
+        seen = render(field_fn, camera, PAINTED_SIZE, black, grid, PAINTED_SAMPLES, None, RAYS_PER_CHUNK)
+        there = _looked_up(torch.cat([seen.image, seen.opacity], dim=1).cpu(), camera, points)  # (n, 4)
+        origins = np.broadcast_to(camera.pose[:3, 3].numpy(), points.shape)
+        towards = points - origins
+        towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
+        visible = np.linalg.norm(hits(origins, towards) - points, axis=1) < 1.5 * cell
+        facing = np.clip(-(towards * normals).sum(axis=1), 0, None) ** 4 * visible
+        total += facing[:, None] * there[:, :3]  # colour times opacity, as the picture is over black
+        weight += facing * there[:, 3]
+    return np.clip(total / weight[:, None], 0, 1)
+
+
+def _looked_up(
+    picture: Float[torch.Tensor, "1 c h w"], camera: Camera, points: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n c"]:
+    """The picture's values where a camera sees these points, bilinear; 0 outside."""
+    pose = camera.pose.numpy()
+    right, up, backward = ((points - pose[:3, 3]) @ pose[:3, :3]).T  # (n,) each
+    scale = -1 / (backward * math.tan(math.radians(camera.fovy_deg) / 2))
+    at = torch.from_numpy(np.stack([right * scale, -up * scale], axis=-1)).to(picture)[None, None]  # (1, 1, n, 2)
+    return torch.nn.functional.grid_sample(picture, at, align_corners=False)[0, :, 0].T.numpy()
 
 
 def _seen_colour(

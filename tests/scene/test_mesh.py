@@ -60,6 +60,25 @@ def test_a_field_written_and_loaded_looks_as_it_was_rendered(path, grid):
         assert -10 * math.log10(error) >= 22
 
 
+def test_what_shines_through_a_soft_field_is_in_the_texture(grid):
+    """Inside a mist of one colour lies a hard ball of another: seen from anywhere the middle is a mixture, and only
+    pictures know in which shares: a line straight inwards through the mist's edge is too short to tell."""
+
+    def misty(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        r = points.norm(dim=-1)
+        core = (r < 0.3).float()[:, None]
+        rgb = core * torch.tensor([1.0, 0.0, 0.0]) + (1 - core) * torch.tensor([0.0, 0.0, 1.0])
+        return rgb, 200 * core[:, 0] + 7.0 * (r < 0.4)
+
+    asset = mesh.extract(misty, grid, resolution=48, texture_size=128)
+    camera = Camera(30.0, 15.0, 1.6, 40.0)
+    field, (image, _) = render(misty, camera, 64, WHITE, grid, 128), asset.render(camera, 64, WHITE)
+    middle = slice(28, 36)
+    mixed = field.image[0, :, middle, middle].mean(dim=(1, 2))  # (3,)
+    assert 0.3 < mixed[0] < 0.7 and 0.3 < mixed[2] < 0.7
+    assert torch.allclose(image[0, :, middle, middle].mean(dim=(1, 2)), mixed, atol=0.15)
+
+
 def test_the_front_is_red_and_the_top_blue(path):
     asset = assets.load(path)
     front = asset.render(Camera(0.0, 0.0, 1.6, 40.0), 33, WHITE)[0][0]
