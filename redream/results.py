@@ -106,7 +106,12 @@ def preview(particle: Shown, camera: Camera) -> Float[Tensor, "1 3 h w"]:
 def save_mesh(particle: Shown, settings: Settings, path: Path) -> None:
     """Write the particle's surface as a GLB. Raises `mesh.MeshError` if there is none."""
     surface = mesh.extract(
-        particle.field, particle.grid, resolution=settings.mesh_resolution, max_faces=settings.mesh_faces
+        particle.field,
+        particle.grid,
+        resolution=settings.mesh_resolution,
+        max_faces=settings.mesh_faces,
+        picture_size=settings.turntable_rays,
+        samples_per_ray=settings.samples_per_ray,
     )
     mesh.save(surface, path)
 

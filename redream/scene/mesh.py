@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,10 @@ SMALLEST_PIECE = 0.02  # of the largest piece's volume; smaller ones are floater
 PADDING = 2  # texels between the charts of an atlas
 DEPTHS = tuple(0.5 - 0.75 * i for i in range(8))  # where colour is looked for along the normal, in cells
 PAINTED_FROM = tuple((elevation, 8) for elevation in (-40.0, 12.0, 55.0))  # degrees, pictures once around
-PAINTED_SIZE, PAINTED_SAMPLES = 128, 48  # pixels along a side of these pictures, samples per ray
 RAYS_PER_CHUNK = 2**14
+
+
+Picture = tuple[Camera, torch.Tensor]  # and (1, 4, h, w): colour over black, and opacity
 
 
 class MeshError(ValueError):
@@ -41,13 +43,16 @@ def extract(
     resolution: int = 96,
     max_faces: int = 20_000,
     texture_size: int = 512,
+    picture_size: int = 128,
+    samples_per_ray: int = 48,
     threshold: float | None = None,
 ) -> Asset:
     """The surface of a field as a mesh with a texture, in world axes; box, device and empty space are the grid's.
 
     `resolution` is the number of density samples along an edge of the box; it is lowered until the mesh has at most
-    `max_faces` faces. The texture is about `texture_size` texels wide. `threshold` is the density of the surface per
-    world unit; None: `surface_density`. Raises `MeshError` if nothing is opaque.
+    `max_faces` faces. The texture is about `texture_size` texels wide and painted from pictures of `picture_size`
+    pixels along a side with `samples_per_ray`, at best those that the field is shown with. `threshold` is the density
+    of the surface per world unit; None: `surface_density`. Raises `MeshError` if nothing is opaque.
     """
     if resolution < 8 or max_faces < 500:
         raise MeshError("A mesh needs a resolution of at least 8 and at least 500 faces.")
@@ -59,7 +64,9 @@ def extract(
         cell = 2 * grid.bound / (resolution - 1)  # world units
         level = surface_density(density, cell) if threshold is None else threshold
         mesh = _surface(density, level, cell, grid.bound)
-    return _textured(mesh, field_fn, grid, cell, texture_size)
+    return _textured(
+        mesh, field_fn, grid, cell, texture_size, list(_pictures(field_fn, grid, picture_size, samples_per_ray))
+    )
 
 
 def surface_density(density: Float[np.ndarray, "r r r"], cell: float) -> float:
@@ -143,7 +150,12 @@ def _surface(density: Float[np.ndarray, "r r r"], level: float, cell: float, bou
 
 
 def _textured(
-    mesh: trimesh.Trimesh, field_fn: FieldFunction, grid: OccupancyGrid, cell: float, texture_size: int
+    mesh: trimesh.Trimesh,
+    field_fn: FieldFunction,
+    grid: OccupancyGrid,
+    cell: float,
+    texture_size: int,
+    pictures: Sequence[Picture],
 ) -> Asset:
     """The mesh cut into charts (xatlas), each texel painted with the colour that pictures of the field have there."""
     atlas = xatlas.Atlas()
@@ -169,7 +181,14 @@ def _textured(
 
     texture, covered = np.zeros((height * width, 3)), np.zeros(height * width, bool)
     tree = Tree(vertices, faces)
-    texture[texels] = _painted(field_fn, grid, points, along, cell, lambda o, d: _hits(tree, vertices[faces], o, d))
+    texture[texels] = _painted(
+        pictures,
+        points,
+        along,
+        cell,
+        _seen_colour(field_fn, grid, points, along, cell),
+        lambda o, d: _hits(tree, vertices[faces], o, d),
+    )
     covered[texels] = True
     return Asset(
         mesh=trimesh.Trimesh(vertices, faces, process=False),
@@ -190,34 +209,41 @@ def _hits(
     return places
 
 
+def _pictures(field_fn: FieldFunction, grid: OccupancyGrid, size: int, samples_per_ray: int) -> Iterator[Picture]:
+    """The field from around, above and below, filling the picture with the sphere that the box holds."""
+    distance = 4 * grid.bound
+    fovy_deg = math.degrees(2 * math.asin(grid.bound / distance))
+    black = torch.zeros(3, device=grid.density.device)
+    for elevation_deg, count in PAINTED_FROM:
+        for camera in ring(count, elevation_deg, distance, fovy_deg):
+            seen = render(field_fn, camera, size, black, grid, samples_per_ray, None, RAYS_PER_CHUNK)
+            both = torch.cat([seen.image, seen.opacity], dim=1)  # (1, 4, size, size)
+            yield camera, both.nan_to_num(0.0, 0.0, 0.0).cpu()  # what has diverged counts as empty
+
+
 def _painted(
-    field_fn: FieldFunction,
-    grid: OccupancyGrid,
+    pictures: Sequence[Picture],
     points: Float[np.ndarray, "n 3"],
     normals: Float[np.ndarray, "n 3"],
     cell: float,
+    otherwise: Float[np.ndarray, "n 3"],
     hits: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> Float[np.ndarray, "n 3"]:
     """The colour of surface points in pictures of the field that see them, those from straight ahead counting most.
 
     A field is never quite solid, so its pictures mix what lies before and behind its surface: this is what they show.
-    Where no picture looks, the colour is that of `_seen_colour`. `hits`: rays → where they meet the mesh.
+    Where no picture looks, the colour is that of `otherwise`. `hits`: rays → where they meet the mesh.
     """
-    total = 1e-3 * _seen_colour(field_fn, grid, points, normals, cell)  # (n, 3)
-    weight = np.full(len(points), 1e-3)
-    distance = 4 * grid.bound
-    fovy_deg = math.degrees(2 * math.asin(grid.bound / distance))  # the sphere that the box holds fills the picture
-    for camera in (c for elevation_deg, count in PAINTED_FROM for c in ring(count, elevation_deg, distance, fovy_deg)):
-        black = torch.zeros(3, device=grid.density.device)
-        seen = render(field_fn, camera, PAINTED_SIZE, black, grid, PAINTED_SAMPLES, None, RAYS_PER_CHUNK)
-        there = _looked_up(torch.cat([seen.image, seen.opacity], dim=1).cpu(), camera, points)  # (n, 4)
+    total, weight = 1e-3 * otherwise, np.full(len(points), 1e-3)  # (n, 3), (n,)
+    for camera, picture in pictures:
+        there = _looked_up(picture, camera, points)  # (n, 4)
         origins = np.broadcast_to(camera.pose[:3, 3].numpy(), points.shape)
         towards = points - origins
         towards = towards / np.linalg.norm(towards, axis=1, keepdims=True)
         visible = np.linalg.norm(hits(origins, towards) - points, axis=1) < 1.5 * cell
-        facing = np.clip(-(towards * normals).sum(axis=1), 0, None) ** 4 * visible
-        total += facing[:, None] * there[:, :3]  # colour times opacity, as the picture is over black
-        weight += facing * there[:, 3]
+        facing = np.clip(-(towards * normals).sum(axis=1), 0, None) ** 4 * visible  # (n,)
+        total = total + facing[:, None] * there[:, :3]  # colour times opacity, as the picture is over black
+        weight = weight + facing * there[:, 3]
     return np.clip(total / weight[:, None], 0, 1)
 
 

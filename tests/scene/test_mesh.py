@@ -79,6 +79,19 @@ def test_what_shines_through_a_soft_field_is_in_the_texture(grid):
     assert torch.allclose(image[0, :, middle, middle].mean(dim=(1, 2)), mixed, atol=0.15)
 
 
+def test_a_corner_that_has_diverged_does_not_spoil_the_texture(grid):
+    def broken(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        rgb, density = ball(points)
+        nowhere = torch.where((points > 0.3).all(dim=-1), torch.nan, 0.0)
+        return rgb + nowhere[:, None], density + nowhere
+
+    with np.errstate(invalid="raise"):
+        asset = mesh.extract(broken, grid, resolution=32, texture_size=64)
+    camera = Camera(180.0, 15.0, 1.6, 40.0)
+    whole, _ = mesh.extract(ball, grid, resolution=32, texture_size=64).render(camera, 64, WHITE)
+    assert (asset.render(camera, 64, WHITE)[0] - whole).abs().mean() < 0.02
+
+
 def test_the_front_is_red_and_the_top_blue(path):
     asset = assets.load(path)
     front = asset.render(Camera(0.0, 0.0, 1.6, 40.0), 33, WHITE)[0][0]
