@@ -12,7 +12,9 @@ distil2d   PD fig. 3, table 6: SDS and VSD where the picture itself is optimised
 views3d    PD table 4: views of an evaluation's objects against samples of the prior (--runs DIR)
 
 DIR/NAME.png is the picture, DIR/NAME.json has the figures, which are printed too. Generations are kept in DIR/runs and
-used again by the next call. "CLIP-feature distance" is the Fréchet distance between image embeddings of the stack's
+used again by the next call. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so
+that none of it is a result to report; where the papers want what no asset shows, such as a purple owl, a held-out pair
+of them stands: a yellow owl. "CLIP-feature distance" is the Fréchet distance between image embeddings of the stack's
 first scoring CLIP: it stands where the papers have an FID and is never compared with one.
 """
 
@@ -25,7 +27,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,11 +39,11 @@ from redream import evaluation, pipeline, references
 from redream.distillation import adaptation
 from redream.distillation.adaptation import Adaptation, Reference, StoredViews, sample_background, store_views
 from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
-from redream.distillation.loop import Distillation, load_particles
+from redream.distillation.loop import Distillation
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
-from redream.files import replacing
-from redream.judging import Still
+from redream.files import read_json, replacing
+from redream.judging import Still, objects_of
 from redream.metrics import clip_score, silhouette_iou, view_agreement
 from redream.models import Models
 from redream.results import Shown
@@ -52,6 +54,7 @@ from redream.scene.cameras import VIEWS, Camera, ring
 from redream.scene.turntable import as_bytes
 from redream.settings import PRESETS, Settings
 from redream.stack import check_prompt
+from redream.tables import FORMAT
 
 AROUND = 8  # views that a row shows
 SIDE, GAP = 96, 4  # pixels: of a picture, between two of them
@@ -112,6 +115,8 @@ class Outcome:
     rows: list[Row]
     figures: Figures
     heads: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()  # where they are not those that were asked for
+    folders: tuple[str, ...] = ()  # of the runs that were compared
 
 
 # ---------------------------------------------------------------- experiments in 3D
@@ -151,12 +156,17 @@ PARTICLES = (2, 4)  # in one run
 
 
 def particles(lab: Lab) -> Outcome:
-    """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)"""
+    """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)
+
+    No object starts from an asset here: a run's particles would start from different ones, runs of one all from the
+    first. The prior is adapted to the same assets in all of them.
+    """
     rows, found = [], {}
     for prompt in lab.prompts:
-        single = [generate(lab, prompt, seed=lab.settings.seed + i)[0] for i in range(max(PARTICLES))]
-        groups = {f"1 particle, {count} seeds": single[:count] for count in PARTICLES}
-        groups |= {f"{count} particles": generate(lab, prompt, particles=count) for count in PARTICLES}
+        seeds = [lab.settings.seed + i for i in range(max(PARTICLES))]
+        single = [generate(lab, prompt, seed=seed, initialise=False)[0] for seed in seeds]
+        groups = {f"1 particle, {n} seeds": single[:n] for n in PARTICLES}
+        groups |= {f"{n} particles": generate(lab, prompt, particles=n, initialise=False) for n in PARTICLES}
         for name, group in groups.items():
             own = {key: mean(o.scores[key] for o in group) for key in ("CLIP a", "CLIP b")} | distances(lab.clip, group)
             found.setdefault(name, []).append(own)
@@ -209,26 +219,26 @@ def progress(lab: Lab) -> Outcome:
 def views3d(lab: Lab) -> Outcome:
     """How far are views of the objects from samples of the prior? (PD table 4)
 
-    The first particle of each run, ten views at 30° elevation over backgrounds as in the training; of the runs those
-    whose prompts all methods have.
+    The first particle of each run, ten views at 30° elevation over backgrounds as in the training. The runs are those
+    of the folder's table.json with its first seed, finished and of equal settings but for the method, of prompts that
+    all methods have. Samples of plain prompts mostly show fronts, so a face on every side brings views closer to them:
+    the distance is to be read beside the faces behind.
     """
     if lab.runs is None:
         raise ExperimentError("Name the folder of an evaluation: --runs DIR.")
-    runs: dict[str, dict[str, Run]] = {}  # method → prompt → run
-    for folder in sorted(lab.runs.glob("runs/*/*")):
-        if (folder / "record.json").is_file():  # the library's assets and the true objects have none
-            run = Run.open(folder)
-            runs.setdefault(folder.parent.name, {}).setdefault(run.request.prompt, run)
+    runs = finished_runs(lab.runs, evaluation.fingerprint(lab.models.stack))
     prompts = [p for p in next(iter(runs.values()), {}) if all(p in own for own in runs.values())]
     if not prompts:
         raise ExperimentError(f"The folder {lab.runs.name} has no finished runs of a prompt that all its methods have.")
     say(f"{len(runs)} methods, {len(prompts)} prompts: {', '.join(prompts)}")
+    folders = [own[prompt].folder.relative_to(lab.runs.resolve()) for own in runs.values() for prompt in prompts]
     reference = [prior_samples(lab, prompt, lab.samples, lab.settings.seed) for prompt in prompts]
     sets = {"samples, another seed": [prior_samples(lab, p, TEN, lab.settings.seed + 1) for p in prompts]}
     for method, own in runs.items():
         say(method)
         sets[method] = [ten_views(own[prompt], lab.settings.seed) for prompt in prompts]
-    return compared(lab, prompts, reference, sets)
+    outcome = compared(lab, prompts, reference, sets)
+    return replace(outcome, prompts=tuple(prompts), folders=tuple(folder.as_posix() for folder in folders))
 
 
 # ---------------------------------------------------------------- experiments in 2D
@@ -396,11 +406,9 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> li
         told = pipeline.generate(prompt, settings=settings, assets=given, out=folder, models=lab.models)
     for _ in told:
         pass
-    run = Run.open(folder)
-    shown, scored = load_particles(run.checkpoints()[-1], settings), run.read_json("scores.json")["objects"]
     return [
         Made(around(particle, settings), {f"CLIP {name}": scores[f"clip_{name}"] for name in ("a", "b")})
-        for particle, scores in zip(shown, scored, strict=True)
+        for particle, scores in objects_of(Run.open(folder))
     ]
 
 
@@ -426,13 +434,30 @@ def around(shown: Shown, settings: Settings) -> Seen:
     return Seen(torch.cat([s.image for s in seen]).cpu(), torch.cat([s.opacity for s in seen]).cpu())
 
 
+def finished_runs(out: Path, weights: str) -> dict[str, dict[str, Run]]:
+    """The finished runs of an evaluation's table with its first seed: method → prompt → run. `weights` is the models'
+    fingerprint."""
+    table = read_json(out / "table.json") or {}
+    if table.get("format") != FORMAT:
+        raise ExperimentError(f"The folder {out.name} has no table.json of this version; evaluate into it first.")
+    settings, runs = Settings.from_json(json.dumps(table["settings"])), {}
+    for method, entry in itertools.product(table["changes"], table["prompts"]):
+        if evaluation.METHODS.get(method) is not None:
+            prompt = evaluation.Prompt(entry["prompt"], entry["part"])
+            trial = evaluation.plan(out, prompt, method, table["seeds"][0], settings, weights)
+            own = runs.setdefault(method, {})
+            if trial.folder.is_dir() and (run := Run.open(trial.folder)).finished:
+                own[prompt.text] = run
+    return runs
+
+
 TEN, ELEVATION_DEG = 10, 30.0  # PD K
 
 
 def ten_views(run: Run, seed: int) -> Float[Tensor, "10 3 s s"]:
     """The first particle of a finished run, over backgrounds as the prior's pictures have them."""
     settings, generator = run.request.settings, torch.Generator().manual_seed(seed)
-    particle = load_particles(run.checkpoints()[-1], settings)[0]
+    particle, _ = objects_of(run)[0]
     cameras = ring(TEN, ELEVATION_DEG, settings.score_distance, settings.score_fovy_deg)
     backgrounds = sample_background(generator, TEN)  # (10, 3)
     return torch.cat([particle.render(c, SIDE, b).image for c, b in zip(cameras, backgrounds, strict=True)])
@@ -614,8 +639,10 @@ class Experiment:
     iterations: int | None = None  # None: the preset's
 
 
-HELD_OUT = ("a purple owl", "a green dog", "a pink car")  # the prior knows them, the library does not
-FURTHER = ("an orange owl", "a blue owl", "a purple owl", "a black penguin", "a red robot", "a white house")
+# All of them are dev prompts of prompts_mini.txt.
+HELD_OUT = ("a yellow owl", "a cute orange puppy", "my old brown car")  # the prior knows them, the library does not
+FURTHER = ("a yellow owl", "white penguin, highly detailed", "brown teddy bear", "a 3D model of a black robot")
+FURTHER += ("a red house",)  # from an owl, each more than the one before
 EXPERIMENTS = {
     "away": Experiment(away, FURTHER, ("an orange owl",)),
     "assets": Experiment(assets, HELD_OUT[:1], ("a red owl", "a green owl", "a white owl", "a red cat", "a red robot")),
@@ -633,7 +660,8 @@ def perform(name: str, lab: Lab) -> Iterator[str]:
     lab.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     outcome = EXPERIMENTS[name].find_out(lab)
-    found = {"experiment": name, "stack": lab.models.stack.name, "prompts": lab.prompts, "assets": lab.assets}
+    found = {"experiment": name, "stack": lab.models.stack.name, "assets": lab.assets}
+    found |= {"prompts": outcome.prompts or lab.prompts, "folders": outcome.folders}
     found |= {"figures": {key: round(value, 6) for key, value in outcome.figures.items()}}
     found |= {"samples": lab.samples, "settings": asdict(lab.settings)}
     found |= {"seconds": round(time.perf_counter() - start, 1)}

@@ -129,7 +129,9 @@ def evaluate(options: argparse.Namespace) -> None:
                 print(f"{int(now.done)} of {now.total}: {bar.desc}{left}", file=sys.stderr)
     print(f"Tables and gallery are in {options.out}: table.md, table.json, results.parquet, gallery.html.")
     if missing:
-        print(f"{missing} of {now.total} runs are missing; table.md lists them. The same command tries them again.")
+        print(
+            f"{missing} of {now.total} runs are missing; table.md lists them. The same command tries again to make them."
+        )
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -219,9 +221,13 @@ def _listed(kind: type) -> Callable[[str], list]:
 
 
 def _setting(text: str) -> tuple[str, object]:
-    """NAME=VALUE as a field of `Settings`, VALUE in JSON or plain."""
+    """NAME=VALUE as a field of `Settings`, VALUE in JSON or plain; not those that methods or seeds differ by."""
+    from redream.evaluation import METHODS
+
     name, _, value = text.partition("=")
-    if name not in vars(Settings()) or name in ("method", "seed"):
+    # SDS's guidance may be set: only sds-25 has its own.
+    varied = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
+    if name not in vars(Settings()) or name in varied:
         raise argparse.ArgumentTypeError(f"there is no setting {name} to change for every method")
     try:
         value = json.loads(value)
@@ -234,9 +240,11 @@ def _setting(text: str) -> tuple[str, object]:
 
 
 def _as(example, value):
-    """A JSON value in the type of `example`; `TypeError` if it has another one."""
+    """A JSON value in the type and length of `example`; `TypeError` if it has another one. Tuples of tuples have any."""
     if isinstance(example, tuple) and isinstance(value, list):
-        examples = example if len(example) == len(value) else example[:1] * len(value)
+        examples = example[:1] * len(value) if isinstance(example[0], tuple) else example
+        if len(examples) != len(value):
+            raise TypeError
         return tuple(map(_as, examples, value))
     if isinstance(example, float) and type(value) is int:
         return float(value)

@@ -4,10 +4,11 @@
     OUT/table.json, table.md, results.parquet  see `redream.tables`
     OUT/gallery.html                           everything to look at
 
-The digest is that of the prompt, the settings and the models' files: a finished run with the same digest is used again,
-an interrupted one goes on, anything else gets a folder of its own. A sweep that was killed and called again ends with
-the very same table.json. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned to its
-front, and "truth", the object that was asked for, where the stack has it.
+The digest is that of the prompt, the settings, the models' files and `METHODS_VERSION`: a finished run with the same
+digest is used again, an interrupted one goes on, one whose files are damaged is made anew, anything else gets a folder
+of its own. A sweep that was killed and called again ends with the very same table.json. Two more rows stand beside the
+methods: "retrieval", the best asset as it is, turned to its front, and "truth", the object that was asked for, where
+the stack has it.
 """
 
 import hashlib
@@ -19,22 +20,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from redream import events, gallery, machine, pipeline, tables
+from redream import events, gallery, hub, machine, pipeline, tables
+from redream.distillation.loop import CheckpointError
 from redream.files import read_json, write_json, write_text
-from redream.judging import SCORES, EvaluationError, Judge, rounded, true_objects
+from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
+from redream.metrics import SCORES_VERSION
 from redream.models import Models
 from redream.runs import Run, RunError
 from redream.settings import PRESETS, Settings
 from redream.stack import Checked, Stack, check_prompt
 from redream.tables import TRUTH, Outcome
 
-GUIDANCE_SDS_TUNED = 25.0  # a first guess, to be set by measurement; DreamFusion has 100
+METHODS_VERSION = 1  # raised when a method becomes another one by its code: its runs are then made anew
+GUIDANCE_SDS_LOWER = 25.0  # a guess, not tuned yet; DreamFusion has 100
 
 METHODS: dict[str, dict | None] = {  # name → what it changes in the settings; None: no run at all
     "redream": {},
     "vsd": {"method": "vsd"},
     "sds": {"method": "sds"},
-    "sds-tuned": {"method": "sds", "guidance_sds": GUIDANCE_SDS_TUNED},
+    "sds-25": {"method": "sds", "guidance_sds": GUIDANCE_SDS_LOWER},
     "redream-no-init": {"initialise": False},
     "redream-no-adapt": {"adapt": False},
     "redream-no-prefix": {"prefix_learned": False},
@@ -45,7 +49,7 @@ PARTS = ("dev", "judge")  # to choose settings with, and to report on
 
 # The settings that matter to an object that is shown as it is.
 SHOWN_BY = ("score_elevation_deg", "score_fovy_deg", "score_distance", "turntable_rays", "turntable_size", "candidates")
-IN_GALLERY = ("clip_a", "view_agreement_a", "faces_behind", "a_lpips_a", "silhouette_iou")
+IN_GALLERY = ("clip_a", "view_agreement_a", "front_behind_a", "a_lpips_a", "silhouette_iou")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Trial:
 
     @property
     def is_scored(self) -> bool:
-        return (self.folder / "evaluation.json").is_file()
+        return (read_json(self.folder / "evaluation.json") or {}).get("version") == SCORES_VERSION
 
     def outcome(self, **found) -> Outcome:
         """What came of it: kind, scores, costs, failure."""
@@ -117,10 +121,28 @@ def read_prompts(path: Path, part: str | None = None, limit: int | None = None) 
 
 
 def fingerprint(stack: Stack) -> str:
-    """A digest of all models and of the library: runs of other weights are other runs. Raises `hub.HubError`."""
-    found = Models(stack, "cpu")
-    found.resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
-    return _digest(found.provenance())
+    """A digest of all models, of the library and of the vocabulary: runs of other ones are other runs.
+
+    A download counts by its commit, anything else by all of its files. Raises `hub.HubError`."""
+    resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
+    found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
+    found |= {name: entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
+    return _digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)})
+
+
+def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: str) -> Trial:
+    """What a method makes of a prompt with the settings of a sweep and the models' fingerprint `weights`, and where.
+
+    Without a seed it is an object shown as it is.
+    """
+    if seed is None:
+        own = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
+    else:
+        own = settings.with_(**METHODS[method], seed=seed)
+    asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights, "methods": METHODS_VERSION}
+    words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
+    name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", _digest(asked))))
+    return Trial(prompt, method, seed, own, out / "runs" / method / name)
 
 
 def evaluate(
@@ -148,20 +170,14 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(f"The folder {out.name} cannot be written to; name another one.") from error
-
-    def trial(prompt: Prompt, method: str, seed: int | None) -> Trial:
-        own = shown if seed is None else settings.with_(**METHODS[method], seed=seed)
-        digest = _digest({"prompt": prompt.text, "settings": asdict(own), "models": weights})
-        words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
-        name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", digest)))
-        return Trial(prompt, method, seed, own, out / "runs" / method / name)
-
-    shown = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
     methods, seeds = dict.fromkeys(methods), dict.fromkeys(seeds)  # each of them once
     still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if METHODS[m] is None]
-    trials = [trial(prompt, method, None) for prompt in prompts for method in still]
-    trials += [trial(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
+    asked = [(prompt, method, None) for prompt in prompts for method in still]
+    asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
+    trials = [plan(out, *one, settings, weights) for one in asked]
     header = {"stack": models.stack.name, "models": weights, "settings": asdict(settings), "seeds": list(seeds)}
+    header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
+    header |= {"changes": {method: METHODS[method] for method in methods}}
     return _sweep(out, trials, models, header)
 
 
@@ -205,26 +221,39 @@ def _seconds_left(spent: Mapping[str, Sequence[float]], waiting: Sequence[Trial]
 
 def _make(trial: Trial, models: Models) -> Iterator[float]:
     """Begin, continue or reuse the trial's run; yields the share of its iterations that is done."""
-    try:
-        asked = Run.open(trial.folder).request
-    except RunError:  # nothing there, or nothing to go on from
+    if _is_usable(trial):
+        told = pipeline.resume(trial.folder, models=models)
+    else:
         shutil.rmtree(trial.folder, ignore_errors=True)
         told = pipeline.generate(trial.prompt.text, settings=trial.settings, out=trial.folder, models=models)
-    else:
-        if (asked.prompt, asked.settings, asked.extra, asked.assets) != (trial.prompt.text, trial.settings, 0, ()):
-            raise EvaluationError(f"The run {trial.folder.name} was changed afterwards; remove its folder.")
-        told = pipeline.resume(trial.folder, models=models)
     event = None
-    for event in told:
-        if isinstance(event, events.Progress):
-            yield event.iteration / event.total
-    if not (trial.folder / "costs.json").is_file():
+    try:
+        for event in told:
+            if isinstance(event, events.Progress):
+                yield event.iteration / event.total
+    except CheckpointError:  # all of its checkpoints are damaged
+        shutil.rmtree(trial.folder)
+        yield from _make(trial, models)
+        return
+    if read_json(trial.folder / "costs.json") is None:
         run = Run.open(trial.folder)
         seconds = run.read_json("record.json")["seconds"]
         sessions = sum(isinstance(e, events.Started) for e in run.events())
         made_here = isinstance(event, events.Finished)  # else this process does not know what the run took
         costs = {"seconds": seconds, "sessions": sessions}  # how many calls; the seconds are the last one's
         run.write_json("costs.json", costs | {"peak_memory_gb": machine.peak_memory_gb() if made_here else None})
+
+
+def _is_usable(trial: Trial) -> bool:
+    """Whether the trial has a run that can go on or, if it is finished, has its scores or can be scored."""
+    try:
+        run = Run.open(trial.folder)
+        asked = run.request
+        if (asked.prompt, asked.settings, asked.extra, asked.assets) == (trial.prompt.text, trial.settings, 0, ()):
+            return not run.finished or trial.is_scored or bool(objects_of(run))
+    except (RunError, EvaluationError, KeyError, TypeError):  # files that are missing or damaged
+        return False
+    raise EvaluationError(f"The run {run.folder.name} was changed afterwards; remove its folder.")
 
 
 def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
@@ -235,11 +264,12 @@ def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
         return trial.outcome()
     digest = _digest(hashes) if hashes else ""
     trial.folder.mkdir(parents=True, exist_ok=True)
-    kept = read_json(trial.folder / "evaluation.json")
-    if kept is None or kept["truth"] != digest:
+    kept = read_json(trial.folder / "evaluation.json") or {}
+    if (kept.get("version"), kept.get("truth")) != (SCORES_VERSION, digest):
+        (trial.folder / "evaluation.json").unlink(missing_ok=True)  # what cannot be scored now is no longer scored
         judge = Judge(models, trial.settings, checked, truth)
         score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
-        kept = {"truth": digest, "scores": rounded(score_it(trial.folder))}
+        kept = {"version": SCORES_VERSION, "truth": digest, "scores": rounded(score_it(trial.folder))}
         write_json(trial.folder / "evaluation.json", kept)
     costs = read_json(trial.folder / "costs.json") or {}
     return trial.outcome(kind=checked.kind, scores=kept["scores"], costs=costs)
@@ -264,6 +294,12 @@ def _gallery(outcomes: Sequence[Outcome], stack: str) -> str:
         most = max(row.assets, found, key=len)
         rows[o.prompt] = replace(row, cells={**row.cells, o.method: cell}, assets=most)
     return gallery.page(f"Redream, evaluated on {stack}", list(rows.values()))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files}
 
 
 def _digest(values: object) -> str:

@@ -4,7 +4,6 @@ All are seen by the same cameras at the same size. What people look at is left i
 """
 
 import csv
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,23 +11,23 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor
 
 from redream import gallery, hub, machine, references, results
 from redream.distillation.loop import load_particles
 from redream.files import write_json
-from redream.metrics import score_cameras, silhouette_iou
+from redream.metrics import SCORES_VERSION, silhouette_iou
 from redream.models import Models
 from redream.runs import Run
 from redream.scene import assets
 from redream.scene.assets import Asset
-from redream.scene.cameras import VIEWS, Camera, ring
+from redream.scene.cameras import Camera, ring
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.settings import Settings
 from redream.stack import Checked, Stack
 
 OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
-FACE_DEG = 9.0  # an arc of views this wide counts as a face
 
 
 class EvaluationError(ValueError):
@@ -53,12 +52,19 @@ SCORES = {
     "clip_b": Score("CLIP b", "higher", "the same by another model"),
     "view_agreement_a": Score("views a", "higher", "share of views that CLIP a gives the right name"),
     "view_agreement_b": Score("views b", "higher", "the same by another model"),
-    "faces_behind": Score("faces behind", "lower", "arcs of at least 9° in the back half that CLIP a names front"),
+    "front_behind_a": Score("front behind a", "lower", "share of views from behind (105° on) that CLIP a calls front"),
+    "front_behind_b": Score("front behind b", "lower", "the same by another model"),
+    "faces_behind_a": Score("faces behind a", "lower", "separate arcs of at least 9° among them; 2 if all are", 2),
+    "faces_behind_b": Score("faces behind b", "lower", "the same by another model", 2),
     "a_lpips_a": Score(
         "A-LPIPS a", "lower", "change between neighbouring views; what is blank or blurred does well", 4
     ),
     "a_lpips_b": Score("A-LPIPS b", "lower", "the same by another net", 4),
-    "a_lpips_off_a": Score("A-LPIPS a, off", "lower", "its distance from the true object's own", 4),
+    "a_lpips_minus_a": Score(
+        "A-LPIPS a, minus the truth's", "neither", "below 0 it changes less than the true object does, above 0 more", 4
+    ),
+    "a_lpips_minus_b": Score("A-LPIPS b, minus the truth's", "neither", "the same by another net", 4),
+    "a_lpips_off_a": Score("A-LPIPS a, off", "lower", "that difference without its sign", 4),
     "a_lpips_off_b": Score("A-LPIPS b, off", "lower", "the same by another net", 4),
     "silhouette_iou": Score("IoU", "higher", "overlap of outlines with the true object, best over its variants"),
     "coverage": Score("coverage", "neither", "share of the picture that is opaque; to be read beside the truth's"),
@@ -87,13 +93,13 @@ class Judge:
     truth: tuple[Asset, ...]  # its variants; none where nobody knows it
 
     def run(self, folder: Path) -> dict[str, float | None]:
-        """What scores.json says and what is seen of the last checkpoint; the mean over particles."""
-        run, scored = Run.open(folder), []
-        particles, true = load_particles(run.checkpoints()[-1], self.settings), self._true_outlines()
-        for particle, known in zip(particles, run.read_json("scores.json")["objects"], strict=True):
-            own = {key: value for key, value in known.items() if key in SCORES}
-            own |= {"faces_behind": self.faces(particle), "silhouette_iou": best_overlap(self.outlines(particle), true)}
-            scored.append(own)
+        """What scores.json says and what is seen of the last checkpoint; the mean over particles.
+
+        Scores of another version are made again. Raises as `objects_of`."""
+        true, scored = self._true_outlines(), []
+        for particle, known in objects_of(Run.open(folder)):
+            own = _only_scores(known) if known.get("version") == SCORES_VERSION else self._alone(particle)
+            scored.append(own | {"silhouette_iou": best_overlap(self.outlines(particle), true)})
         if pictures := gallery.frames(folder / "turntable-0.mp4"):
             gallery.save_sprites(pictures, folder / "sprite.jpg")
         return mean_of(scored)
@@ -112,23 +118,13 @@ class Judge:
         return self._alone(still) | {"silhouette_iou": best_overlap(self.outlines(still), self._true_outlines())}
 
     def true_object(self, folder: Path) -> dict[str, float | None]:
-        """The mean over its variants, each of them compared with the others: what could be reached at all."""
+        """The mean over its variants, each of them compared with the others: about what could be reached at all."""
         scored = [self._alone(self._still(asset, folder)) for asset in self.truth]
-        outlines, middle = self._true_outlines(), mean_of(scored)
-        for number, own in enumerate(scored):
-            own |= {"silhouette_iou": best_overlap(outlines[number], outlines[:number] + outlines[number + 1 :])}
-            own |= beside_the_truth(own, middle)
-        return mean_of(scored)
-
-    def faces(self, shown: results.Shown) -> float | None:
-        """`faces_behind` of what CLIP a calls the views; None for what has no front."""
-        if self.has_front is False:
-            return None
-        clip, white = self.models.clip("a"), torch.ones(3)
-        images = torch.cat([shown.render(c, self.size, white).image for c in score_cameras(self.settings)])
-        names = clip.embed_texts([f"{self.checked.prompt}, {view} view" for view in VIEWS])  # (3, d)
-        guesses = (clip.embed_images(images) @ names.T).argmax(dim=1).tolist()  # 120 numbers
-        return float(faces_behind([VIEWS[guess] for guess in guesses]))
+        outlines, compared = self._true_outlines(), []
+        for n, own in enumerate(scored):
+            fit = {"silhouette_iou": best_overlap(outlines[n], outlines[:n] + outlines[n + 1 :])}
+            compared.append(own | fit | beside_the_truth(own, mean_of(scored[:n] + scored[n + 1 :])))
+        return mean_of(compared)
 
     def outlines(self, shown: results.Shown) -> Float[Tensor, "b 1 s s"]:
         """Opacity from 24 azimuths."""
@@ -145,10 +141,10 @@ class Judge:
         vocabulary = self.models.stack.vocabulary
         return None if vocabulary is None else self.checked.kind not in vocabulary.symmetric
 
-    def _alone(self, still: Still) -> dict[str, float | None]:
-        studio = results.Studio(still, self.settings, self.size)
-        known = results.scores_of(studio, self.checked.prompt, self.models, self.has_front)
-        return {key: known[key] for key in SCORES if key in known} | {"faces_behind": self.faces(still)}
+    def _alone(self, shown: results.Shown) -> dict[str, float | None]:
+        """What scores.json says, or would say, of it."""
+        studio = results.Studio(shown, self.settings, self.size)
+        return _only_scores(results.scores_of(studio, self.checked.prompt, self.models, self.has_front))
 
     def _true_outlines(self) -> list[Float[Tensor, "b 1 s s"]]:
         return [self.outlines(Still(asset, self.settings)) for asset in self.truth]
@@ -159,6 +155,17 @@ class Judge:
             pictures = [results.as_bytes(asset.render(camera, gallery.SIDE, white)[0][0]) for camera in cameras]
             gallery.save_sprites(pictures, folder / "sprite.jpg")
         return Still(asset, self.settings)
+
+
+def objects_of(run: Run) -> list[tuple[results.Shown, dict]]:
+    """A finished run's particles, each with its object in scores.json. Raises `EvaluationError` if they are damaged."""
+    try:
+        particles = load_particles(run.checkpoints()[-1], run.request.settings)
+        known = [dict(one) for one in run.read_json("scores.json")["objects"]]
+        return list(zip(particles, known, strict=True))
+    except (ValueError, IndexError, KeyError, TypeError, SafetensorError) as error:
+        reason = "Its scores.json or its last checkpoint is missing or damaged"
+        raise EvaluationError(f"The run {run.folder.name} cannot be used. {reason}; remove its folder.") from error
 
 
 def true_objects(stack: Stack, checked: Checked) -> tuple[tuple[Asset, ...], tuple[str, ...]]:
@@ -182,18 +189,6 @@ def best_overlap(own: Float[Tensor, "b 1 h w"], others: Sequence[Float[Tensor, "
     return max((silhouette_iou(own, other) for other in others), default=None)
 
 
-def faces_behind(names: Sequence[str]) -> int:
-    """Separate arcs, at least 9° wide, of the back half (|azimuth| > 90°) whose views are named "front".
-
-    `names` are those of equally spaced views, the first one at azimuth 0°; each stands for an arc as wide as their
-    distance.
-    """
-    step = 360 / len(names)
-    back = [name == "front" for number, name in enumerate(names) if 90 < number * step < 270]
-    arcs = [len(list(group)) * step for front, group in itertools.groupby(back) if front]
-    return sum(arc >= FACE_DEG - 1e-6 for arc in arcs)
-
-
 def mean_of(scored: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """The mean of each score over those that have it; None if none has it."""
     known = {key: [s[key] for s in scored if s.get(key) is not None] for key in SCORES if any(key in s for s in scored)}
@@ -201,14 +196,20 @@ def mean_of(scored: Sequence[Mapping[str, float | None]]) -> dict[str, float | N
 
 
 def beside_the_truth(own: Mapping[str, float | None], true: Mapping[str, float | None]) -> dict[str, float | None]:
-    """How far A-LPIPS is from the true object's own: less change than it has is no better than more."""
+    """A-LPIPS minus the true object's own, with its sign and without: less change than it has is no better than more."""
     pairs = {net: (own.get(f"a_lpips_{net}"), true.get(f"a_lpips_{net}")) for net in ("a", "b")}
-    return {f"a_lpips_off_{net}": None if None in pair else abs(pair[0] - pair[1]) for net, pair in pairs.items()}
+    minus = {net: None if None in pair else pair[0] - pair[1] for net, pair in pairs.items()}
+    off = {f"a_lpips_off_{net}": None if value is None else abs(value) for net, value in minus.items()}
+    return {f"a_lpips_minus_{net}": value for net, value in minus.items()} | off
 
 
 def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Scores as they are kept."""
-    return {key: value if value is None else round(value, 6) for key, value in values.items()}
+    return {key: value if value is None else round(value, 6) + 0.0 for key, value in values.items()}  # no minus zero
+
+
+def _only_scores(known: Mapping) -> dict[str, float | None]:
+    return {key: known[key] for key in SCORES if key in known}
 
 
 def _ring(count: int, settings: Settings) -> list[Camera]:

@@ -4,6 +4,7 @@ All of them judge pictures once around the object. No score says enough alone: a
 """
 
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,11 @@ from redream.scene.cameras import VIEWS, Camera, ring
 from redream.settings import Settings
 from redream.stack import Entry, Stack
 
+SCORES_VERSION = 2  # raised when what a score means changes: values of another version are made again
 AZIMUTHS = 120  # views once around, 3° apart
 CLEAR_DEG = 15.0  # a view this far from a border between view names is clearly the one or the other
+BEHIND_DEG = 105.0  # from this azimuth on a view is clearly of the back half
+FACE_DEG = 9.0  # an arc of views this wide counts as a face
 CHUNK = 40  # pairs of pictures compared at once
 BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's, with their SHA-256 begun
 
@@ -52,7 +56,44 @@ def view_agreement(clip: Clip, images: Float[Tensor, "b 3 h w"], cameras: Sequen
     of a ring of 120 (21 fronts, 42 sides, 21 backs), so a CLIP that always says the same gets 1/4, 1/2 or 1/4. Raises
     `MetricsError` if no view counts.
     """
-    return _named_share(clip.embed_images(images), _name_embeddings(clip, prompt), cameras)
+    return right_share(view_names(clip, clip.embed_images(images), prompt), cameras)
+
+
+def view_names(clip: Clip, images: Float[Tensor, "b d"], prompt: str) -> list[str]:
+    """The zero-shot name of each embedded view: front, side or back."""
+    names = clip.embed_texts([f"{prompt}, {view} view" for view in VIEWS])  # (3, d)
+    return [VIEWS[guess] for guess in (images @ names.T).argmax(dim=1).tolist()]
+
+
+def right_share(names: Sequence[str], cameras: Sequence[Camera]) -> float:
+    """View agreement of views that are called so. Raises `MetricsError` if no view counts."""
+    right = [name == camera.view for name, camera in zip(names, cameras, strict=True) if clearly_named(camera)]
+    if not right:
+        raise MetricsError("None of these views is at least 15° from a border between front, side and back.")
+    return sum(right) / len(right)
+
+
+def front_behind(names: Sequence[str], cameras: Sequence[Camera]) -> float:
+    """Share of the views from behind (|azimuth| ≥ 105°) that are called front, in [0, 1]; 1 for a front all round."""
+    fronts = _fronts_behind(names, cameras)
+    return sum(fronts) / len(fronts)
+
+
+def faces_behind(names: Sequence[str], cameras: Sequence[Camera]) -> int:
+    """Separate arcs, at least 9° wide, of the views from behind that are called front; 2 if all of them are.
+
+    The cameras are equally spaced, the first one at azimuth 0°; each view stands for an arc as wide as their distance.
+    """
+    fronts, step = _fronts_behind(names, cameras), 360 / len(cameras)
+    if all(fronts):
+        return 2
+    arcs = [len(list(group)) * step for front, group in itertools.groupby(fronts) if front]
+    return sum(arc >= FACE_DEG - 1e-6 for arc in arcs)
+
+
+def _fronts_behind(names: Sequence[str], cameras: Sequence[Camera]) -> list[bool]:
+    pairs = zip(names, cameras, strict=True)
+    return [name == "front" for name, camera in pairs if abs((camera.azimuth_deg + 180) % 360 - 180) >= BEHIND_DEG]
 
 
 def clearly_named(camera: Camera) -> bool:
@@ -87,6 +128,8 @@ def coverage(opacity: Float[Tensor, "b 1 h w"]) -> float:
 
 # ---------------------------------------------------------------- object → numbers
 
+BY_NAMES = {"view_agreement": right_share, "front_behind": front_behind, "faces_behind": faces_behind}
+
 
 def score(
     render: RenderFunction,
@@ -95,13 +138,13 @@ def score(
     nets: Mapping[str, Distance | None],
     settings: Settings,
     has_front: bool | None,
-) -> dict[str, float | None | dict[str, str]]:
+) -> dict[str, float | int | None | dict[str, str]]:
     """All scores of one object from 120 azimuths, rounded to 6 decimals: equal objects have equal scores.
 
     `render` shows it over white, in pictures of at least 64 px (the CLIPs' own size is best). `clips` and `nets` are
     named ("a", "b"), and so are their scores: clip_a, view_agreement_a, a_lpips_a … A score that cannot be had is None,
     and `not_available` says why: a net is None, or the object has no front (`has_front`; None if nobody knows, and
-    then the agreement is measured).
+    then what its views are called is measured).
     """
     cameras = score_cameras(settings)
     with torch.no_grad():
@@ -114,12 +157,13 @@ def score(
     for name, clip in clips.items():
         embeddings = clip.embed_images(images)  # (120, d)
         scores[f"clip_{name}"] = _mean_cosine(embeddings, clip.embed_texts([prompt]))
-        if has_front is False:
-            scores[f"view_agreement_{name}"] = None
-            reasons[f"view_agreement_{name}"] = "This kind of object has no front."
-        else:
-            names = _name_embeddings(clip, prompt)  # (3, d)
-            scores[f"view_agreement_{name}"] = _named_share(embeddings, names, cameras)
+        called = view_names(clip, embeddings, prompt)
+        for key, judged in BY_NAMES.items():
+            if has_front is False:
+                scores[f"{key}_{name}"] = None
+                reasons[f"{key}_{name}"] = "This kind of object has no front."
+            else:
+                scores[f"{key}_{name}"] = float(judged(called, cameras))
     for name, net in nets.items():
         if net is None:
             scores[f"a_lpips_{name}"] = None
@@ -128,7 +172,7 @@ def score(
             scores[f"a_lpips_{name}"] = a_lpips(net, images)
     scores["coverage"] = coverage(opacity)
     rounded = {name: value if value is None else round(value, 6) for name, value in scores.items()}
-    return {**rounded, "not_available": reasons}
+    return {"version": SCORES_VERSION, **rounded, "not_available": reasons}
 
 
 def score_cameras(settings: Settings) -> list[Camera]:
@@ -138,18 +182,6 @@ def score_cameras(settings: Settings) -> list[Camera]:
 
 def _mean_cosine(images: Float[Tensor, "b d"], text: Float[Tensor, "1 d"]) -> float:
     return float((images @ text.T).mean())  # both of unit norm
-
-
-def _name_embeddings(clip: Clip, prompt: str) -> Float[Tensor, "3 d"]:
-    return clip.embed_texts([f"{prompt}, {view} view" for view in VIEWS])
-
-
-def _named_share(images: Float[Tensor, "b d"], names: Float[Tensor, "3 d"], cameras: Sequence[Camera]) -> float:
-    guesses = (images @ names.T).argmax(dim=1).tolist()  # b numbers
-    right = [VIEWS[g] == camera.view for g, camera in zip(guesses, cameras, strict=True) if clearly_named(camera)]
-    if not right:
-        raise MetricsError("None of these views is at least 15° from a border between front, side and back.")
-    return sum(right) / len(right)
 
 
 # ---------------------------------------------------------------- perceptual nets

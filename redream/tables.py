@@ -6,10 +6,11 @@
 
 table.json says nothing of time and memory, so equal scores make the very same file. Intervals are bootstrapped over
 prompts, the seeds of a prompt averaged first: prompts are what a claim generalises over, and two seeds of one prompt
-are no two prompts.
+are no two prompts. With few prompts such intervals are too narrow: below `FEWEST` of them there are none.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -26,6 +27,9 @@ from redream.judging import SCORES, EvaluationError, beside_the_truth, rounded
 
 TRUTH = "truth"  # the row of the true objects
 RESAMPLES = 10_000
+FEWEST = 10  # prompts that an interval is made of
+FORMAT = 2  # of table.json
+PLANNED = (("redream", "vsd"), ("redream", "sds"))  # what the evaluation is there to compare
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Interval(NamedTuple):
 
 def save(out: Path, outcomes: Sequence[Outcome], order: Iterable[str], header: dict) -> None:
     """Write the three files; each is complete or absent. `header` is what table.json begins with."""
-    table = {"format": 1} | header | summarise(outcomes, order)
+    table = {"format": FORMAT} | header | summarise(outcomes, order)
     write_json(out / "table.json", table)
     write_text(out / "table.md", markdown(table, outcomes))
     with replacing(out / "results.parquet") as file:
@@ -91,8 +95,8 @@ def _resamples(count: int) -> Int[np.ndarray, "r n"]:
 def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
     """What table.json says: each method's means over prompts, each pair's differences, and what is missing.
 
-    Methods stand in the given order, the truth last. Equal outcomes give equal tables, whatever they cost. An
-    interval is absent where fewer than two prompts count.
+    Methods stand in the given order, the truth last. Equal outcomes give equal tables, whatever they cost. Where fewer
+    than `FEWEST` prompts count, an interval is absent and `excludes_zero` is None.
     """
     there = {o.method for o in outcomes}
     methods = [method for method in (*order, TRUTH) if method in there]
@@ -108,14 +112,24 @@ def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
             both = [prompt for prompt in tables[a][key] if prompt in tables[b][key]]
             if both:
                 found = _summary(np.array([tables[a][key][p] - tables[b][key][p] for p in both]))
-                sure = "low" in found and (found["low"] > 0 or found["high"] < 0)
-                pairs.append({"a": a, "b": b, "score": key, **found, "excludes_zero": sure})
+                sure = found["low"] > 0 or found["high"] < 0 if "low" in found else None
+                planned = (a, b) in PLANNED
+                pairs.append({"a": a, "b": b, "planned": planned, "score": key, **found, "excludes_zero": sure})
     failures = [
         {"method": o.method, "prompt": o.prompt, "seed": o.seed, "reason": o.failure} for o in outcomes if o.failure
     ]
     better = {key: score.better for key, score in SCORES.items()}
-    prompts = len({o.prompt for o in outcomes})
-    return {"prompts": prompts, "better": better, "methods": rows, "differences": pairs, "failures": failures}
+    parts = {o.prompt: o.part for o in outcomes}
+    prompts = [{"prompt": prompt, "part": part} for prompt, part in parts.items()]
+    count = dict(sorted(Counter(filter(None, parts.values())).items()))
+    return {
+        "parts": count,
+        "prompts": prompts,
+        "better": better,
+        "methods": rows,
+        "differences": pairs,
+        "failures": failures,
+    }
 
 
 def by_prompt(outcomes: Iterable[Outcome], method: str, key: str) -> dict[str, float]:
@@ -133,16 +147,20 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
     keys = [key for key in SCORES if any(key in row["scores"] for row in rows.values())]
     for one in table["differences"]:
         pairs.setdefault((one["a"], one["b"]), {})[one["score"]] = one
+    most = {k: max(row["scores"][k]["prompts"] for row in rows.values() if k in row["scores"]) for k in keys}
     heads = [f"{SCORES[k].label} ({SCORES[k].better} is better)" for k in keys]
     means = [
-        [method, f"{row['runs'] - row['missing']} of {row['runs']}", *(_cell(k, row["scores"]) for k in keys)]
+        [method, f"{row['runs'] - row['missing']} of {row['runs']}", *(_cell(k, row["scores"], most[k]) for k in keys)]
         for method, row in rows.items()
     ]
-    differences = [[*pair, *(_cell(k, own, signed=True) for k in keys)] for pair, own in pairs.items()]
+    differences = [[*pair, *(_cell(k, own, most[k], signed=True) for k in keys)] for pair, own in pairs.items()]
     missing = ["- {method}, “{prompt}”, seed {seed}: {reason}".format(**failure) for failure in table["failures"]]
-    return REPORT.format(
+    parts = ", ".join(f"{count} {part}" for part, count in table["parts"].items())
+    return (MIXED if len(table["parts"]) > 1 else "") + REPORT.format(
         stack=table["stack"],
-        prompts=table["prompts"],
+        prompts=f"{len(table['prompts'])} ({parts})" if parts else len(table["prompts"]),
+        listed="\n".join(f"- {': '.join(filter(None, (p['part'], p['prompt'])))}" for p in table["prompts"]),
+        fewest=FEWEST,
         seeds=", ".join(map(str, table["seeds"])),
         means=_grid(["method", "runs", *heads], means),
         meanings="\n".join(f"- {SCORES[key].label}: {SCORES[key].meaning}." for key in keys),
@@ -152,24 +170,34 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
     )
 
 
+MIXED = """> **Warning:** these prompts are of both parts. Settings were chosen with those marked dev, so nothing below is a
+> result to report; for one, evaluate with --part judge.
+
+"""
 REPORT = """# Evaluation on {stack}
 
 Prompts: {prompts}. Seeds: {seeds}.
 
 Means over prompts, the seeds of a prompt averaged first, with 95 % intervals (bootstrap over prompts, 10,000
-resamples).
+resamples). With fewer than {fewest} prompts such an interval is much too narrow (with 5 it misses 0 in one of six
+comparisons of equal methods), so there is none. n is the number of prompts where there is no interval, or where others
+have more.
 
 {means}
 
 {meanings}
 
 The row “retrieval” is the library's best asset as it is; “truth” is the object that was asked for, its variants
-compared with each other.
+compared with each other. A method's IoU is the best over all variants, a variant's own the best over the others, which
+are one fewer: the truth's IoU is a lower bound of what could be reached. A-LPIPS is compared with the mean of the
+variants, a variant's own with the mean of the others.
 
 ## Differences
 
-The first method minus the second, over the prompts that both have. Bold: the interval excludes 0; where nothing
-differs, chance alone makes about one comparison in twenty bold.
+The first method minus the second, over the prompts that both have. Bold: the interval excludes 0; never with
+fewer than {fewest} prompts. Where nothing differs, chance alone makes about one comparison in ten bold with 10 prompts and
+one in fifteen with 25 or 50. Planned are the comparisons of redream with vsd and with sds; the others suggest what to
+look at and prove nothing.
 
 {differences}
 
@@ -184,6 +212,10 @@ it included and a GPU's memory left out.
 ## Missing
 
 {missing}
+
+## Prompts
+
+{listed}
 """
 
 
@@ -211,17 +243,18 @@ def _truths(outcomes: Iterable[Outcome]) -> dict[str, dict[str, float | None]]:
 
 
 def _summary(values: Float[np.ndarray, "n"]) -> dict:
-    if len(values) < 2:
+    if len(values) < FEWEST:
         return {"prompts": len(values), "mean": round(float(values.mean()), 6)}
     return {"prompts": len(values)} | rounded(bootstrap(values)._asdict())
 
 
-def _cell(key: str, summaries: Mapping[str, dict], signed: bool = False) -> str:
+def _cell(key: str, summaries: Mapping[str, dict], most: int, signed: bool = False) -> str:
     if key not in summaries:
         return "–"
     found = summaries[key]
     mean, *ends = (SCORES[key].text(found[name], signed) for name in ("mean", "low", "high") if name in found)
     text = f"{mean} [{', '.join(ends)}]" if ends else mean
+    text += f" n = {found['prompts']}" if not ends or found["prompts"] < most else ""
     return f"**{text}**" if found.get("excludes_zero") else text
 
 

@@ -164,7 +164,13 @@ def test_evaluate_refuses_in_a_sentence(tiny_stack, capsys, tmp_path):
     assert "no setting colour" in refused(capsys, *words, "--set", "colour=1")
     assert "no setting seed" in refused(capsys, *words, "--set", "seed=1")
     assert "t_max is not like [0.7, 0.5]" in refused(capsys, *words, "--set", "t_max=high")
-    assert "adapt is not like" in refused(capsys, *words, "--set", "adapt=1")
+    for name in ("method", "initialise", "adapt", "delta_every"):
+        assert f"no setting {name}" in refused(capsys, *words, "--set", f"{name}=0")
+    for text in ("t_max=[0.7]", "t_max=0.7", "t_max=[0.7, 0.6, 0.5]", "t_max=[0.7, true]"):
+        assert "t_max is not like [0.7, 0.5]" in refused(capsys, *words, "--set", text)
+    assert "levels is not like 4" in refused(capsys, *words, "--set", "levels=2.5")
+    assert "render_size is not like" in refused(capsys, *words, "--set", "render_size=[[0.0]]")
+    assert "render_size" in refused(capsys, *words, "--set", "render_size=[]")
     assert "out of its range" in refused(capsys, *words, "--set", "warmup=2")
     assert "no method magic" in refused(capsys, *words, "--methods", "magic")
     assert "--seeds" in refused(capsys, *words, "--seeds", "0,x")

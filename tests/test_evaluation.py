@@ -23,7 +23,7 @@ from redream.judging import EvaluationError
 from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.runs import Run
-from redream.stack import STACKS, Vocabulary, check_prompt
+from redream.stack import STACKS, Stack, Vocabulary, check_prompt
 
 EXAMPLES = STACKS.parent / "examples"
 SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
@@ -118,6 +118,65 @@ def test_a_run_without_usable_settings_is_begun_anew(whole, models, begun, tmp_p
     assert (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
+def damaged(folder: Path, file: str) -> None:
+    for path in (folder / file,) if file == "checkpoint" else folder.glob(file):
+        shutil.rmtree(path) if path.is_dir() else path.write_text("{}")
+
+
+@pytest.mark.parametrize("file", ["scores.json", "checkpoint", "checkpoint/*2/state.safetensors", "record.json"])
+def test_a_finished_run_whose_files_are_damaged_is_made_anew_unless_its_scores_are_known(
+    whole, models, begun, tmp_path, file
+):
+    shutil.copytree(whole, tmp_path / "out")
+    (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
+    asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
+    damaged(folder, file)
+    sweep(tmp_path / "out", models, **asked)
+    assert begun == [folder.name] * (file == "record.json")
+    damaged(folder, file)
+    (folder / "evaluation.json").unlink()
+    begun.clear()
+    before = (tmp_path / "out/table.json").read_bytes()
+    told = sweep(tmp_path / "out", models, **asked)
+    assert begun == [folder.name] and not any(now.failure for now in told)
+    assert (tmp_path / "out/table.json").read_bytes() == before
+
+
+def test_an_interrupted_run_without_a_whole_checkpoint_is_made_anew(whole, models, begun, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
+    for name in ("record.json", "evaluation.json"):
+        (folder / name).unlink()
+    damaged(folder, "checkpoint/*/state.safetensors")
+    told = sweep(tmp_path / "out", models, methods=["sds"], prompts=PROMPTS[:1])
+    assert begun == [folder.name] and not any(now.failure for now in told)
+
+
+def test_scores_of_another_version_are_made_again_without_a_new_run(whole, models, begun, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    for name in ("evaluation.json", "scores.json"):
+        for file in (tmp_path / "out/runs").glob(f"*/*/{name}"):
+            values = json.loads(file.read_text())
+            one = values["objects"][0] if "objects" in values else values
+            one["version"] = 0
+            (one if "objects" in values else one["scores"])["clip_a"] = 9.0
+            file.write_text(json.dumps(values))
+    sweep(tmp_path / "out", models)
+    assert begun == [] and (tmp_path / "out/table.json").read_bytes() == (whole / "table.json").read_bytes()
+
+
+def test_the_fingerprint_is_of_all_files_and_of_the_vocabulary(models, tiny_stack, tmp_path):
+    shutil.copytree(tiny_stack, tmp_path / "copy")
+    copy = Stack.load(tmp_path / "copy", environ={})
+    before = evaluation.fingerprint(copy)
+    assert before == evaluation.fingerprint(models.stack) == evaluation.fingerprint(Stack.load(tiny_stack, environ={}))
+    (tmp_path / "copy/prior/more.bin").write_bytes(b"weights")
+    second = evaluation.fingerprint(copy)
+    file = tmp_path / "copy/vocabulary.json"
+    file.write_text(file.read_text().replace('"photo",', ""))
+    assert len({before, second, evaluation.fingerprint(Stack.load(tmp_path / "copy", environ={}))}) == 3
+
+
 def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole, models, begun, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
@@ -162,7 +221,7 @@ def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
     assert set(asked) == set(evaluation.METHODS) - {"retrieval"}
     assert asked["redream"] == changed.with_(seed=7)
     assert all(settings.guidance == 5.0 for settings in asked.values())
-    assert asked["sds"].guidance_scale == 100 > asked["sds-tuned"].guidance_scale
+    assert asked["sds"].guidance_scale == 100 > asked["sds-25"].guidance_scale
     assert not asked["vsd"].uses_assets and asked["redream-no-init"].uses_assets
     different = {json.dumps(dataclasses.asdict(s)) for s in asked.values()}
     assert len(different) == len(asked)
@@ -189,7 +248,7 @@ def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
             assert {key: row[key] for key in known if key in row} == {k: v for k, v in known.items() if k in row}
             assert row["seconds"] > 0 and row["seconds_distillation"] > 0 and row["peak_memory_gb"] > 0.1
         owl = row["prompt"] == "a purple owl"
-        assert (row["faces_behind"] is not None) == owl  # a vase has no front
+        assert all((row[key] is not None) == owl for key in ("front_behind_a", "front_behind_b", "faces_behind_a"))
         assert (row["silhouette_iou"] is not None) == owl == (row["coverage_true"] is not None)
         assert row["part"] == ("dev" if owl else "judge") and row["failure"] is None
     assert not (whole / "runs/truth").is_dir() or len(list((whole / "runs/truth").iterdir())) == 1
@@ -200,6 +259,7 @@ def test_the_distance_of_a_lpips_to_the_truth_is_that_of_the_two_rows(whole):
     (true,) = (row for row in rows if row["method"] == "truth")
     for row in rows:
         if row is not true:
+            assert row["a_lpips_minus_a"] == pytest.approx(row["a_lpips_a"] - true["a_lpips_a"], abs=2e-6)
             assert row["a_lpips_off_a"] == pytest.approx(abs(row["a_lpips_a"] - true["a_lpips_a"]), abs=2e-6)
             assert row["coverage_true"] == true["coverage"]
 
@@ -211,7 +271,11 @@ def test_the_table_says_which_way_is_better_and_what_a_run_cost(whole):
         and "A-LPIPS a (lower is better)" in text
         and "coverage (neither is better)" in text
     )
-    costs = text[text.index("## Costs") :]
+    table = json.loads((whole / "table.json").read_text())
+    assert table["changes"] == {method: evaluation.METHODS[method] for method in METHODS}
+    assert table["methods_version"] == evaluation.METHODS_VERSION and table["parts"] == {"dev": 1, "judge": 1}
+    assert text.startswith("> **Warning:**") and "lower bound" in text and "Planned" in text
+    costs = text[text.index("## Costs") : text.index("## Missing")]
     assert "| redream |" in costs and "| retrieval |" in costs and "| truth |" not in costs
     assert "seconds" not in (whole / "table.json").read_text() and str(whole) not in (whole / "table.json").read_text()
 

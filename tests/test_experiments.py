@@ -12,7 +12,8 @@ from examples import experiments
 from examples.experiments import EXPERIMENTS, Lab, Row, distil, frechet, generate, pairwise, perform, sheet
 from redream import evaluation
 from redream.models import Models
-from redream.stack import Stack
+from redream.runs import Run
+from redream.stack import STACKS, Stack
 
 PROMPTS = {
     "away": ("a red owl", "a purple cat"),
@@ -40,13 +41,17 @@ def lab(models, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(models, tmp_path_factory):
-    """An evaluation of two methods that share one prompt of two."""
-    out = tmp_path_factory.mktemp("evaluated")
-    for prompts, methods in ((("a red owl",), ("vsd", "sds")), (("a blue cat",), ("sds",))):
-        for _ in evaluation.evaluate(
-            out, [evaluation.Prompt(p) for p in prompts], methods, models=models, settings=TINY
-        ):
-            pass
+    """An evaluation of two methods that share one finished prompt of two, and a run of other settings."""
+    out, prompts = (
+        tmp_path_factory.mktemp("evaluated"),
+        [evaluation.Prompt("a blue cat"), evaluation.Prompt("a red owl")],
+    )
+    list(evaluation.evaluate(out, prompts[:1], ["vsd"], models=models, settings=TINY.with_(iterations=1)))
+    list(evaluation.evaluate(out, prompts, ["vsd", "sds"], models=models, settings=TINY))
+    for folder in (out / "runs/vsd").glob("a-blue-cat*"):
+        run = Run.open(folder)
+        if run.request.settings.iterations == TINY.iterations:
+            run.write_json("record.json", run.read_json("record.json") | {"done": 1})
     return out
 
 
@@ -71,7 +76,10 @@ def test_every_experiment_leaves_a_picture_and_its_figures(name, lab, evaluated,
     found = json.loads((own.out / f"{name}.json").read_text())
     assert set(found["figures"]) >= EXPECTED[name]
     assert [line.rpartition(": ")[0] for line in lines] == [*found["figures"], "seconds"]
-    assert found["settings"]["iterations"] == TINY.iterations
+    assert found["settings"]["iterations"] == TINY.iterations and found["prompts"]
+    assert [folder.split("/")[:2] for folder in found["folders"]] == [["runs", "vsd"], ["runs", "sds"]] * (
+        name == "views3d"
+    )
     with Image.open(own.out / f"{name}.png") as picture:
         assert picture.width > 400 and picture.height > 100
 
@@ -80,6 +88,25 @@ def test_only_prompts_that_all_methods_have_are_compared(lab, evaluated):
     outcome = experiments.views3d(lab("views3d", runs=evaluated))
     assert outcome.figures["sds: pictures"] == outcome.figures["vsd: pictures"] == 10
     assert [row.label for row in outcome.rows if row.images is None] == ["a red owl"]
+
+
+def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
+    monkeypatch.setattr(evaluation, "fingerprint", lambda stack: "other weights")
+    with pytest.raises(experiments.ExperimentError, match="no finished runs"):
+        experiments.views3d(lab("views3d", runs=evaluated))
+
+
+def test_particles_and_single_runs_start_alike_from_no_asset(lab, monkeypatch):
+    asked, made = [], experiments.generate
+    monkeypatch.setattr(experiments, "PARTICLES", (2,))
+    monkeypatch.setattr(experiments, "generate", lambda *a, **changes: asked.append(changes) or made(*a, **changes))
+    experiments.particles(lab("particles"))
+    assert len(asked) == 3 and all(changes["initialise"] is False for changes in asked)
+
+
+def test_the_usual_prompts_are_those_that_settings_are_chosen_with():
+    dev = {p.text for p in evaluation.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "dev")}
+    assert {prompt for experiment in EXPERIMENTS.values() for prompt in experiment.prompts} <= dev
 
 
 def test_a_run_that_was_made_is_used_again(lab):
@@ -96,7 +123,7 @@ def test_what_makes_no_experiment_is_refused_in_a_sentence(tiny_stack, tmp_path,
     assert experiments.main(["views3d", *always]) == 2
     assert "--runs DIR" in capsys.readouterr().err
     assert experiments.main(["views3d", *always, "--runs", str(tmp_path)]) == 2
-    assert "no finished runs" in capsys.readouterr().err
+    assert "no table.json" in capsys.readouterr().err
     assert experiments.main(["away", *always, "--iterations", "0"]) == 2
     assert "iterations" in capsys.readouterr().err
 

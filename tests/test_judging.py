@@ -40,21 +40,24 @@ def test_there_is_no_truth_for_other_colours_or_in_other_stacks_and_a_changed_fi
         found(Stack.load(tmp_path / "copy", environ={}), "a purple owl")
 
 
-@pytest.mark.parametrize(
-    ("fronts_deg", "faces"),
-    [
-        ([], 0),
-        (range(-90, 91, 3), 0),  # the front half is where a face belongs
-        ([180], 0),  # 3° are no face
-        ([177, 180, 183], 1),
-        ([-177, -180, 177], 1),
-        ([120, 123, 126, 129, 180, 183, 186, -99, -96, -93], 3),
-        (range(0, 360, 3), 1),
-    ],
-)
-def test_faces_are_counted_where_they_should_not_be(fronts_deg, faces):
-    fronts = {azimuth % 360 for azimuth in fronts_deg}
-    assert judging.faces_behind(["front" if 3 * k in fronts else "back" for k in range(120)]) == faces
+def test_a_variant_of_the_truth_is_compared_with_the_others_only(models_with_truth, tmp_path):
+    """With two variants the mean of the others is the other one, so both are off by their whole difference."""
+    checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
+    truth, _ = judging.true_objects(models_with_truth.stack, checked)
+    judge = judging.Judge(models_with_truth, TINY, checked, truth)
+    first, second = (judge._alone(judging.Still(asset, TINY))["a_lpips_a"] for asset in truth)
+    scores = judging.rounded(judge.true_object(tmp_path))
+    assert scores["a_lpips_off_a"] == pytest.approx(abs(first - second), abs=2e-6) and first != second
+    assert str(scores["a_lpips_minus_a"]) == "0.0"
+    alone = judging.Judge(models_with_truth, TINY, checked, truth[:1]).true_object(tmp_path)
+    assert alone["a_lpips_off_a"] is alone["silhouette_iou"] is None
+
+
+def test_less_change_than_the_truths_is_negative_and_as_far_off_as_more():
+    own, true = {"a_lpips_a": 0.01, "a_lpips_b": None}, {"a_lpips_a": 0.03, "a_lpips_b": 0.1}
+    found = judging.rounded(judging.beside_the_truth(own, true))
+    assert found["a_lpips_minus_a"] == -0.02 and found["a_lpips_off_a"] == 0.02
+    assert found["a_lpips_minus_b"] is found["a_lpips_off_b"] is None
 
 
 def test_pictures_of_an_asset_are_made_by_the_steps_a_particles_are(models_with_truth):

@@ -7,6 +7,7 @@ from torch import nn
 
 from redream.metrics import (
     BACKBONES,
+    SCORES_VERSION,
     Block,
     Lpips,
     MetricsError,
@@ -16,6 +17,8 @@ from redream.metrics import (
     clearly_named,
     clip_score,
     coverage,
+    faces_behind,
+    front_behind,
     load_perceptual,
     score,
     score_cameras,
@@ -276,6 +279,42 @@ def test_no_clear_view_is_an_error():
         view_agreement(READER, painted(cameras), cameras, PROMPT)
 
 
+def around(*arcs):
+    """Degrees of the views, 3° apart, of arcs that are given by their ends."""
+    return [azimuth for first, last in arcs for azimuth in range(first, last + 1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("fronts_deg", "share", "faces"),
+    [
+        (around((-42, 42)), 0, 0),
+        (around((-42, 42), (138, 222)), 29 / 51, 1),  # two-faced
+        (around((0, 357)), 1, 2),  # a front all round is the worst
+        (around((-99, 99)), 0, 0),  # the front spills over the sides
+        ([180], 1 / 51, 0),  # 3° are no face
+        ([177, 180, 183], 3 / 51, 1),
+        (around((120, 129), (180, 186), (-120, -114)), 10 / 51, 3),
+    ],
+)
+def test_fronts_are_found_where_they_should_not_be(fronts_deg, share, faces):
+    cameras, fronts = score_cameras(SETTINGS), {azimuth % 360 for azimuth in fronts_deg}
+    names = ["front" if camera.azimuth_deg in fronts else "side" for camera in cameras]
+    assert front_behind(names, cameras) == pytest.approx(share) and faces_behind(names, cameras) == faces
+
+
+@pytest.mark.parametrize(("turned_deg", "share", "faces"), [(0, 0, 0), (180, 29 / 51, 1), (None, 1, 2)])
+def test_a_second_front_is_seen_in_the_pictures_that_agreement_is_made_of(turned_deg, share, faces):
+    """A second front that is turned by so much; None: a front all round. The names are painted, front is red."""
+
+    def render(camera):
+        second = None if turned_deg is None else Camera(camera.azimuth_deg - turned_deg, 15.0, 1.6, 40.0)
+        shown = Camera(0.0, 15.0, 1.6, 40.0) if second is None or second.view == "front" else camera
+        return painted([shown]), torch.ones(1, 1, 8, 8)
+
+    scores = score(render, PROMPT, {"a": READER}, {}, SETTINGS, True)
+    assert scores["front_behind_a"] == pytest.approx(share, abs=1e-6) and scores["faces_behind_a"] == faces
+
+
 # ---------------------------------------------------------------- silhouettes
 
 
@@ -326,7 +365,10 @@ def test_a_score_is_the_same_each_time_and_what_its_parts_say(net):
     assert first == second
     assert first == {
         "clip_a": round(clip_score(READER, images, PROMPT), 6),
+        "version": SCORES_VERSION,
         "view_agreement_a": 1,
+        "front_behind_a": 0,
+        "faces_behind_a": 0,
         "a_lpips_a": round(a_lpips(net, images), 6),
         "a_lpips_b": None,
         "coverage": 0.25,
@@ -342,7 +384,9 @@ def test_an_object_without_a_front_has_no_view_agreement(has_front, expected):
 
     scores = score(render, PROMPT, {"a": READER, "b": READER}, {}, SETTINGS, has_front)
     assert scores["view_agreement_a"] == scores["view_agreement_b"] == expected
-    assert set(scores["not_available"]) == ({"view_agreement_a", "view_agreement_b"} if expected is None else set())
+    of_views = {f"{key}_{name}" for key in ("view_agreement", "front_behind", "faces_behind") for name in "ab"}
+    assert set(scores["not_available"]) == (of_views if expected is None else set())
+    assert all((scores[key] is None) == (expected is None) for key in of_views)
 
 
 def test_the_cameras_of_scores_go_once_around_from_the_front():

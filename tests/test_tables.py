@@ -61,6 +61,32 @@ def test_pairs_are_compared_over_the_prompts_both_have_with_seeds_averaged_first
     assert table["methods"]["vsd"]["missing"] == 2 and len(table["failures"]) == 2
 
 
+@pytest.mark.parametrize(("count", "sure"), [(9, None), (10, True)])
+def test_few_prompts_have_a_mean_and_their_number_but_no_interval(count, sure):
+    outcomes = [
+        outcome(m, f"p{i}", v) for i in range(count) for m, v in (("redream", 0.5), ("vsd", 0.25), ("sds", 0.5))
+    ]
+    outcomes = outcomes[:-1]  # sds has a prompt fewer
+    table = {"stack": "tiny", "seeds": [0]} | tables.summarise(outcomes, METHODS)
+    pair = table["differences"][0]
+    assert (pair["prompts"], pair["mean"], pair["excludes_zero"]) == (count, 0.25, sure) and pair["planned"]
+    assert ("low" in pair) == ("low" in table["methods"]["vsd"]["scores"]["clip_a"]) == bool(sure)
+    text = tables.markdown(table, outcomes)
+    assert ("**+0.250 [+0.250, +0.250]** |" in text) == bool(sure) and ("+0.250 n = 9 |" in text) == (not sure)
+    assert f"| 0.500 n = {count - 1} |" in text and "fewer than 10 prompts" in text
+
+
+@pytest.mark.parametrize("parts", [["dev"], ["dev", "judge"], [None]])
+def test_a_table_names_its_prompts_and_warns_of_both_parts(parts):
+    outcomes = [dataclasses.replace(outcome("sds", f"an owl {p}", 0.5), part=p) for p in parts]
+    table = {"stack": "tiny", "seeds": [0]} | tables.summarise(outcomes, METHODS)
+    assert table["prompts"] == [{"prompt": f"an owl {p}", "part": p} for p in parts]
+    assert table["parts"] == {p: 1 for p in parts if p}
+    text = tables.markdown(table, outcomes)
+    assert text.startswith("> **Warning:**") == (len(parts) == 2)
+    assert all(f"\n- {f'{p}: ' if p else ''}an owl {p}\n" in text for p in parts)
+
+
 def test_what_it_cost_changes_no_table():
     cheap = [outcome("sds", f"p{i}", 0.1 * i) for i in range(3)]
     dear = [dataclasses.replace(o, costs={"seconds": {"distillation": 9.0}, "sessions": 1}) for o in cheap]
