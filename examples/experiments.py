@@ -10,6 +10,7 @@ views      ReDream fig. 4 and 14: 2D samples from back to front, before and afte
 overfit    ReDream fig. 15: 2D samples of changing prompts, before and after adaptation to one asset
 distil2d   PD fig. 3, table 6: SDS and VSD where the picture itself is optimised
 views3d    PD table 4: views of an evaluation's objects against samples of the prior (--runs DIR)
+blind      twenty objects of an evaluation without their prompts, to be named by whoever looks (--runs DIR)
 
 DIR/NAME.png is the picture, DIR/NAME.json has the figures, which are printed too. Generations are kept in DIR/runs and
 used again by the next call. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so
@@ -224,9 +225,8 @@ def views3d(lab: Lab) -> Outcome:
     all methods have. Samples of plain prompts mostly show fronts, so a face on every side brings views closer to them:
     the distance is to be read beside the faces behind.
     """
-    if lab.runs is None:
-        raise ExperimentError("Name the folder of an evaluation: --runs DIR.")
-    runs = finished_runs(lab.runs, evaluation.fingerprint(lab.models.stack))
+    table = evaluated(lab.runs)
+    runs = finished_runs(lab, table, table["seeds"][0])
     prompts = [p for p in next(iter(runs.values()), {}) if all(p in own for own in runs.values())]
     if not prompts:
         raise ExperimentError(f"The folder {lab.runs.name} has no finished runs of a prompt that all its methods have.")
@@ -239,6 +239,30 @@ def views3d(lab: Lab) -> Outcome:
         sets[method] = [ten_views(own[prompt], lab.settings.seed) for prompt in prompts]
     outcome = compared(lab, prompts, reference, sets)
     return replace(outcome, prompts=tuple(prompts), folders=tuple(folder.as_posix() for folder in folders))
+
+
+TO_NAME = 20
+NAMED_METHOD = "redream"
+
+
+def blind(lab: Lab) -> Outcome:
+    """Does someone who does not know the prompt see what it is?
+
+    The first particles of finished runs of ReDream, of any prompt and seed in the folder's table.json, drawn by
+    `--seed`. The picture numbers them; blind.json has their prompts in the same order, for afterwards.
+    """
+    table = evaluated(lab.runs)
+    runs = []
+    for seed in table["seeds"]:
+        runs += finished_runs(lab, table, seed).get(NAMED_METHOD, {}).items()
+    if len(runs) < TO_NAME:
+        raise ExperimentError(f"{len(runs)} finished runs are too few to draw {TO_NAME} from; evaluate more of them.")
+    order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(lab.settings.seed))
+    drawn = [runs[i] for i in order[:TO_NAME]]
+    shown = [around(objects_of(run)[0][0], run.request.settings) for _, run in drawn]
+    folders = tuple(run.folder.relative_to(lab.runs.resolve()).as_posix() for _, run in drawn)
+    rows = [Row(str(number), seen.images) for number, seen in enumerate(shown, 1)]
+    return Outcome(rows, {"objects": float(len(rows))}, (), tuple(prompt for prompt, _ in drawn), folders)
 
 
 # ---------------------------------------------------------------- experiments in 2D
@@ -434,17 +458,24 @@ def around(shown: Shown, settings: Settings) -> Seen:
     return Seen(torch.cat([s.image for s in seen]).cpu(), torch.cat([s.opacity for s in seen]).cpu())
 
 
-def finished_runs(out: Path, weights: str) -> dict[str, dict[str, Run]]:
-    """The finished runs of an evaluation's table with its first seed: method → prompt → run. `weights` is the models'
-    fingerprint."""
+def evaluated(out: Path | None) -> dict:
+    """What an evaluation's table.json says. Raises `ExperimentError`."""
+    if out is None:
+        raise ExperimentError("Name the folder of an evaluation: --runs DIR.")
     table = read_json(out / "table.json") or {}
     if table.get("format") != FORMAT:
         raise ExperimentError(f"The folder {out.name} has no table.json of this version; evaluate into it first.")
+    return table
+
+
+def finished_runs(lab: Lab, table: dict, seed: int) -> dict[str, dict[str, Run]]:
+    """The finished runs of an evaluation's table with a seed: method → prompt → run."""
     settings, runs = Settings.from_json(json.dumps(table["settings"])), {}
+    weights = evaluation.fingerprint(lab.models.stack)
     for method, entry in itertools.product(table["changes"], table["prompts"]):
         if evaluation.METHODS.get(method) is not None:
             prompt = evaluation.Prompt(entry["prompt"], entry["part"])
-            trial = evaluation.plan(out, prompt, method, table["seeds"][0], settings, weights)
+            trial = evaluation.plan(lab.runs, prompt, method, seed, settings, weights)
             own = runs.setdefault(method, {})
             if trial.folder.is_dir() and (run := Run.open(trial.folder)).finished:
                 own[prompt.text] = run
@@ -652,6 +683,7 @@ EXPERIMENTS = {
     "overfit": Experiment(overfit, FURTHER, ("an orange owl", "a green owl", "a red robot")),
     "distil2d": Experiment(distil2d, HELD_OUT, iterations=600),  # PD G: 6,000; ours: enough for 16 × 16 latents
     "views3d": Experiment(views3d),
+    "blind": Experiment(blind),
 }
 
 
@@ -685,7 +717,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", nargs="+", help="other ones; in quotes")
     parser.add_argument("--assets", nargs="+", help="other ones, in words the library is searched with")
     parser.add_argument("--samples", type=int, default=64, help="of the prior per prompt, for feature distances")
-    parser.add_argument("--runs", type=Path, help="views3d: a folder made by redream evaluate --out")
+    parser.add_argument("--runs", type=Path, help="views3d, blind: a folder made by redream evaluate --out")
     options = parser.parse_args(arguments)
     usual = EXPERIMENTS[options.name]
     try:

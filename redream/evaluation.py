@@ -31,7 +31,7 @@ from redream.settings import PRESETS, Settings
 from redream.stack import Checked, Stack, check_prompt
 from redream.tables import TRUTH, Outcome
 
-METHODS_VERSION = 1  # raised when a method becomes another one by its code: its runs are then made anew
+METHODS_VERSION = 2  # raised when a method becomes another one by its code: its runs are then made anew
 GUIDANCE_SDS_LOWER = 25.0  # a guess, not tuned yet; DreamFusion has 100
 
 METHODS: dict[str, dict | None] = {  # name → what it changes in the settings; None: no run at all

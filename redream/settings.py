@@ -67,15 +67,19 @@ class Settings:
     learning_rate_grid: float = 0.1  # ours: 27.6 dB to the asset after 80 warm-up steps, against 18.6 with PD's 0.01
     learning_rate_network: float = 0.01
     learning_rate_end: float = 0.01  # what is left of both at the end; exponential (ours)
+    epsilon: float = 0.1  # AdamW's ε over the RMS of √v in each table (ours); 0: PD's 1e-15, with floaters and speckles
     learning_rate_variational: float = 0.0001
     variational_rank: int = 4
     warmup: float = 0.3  # τ
-    asset_sigma: float = 0.01  # σ of Eq. 3: v_asset's norm several times v_2D's
+    # With epsilon, σ and opaque, chosen together on five prompts: silhouettes .880 → .885, A-LPIPS a off the truth's
+    # .0085 → .0077, CLIP a .787 → .779, CLIP b .802 → .801, and sharp edges without fog.
+    asset_sigma: float = 0.004  # σ of Eq. 3
+    asset_batch: int = 4  # views an iteration that Eq. 3 is averaged over
     asset_opacity_weight: float = 1.0  # ours: matches opacity besides colour
     delta_weight: float = 0.3  # delta denoising (B)
     delta_every: int = 3  # 0: never
     sparsity: float = 0.0  # weight of mean opacity (3S)
-    opaque: float = 0.0  # weight of the entropy of opacity (3S), after t_anneal
+    opaque: float = 500.0  # weight of the entropy of opacity (3S: 1000), after t_anneal
 
     # Adaptation (Eq. 5). Both rates fall linearly to zero. Ours, chosen together on five prompts by the views obeyed
     # (side .68 after 280 steps at 1e-2 and p = 4, .82 after 400 at 6e-3 and p = 3).
@@ -112,6 +116,8 @@ class Settings:
             "t_min": 0 <= self.t_min < min(self.t_max),
             "t_max": max(self.t_max) <= 1,
             "asset_sigma": self.asset_sigma > 0,
+            "asset_batch": self.asset_batch >= 1,
+            "epsilon": self.epsilon >= 0,
             "adaptation_t_power": self.adaptation_t_power > 0,
             "preview_every": self.preview_every >= 1,
             "checkpoint_every": self.checkpoint_every >= 1,
@@ -175,6 +181,10 @@ _SD21 = Settings(
     render_size=((0.0, 64), (0.2, 512)),
     sparsity=0.0,
     warmup=0.1,
+    epsilon=0.0,
+    asset_batch=1,
+    asset_sigma=0.01,
+    opaque=0.0,
     adaptation_steps=1000,
     adaptation_batch=4,
     adaptation_learning_rate=1e-4,

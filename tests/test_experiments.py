@@ -1,6 +1,7 @@
 """examples.experiments: every experiment runs on a tiny stack, and its distances and 2D distillation are right."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,22 +65,24 @@ EXPECTED = {
     "overfit": {"loss on renders of the asset: after", "a blue cat, before: likeness"},
     "distil2d": {"VSD, 7.5: CLIP-feature distance", "samples, another seed: CLIP-feature distance"},
     "views3d": {"vsd: CLIP-feature distance", "sds: CLIP-feature distance"},
+    "blind": {"objects"},
 }
+FOLDERS = {"views3d": [["runs", "vsd"], ["runs", "sds"]], "blind": [["runs", "vsd"]]}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_leaves_a_picture_and_its_figures(name, lab, evaluated, monkeypatch):
     monkeypatch.setattr(experiments, "PARTICLES", (2,))
     monkeypatch.setattr(experiments, "COUNT", 3)
-    own = lab(name, runs=evaluated if name == "views3d" else None)
+    monkeypatch.setattr(experiments, "TO_NAME", 1)
+    monkeypatch.setattr(experiments, "NAMED_METHOD", "vsd")
+    own = lab(name, runs=evaluated if name in FOLDERS else None)
     lines = list(perform(name, own))
     found = json.loads((own.out / f"{name}.json").read_text())
     assert set(found["figures"]) >= EXPECTED[name]
     assert [line.rpartition(": ")[0] for line in lines] == [*found["figures"], "seconds"]
     assert found["settings"]["iterations"] == TINY.iterations and found["prompts"]
-    assert [folder.split("/")[:2] for folder in found["folders"]] == [["runs", "vsd"], ["runs", "sds"]] * (
-        name == "views3d"
-    )
+    assert [folder.split("/")[:2] for folder in found["folders"]] == FOLDERS.get(name, [])
     with Image.open(own.out / f"{name}.png") as picture:
         assert picture.width > 400 and picture.height > 100
 
@@ -88,6 +91,17 @@ def test_only_prompts_that_all_methods_have_are_compared(lab, evaluated):
     outcome = experiments.views3d(lab("views3d", runs=evaluated))
     assert outcome.figures["sds: pictures"] == outcome.figures["vsd: pictures"] == 10
     assert [row.label for row in outcome.rows if row.images is None] == ["a red owl"]
+
+
+def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_prompts(lab, evaluated, monkeypatch):
+    monkeypatch.setattr(experiments, "NAMED_METHOD", "sds")
+    monkeypatch.setattr(experiments, "TO_NAME", 2)
+    drawn = [experiments.blind(replace(lab("blind", runs=evaluated), settings=TINY.with_(seed=s))) for s in range(9)]
+    assert {outcome.prompts for outcome in drawn} == {("a blue cat", "a red owl"), ("a red owl", "a blue cat")}
+    assert all([row.label for row in outcome.rows] == ["1", "2"] for outcome in drawn)
+    monkeypatch.setattr(experiments, "TO_NAME", 3)
+    with pytest.raises(experiments.ExperimentError, match="2 finished runs are too few"):
+        experiments.blind(lab("blind", runs=evaluated))
 
 
 def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):

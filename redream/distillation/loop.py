@@ -20,6 +20,7 @@ from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradi
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
 from redream.files import replacing
+from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.scene.field import Field
 from redream.scene.volume import OccupancyGrid, Rendering, render
@@ -70,6 +71,27 @@ class Particle:
     def forget_moments(self) -> None:
         """Start the optimizer's moments anew: those of v_asset would damp the rest of a short run (ours)."""
         self.optimizer.state.clear()
+
+
+def set_epsilon(optimizer: torch.optim.AdamW, share: float) -> None:
+    """Before a step: AdamW's ε of each group becomes this share of the RMS of its √v; with 0 it stays what it was.
+
+        v ← β₂ v + (1 − β₂) g²,    ε = share · (mean of v / (1 − β₂^step))^½
+
+    A step is then small where gradients are far below the group's, in empty space and inside of things. With a tiny ε
+    all step alike however small their gradients, and what is hardly seen drifts: floaters and speckles.
+    """
+    if not share:
+        return
+    for group in optimizer.param_groups:
+        beta, total, count = group["betas"][1], 0.0, 0
+        for parameter in group["params"]:
+            state = optimizer.state.get(parameter, {})
+            steps = int(state.get("step", 0)) + 1
+            second = beta * state.get("exp_avg_sq", 0.0) + (1 - beta) * parameter.grad.square()
+            total += float(second.sum()) / (1 - beta**steps)
+            count += second.numel()
+        group["eps"] = max(share * (total / count) ** 0.5, 1e-15)
 
 
 class Distillation:
@@ -145,6 +167,9 @@ class Distillation:
             loss = gradient_loss(latents, gradient)
             if warming:
                 matching = self._asset_loss(seen, *target)  # Eq. 3
+                for _ in range(settings.asset_batch - 1):  # further views of it alone
+                    matching = matching + self._asset_loss(*self._beside(particle, asset, size))
+                matching = matching / settings.asset_batch
                 losses["asset"] = float(matching.detach())
                 loss = loss + matching
             loss = loss + self._regularisers(seen, share)
@@ -153,6 +178,7 @@ class Distillation:
             particle.set_rate(share)
             particle.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            set_epsilon(particle.optimizer, settings.epsilon)
             particle.optimizer.step()
             if (own + 1) % GRID_EVERY == 0:
                 particle.grid.update(particle.field.density, self.generator)
@@ -212,6 +238,14 @@ class Distillation:
         last = self.prior.timesteps - 1
         u = torch.rand(1, generator=self.generator, device=self.generator.device)
         return ((low + (high - low) * u) * last).long().to(self.prior.device)
+
+    def _beside(self, particle: Particle, asset: Asset, size: int) -> tuple[Rendering, Tensor, Tensor]:
+        """A particle and its asset, seen by the same camera over the same background: rendering, image, opacity."""
+        camera = self.ranges.sample(self.generator)
+        background = sample_background(self.generator)[0].to(self.prior.device)  # (3,)
+        samples = self.settings.samples_per_ray
+        seen = render(particle.field, camera, size, background, particle.grid, samples, self.generator)
+        return seen, *asset.render(camera, size, background)
 
     def _asset_loss(self, seen: Rendering, image: Tensor, opacity: Tensor) -> Tensor:
         """Eq. 3: (1/σ²) mean ‖g(θ, ψ) − g(θ_ret, ψ)‖², and the same of opacity with its own weight (ours)."""

@@ -46,9 +46,9 @@ class Field(nn.Module):
         return self(points)[1]
 
     def parameter_groups(self, settings: Settings) -> list[dict]:
-        """What AdamW is given: the grid and the network with their own learning rates."""
+        """What AdamW is given: each table and the network, with their own learning rates."""
         return [
-            {"params": list(self.grid.parameters()), "lr": settings.learning_rate_grid},
+            *({"params": [level.table], "lr": settings.learning_rate_grid} for level in self.grid.levels),
             {"params": list(self.network.parameters()), "lr": settings.learning_rate_network},
         ]
 

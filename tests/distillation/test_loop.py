@@ -7,7 +7,7 @@ import torch
 from tiny_stack import TINY
 
 from redream.distillation.adaptation import Reference
-from redream.distillation.loop import CheckpointError, Distillation
+from redream.distillation.loop import CheckpointError, Distillation, set_epsilon
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
 from redream.scene.cameras import Camera
@@ -73,6 +73,18 @@ def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, re
     for _ in distillation.steps():
         pass
     assert distance() < before / 10
+
+
+def test_the_asset_loss_is_a_mean_over_independent_views(tiny_stack, references):
+    variances = []
+    for batch in (1, 4):
+        still = TINY.with_(iterations=80, warmup=1.0, adapt=False, asset_batch=batch)
+        still = still.with_(learning_rate_grid=0.0, learning_rate_network=0.0)
+        losses = torch.tensor([s.losses["asset"] for s in start(tiny_stack, still, references[:1]).steps()])
+        variances.append((float(losses.mean()), float(losses.var())))
+    (one, spread), (four, narrow) = variances
+    assert four == pytest.approx(one, rel=0.1)
+    assert 2 < spread / narrow < 8  # 4, but for chance
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_stack, references):
@@ -159,3 +171,37 @@ def test_timesteps_stay_in_their_range_before_and_after_the_anneal(tiny_stack):
     late = [int(distillation._timestep(0.7)) for _ in range(300)]
     assert 95 <= min(early) < 150 and 800 < max(early) <= 900
     assert 95 <= min(late) < 130 and 370 < max(late) <= 400
+
+
+def stepped(scales, share, steps=5):
+    """How far AdamW moves four parameters whose random gradients are of these sizes."""
+    parameter = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        parameter.grad = (1 + 0.1 * torch.rand(4, generator=generator)) * torch.tensor(scales)
+        set_epsilon(optimizer, share)
+        optimizer.step()
+    return parameter.detach().abs()
+
+
+def test_what_has_millionths_of_the_gradients_moves_as_fast_with_a_tiny_epsilon_and_hardly_with_a_share():
+    fast, calm = (stepped([1.0, 1.0, 1.0, 1e-6], share) for share in (0.0, 0.1))
+    assert fast[3] == pytest.approx(float(fast[0]), rel=0.05)
+    assert calm[3] < 1e-4 * calm[0] and calm[0] > 0.85 * fast[0]
+
+
+def test_a_share_for_epsilon_makes_equal_steps_of_gradients_on_any_scale():
+    small, large = stepped([1e-4, 2e-4, 3e-4, 1e-6], 0.1), stepped([1e2, 2e2, 3e2, 1.0], 0.1)
+    torch.testing.assert_close(small, large)
+
+
+def test_epsilon_is_that_share_of_the_root_mean_square_of_adams_second_moment():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    optimizer, gradients = torch.optim.AdamW([parameter], betas=(0.9, 0.99)), torch.randn(4, 3)
+    for gradient in gradients:
+        parameter.grad = gradient
+        set_epsilon(optimizer, 0.3)
+        optimizer.step()
+    second = optimizer.state[parameter]["exp_avg_sq"] / (1 - 0.99 ** len(gradients))
+    assert optimizer.param_groups[0]["eps"] == pytest.approx(0.3 * float(second.mean().sqrt()), rel=1e-5)
