@@ -55,7 +55,8 @@ def test_the_same_seed_gives_the_same_field_and_loading_restores_another():
 def test_every_parameter_is_in_one_group_with_its_own_learning_rate():
     field = make()
     groups = field.parameter_groups(SETTINGS)
-    assert [group["lr"] for group in groups] == [SETTINGS.learning_rate_grid, SETTINGS.learning_rate_network]
+    rates = [SETTINGS.learning_rate_grid] * len(field.grid.levels) + [SETTINGS.learning_rate_network]
+    assert [group["lr"] for group in groups] == rates
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in field.parameters())
 
