@@ -29,6 +29,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -81,6 +82,11 @@ class Lab:
     assets: tuple[str, ...] = ()  # in words: the library's best asset for each of them
     samples: int = 64  # of the prior per prompt, for feature distances
     runs: Path | None = None  # an evaluation's folder
+
+    @cached_property
+    def weights(self) -> str:
+        """The fingerprint of all models."""
+        return evaluation.fingerprint(self.models.stack)
 
     @property
     def prior(self) -> Prior:
@@ -420,7 +426,7 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> li
     """The particles of a run, from this asset or from retrieved ones; a run made before is used again or goes on."""
     settings = lab.settings.with_(**changes)
     given = [(asset.path, asset.caption)] if asset else []
-    asked = [prompt, asdict(settings), [caption for _, caption in given], evaluation.fingerprint(lab.models.stack)]
+    asked = [prompt, asdict(settings), [caption for _, caption in given], lab.weights]
     digest = hashlib.sha256(json.dumps([*asked, [path.name for path, _ in given]]).encode()).hexdigest()[:12]
     folder = lab.out / "runs" / f"{re.sub('[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}-{digest}"
     say(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
@@ -470,12 +476,12 @@ def evaluated(out: Path | None) -> dict:
 
 def finished_runs(lab: Lab, table: dict, seed: int) -> dict[str, dict[str, Run]]:
     """The finished runs of an evaluation's table with a seed: method → prompt → run."""
-    settings, runs = Settings.from_json(json.dumps(table["settings"])), {}
-    weights = evaluation.fingerprint(lab.models.stack)
-    for method, entry in itertools.product(table["changes"], table["prompts"]):
+    runs = {}
+    for (method, changes), entry in itertools.product(table["changes"].items(), table["prompts"]):
         if evaluation.METHODS.get(method) is not None:
+            settings = Settings.from_json(json.dumps(table["settings"] | changes))
             prompt = evaluation.Prompt(entry["prompt"], entry["part"])
-            trial = evaluation.plan(lab.runs, prompt, method, seed, settings, weights)
+            trial = evaluation.plan(lab.runs, prompt, method, seed, settings, lab.weights)
             own = runs.setdefault(method, {})
             if trial.folder.is_dir() and (run := Run.open(trial.folder)).finished:
                 own[prompt.text] = run

@@ -110,11 +110,16 @@ def evaluate(options: argparse.Namespace) -> None:
     from redream import evaluation
 
     models = Models.load(options.stack)
-    settings = PRESETS[options.preset or models.stack.preset].with_(**dict(options.set))
+    asked: dict[str, dict] = {}  # method, "" for all → name → value
+    for method, name, value in options.set:
+        asked.setdefault(method, {})[name] = value
+    settings = PRESETS[options.preset or models.stack.preset].with_(**asked.pop("", {}))
     file = options.prompts or PROMPTS / ("prompts_mini.txt" if models.stack.vocabulary else "prompts.txt")
     prompts = evaluation.read_prompts(file, options.part, options.limit)
     methods, missing = options.methods or list(evaluation.METHODS), 0
-    sweep = evaluation.evaluate(options.out, prompts, methods, options.seeds, models=models, settings=settings)
+    sweep = evaluation.evaluate(
+        options.out, prompts, methods, options.seeds, models=models, settings=settings, tuned=asked
+    )
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
     with tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar:
         for now in sweep:
@@ -220,21 +225,25 @@ def _listed(kind: type) -> Callable[[str], list]:
     return lambda text: [kind(word.strip()) for word in text.split(",") if word.strip()]
 
 
-def _setting(text: str) -> tuple[str, object]:
-    """NAME=VALUE as a field of `Settings`, VALUE in JSON or plain; not those that methods or seeds differ by."""
+def _setting(text: str) -> tuple[str, str, object]:
+    """NAME=VALUE or METHOD.NAME=VALUE as (METHOD or "", a field of `Settings`, VALUE in JSON or plain); none of those
+    that methods or seeds differ by."""
     from redream.evaluation import METHODS
 
     name, _, value = text.partition("=")
+    method, _, name = name.rpartition(".")
+    if method and METHODS.get(method) is None:
+        raise argparse.ArgumentTypeError(f"there is no method {method} that has settings")
     # SDS's guidance may be set: only sds-25 has its own.
     varied = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
     if name not in vars(Settings()) or name in varied:
-        raise argparse.ArgumentTypeError(f"there is no setting {name} to change for every method")
+        raise argparse.ArgumentTypeError(f"there is no setting {name} to change")
     try:
         value = json.loads(value)
     except json.JSONDecodeError:
         pass
     try:
-        return name, _as(getattr(Settings(), name), value)
+        return method, name, _as(getattr(Settings(), name), value)
     except TypeError as error:
         raise argparse.ArgumentTypeError(f"{name} is not like {json.dumps(getattr(Settings(), name))}") from error
 
@@ -309,9 +318,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--methods", type=_listed(str), metavar="A,B,...", help="default: all")
     one.add_argument("--seeds", type=_listed(int), default=[0], metavar="0,1,...")
     one.add_argument("--limit", type=int, metavar="N", help="only the first prompts")
-    one.add_argument(
-        "--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help="a setting, for every method"
-    )
+    set_help = "a setting, for every method or, as METHOD.NAME=VALUE, for one of them"
+    one.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=set_help)
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="may hold earlier runs, which are reused")
 
     add(doctor, "Say which stack this computer can run, and why.", stack=False)

@@ -31,7 +31,7 @@ from redream.settings import PRESETS, Settings
 from redream.stack import Checked, Stack, check_prompt
 from redream.tables import TRUTH, Outcome
 
-METHODS_VERSION = 2  # raised when a method becomes another one by its code: its runs are then made anew
+METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
 GUIDANCE_SDS_LOWER = 25.0  # a guess, not tuned yet; DreamFusion has 100
 
 METHODS: dict[str, dict | None] = {  # name → what it changes in the settings; None: no run at all
@@ -131,14 +131,14 @@ def fingerprint(stack: Stack) -> str:
 
 
 def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: str) -> Trial:
-    """What a method makes of a prompt with the settings of a sweep and the models' fingerprint `weights`, and where.
+    """What a method makes of a prompt with its own settings and the models' fingerprint `weights`, and where.
 
     Without a seed it is an object shown as it is.
     """
     if seed is None:
         own = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
     else:
-        own = settings.with_(**METHODS[method], seed=seed)
+        own = settings.with_(seed=seed)
     asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights, "methods": METHODS_VERSION}
     words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
     name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", _digest(asked))))
@@ -153,14 +153,17 @@ def evaluate(
     *,
     models: Models,
     settings: Settings | None = None,
+    tuned: Mapping[str, Mapping] | None = None,
 ) -> Iterator[Told]:
     """Make or reuse a run for each prompt, method and seed, and write the tables and the gallery to `out`.
 
-    `settings` (by default the stack's preset) are those of every method, which changes some of them by `METHODS`.
+    `settings` (by default the stack's preset) are those of every method, which changes some of them by `METHODS` and,
+    where they were tuned for it alone, by `tuned` (method → changes).
     The sweep goes on as what it tells is asked for; a run that fails by a named error is listed and the rest goes on.
     Raises `EvaluationError`.
     """
-    if unknown := [name for name in methods if name not in METHODS]:
+    tuned = tuned or {}
+    if unknown := [name for name in (*methods, *tuned) if name not in METHODS]:
         raise EvaluationError(f"There is no method {unknown[0]}; there are: {', '.join(METHODS)}.")
     if not (prompts and methods and seeds):
         raise EvaluationError("Name at least one prompt, one method and one seed.")
@@ -174,10 +177,11 @@ def evaluate(
     still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if METHODS[m] is None]
     asked = [(prompt, method, None) for prompt in prompts for method in still]
     asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
-    trials = [plan(out, *one, settings, weights) for one in asked]
+    own = {method: {**(METHODS[method] or {}), **tuned.get(method, {})} for method in methods}
+    trials = [plan(out, *one, settings.with_(**own.get(one[1], {})), weights) for one in asked]
     header = {"stack": models.stack.name, "models": weights, "settings": asdict(settings), "seeds": list(seeds)}
     header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
-    header |= {"changes": {method: METHODS[method] for method in methods}}
+    header |= {"changes": own}
     return _sweep(out, trials, models, header)
 
 

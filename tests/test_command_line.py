@@ -129,7 +129,7 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
 def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_path):
     (tmp_path / "prompts.txt").write_text("dev\ta purple owl\njudge\tan ironman\n")
     words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
-    words += ["--set", "iterations=1", "--set", "t_max=[1, 0.5]", "--out", str(tmp_path / "out")]
+    words += ["--set", "iterations=1", "--set", "sds.t_max=[1, 0.5]", "--out", str(tmp_path / "out")]
     assert main([*words, "--part", "dev"]) == 0
     out, err = capsys.readouterr()
     assert "table.md" in out and "missing" not in out and "1 of 1: sds: a purple owl" in err
@@ -162,6 +162,8 @@ def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack
 def test_evaluate_refuses_in_a_sentence(tiny_stack, capsys, tmp_path):
     words = ("evaluate", "--stack", tiny_stack, "--out", tmp_path / "out")
     assert "no setting colour" in refused(capsys, *words, "--set", "colour=1")
+    for method in ("magic", "retrieval"):
+        assert f"no method {method} that has settings" in refused(capsys, *words, "--set", f"{method}.iterations=1")
     assert "no setting seed" in refused(capsys, *words, "--set", "seed=1")
     assert "t_max is not like [0.7, 0.5]" in refused(capsys, *words, "--set", "t_max=high")
     for name in ("method", "initialise", "adapt", "delta_every"):

@@ -79,6 +79,17 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, t
     assert len(set(begun)) == 2
 
 
+def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    sweep(out, models, tuned={"sds": {"t_max": (0.9, 0.6)}}, prompts=PROMPTS[:1])
+    (made,) = begun
+    assert Run.open(out / "runs/sds" / made).request.settings == SETTINGS.with_(method="sds", t_max=(0.9, 0.6))
+    assert json.loads((out / "table.json").read_text())["changes"]["sds"] == {"method": "sds", "t_max": [0.9, 0.6]}
+    with pytest.raises(EvaluationError, match="no method magic"):
+        sweep(out, models, tuned={"magic": {}})
+
+
 def test_a_sweep_that_was_killed_twice_ends_with_the_same_table(whole, models, begun, tmp_path):
     """First its process dies within a run, after the first checkpoint; then it is left after a run."""
     code = f"""
@@ -272,7 +283,7 @@ def test_the_table_says_which_way_is_better_and_what_a_run_cost(whole):
         and "coverage (neither is better)" in text
     )
     table = json.loads((whole / "table.json").read_text())
-    assert table["changes"] == {method: evaluation.METHODS[method] for method in METHODS}
+    assert table["changes"] == {method: evaluation.METHODS[method] or {} for method in METHODS}
     assert table["methods_version"] == evaluation.METHODS_VERSION and table["parts"] == {"dev": 1, "judge": 1}
     assert text.startswith("> **Warning:**") and "lower bound" in text and "Planned" in text
     costs = text[text.index("## Costs") : text.index("## Missing")]

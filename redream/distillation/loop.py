@@ -20,7 +20,6 @@ from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradi
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
 from redream.files import replacing
-from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.scene.field import Field
 from redream.scene.volume import OccupancyGrid, Rendering, render
@@ -67,6 +66,13 @@ class Particle:
         """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`."""
         for group, start in zip(self.optimizer.param_groups, self.field.parameter_groups(self.settings), strict=True):
             group["lr"] = start["lr"] * self.settings.learning_rate_end**share
+
+    def descend(self, loss: Float[Tensor, ""]) -> None:
+        """One step of the optimizer down a loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        set_epsilon(self.optimizer, self.settings.epsilon)
+        self.optimizer.step()
 
     def forget_moments(self) -> None:
         """Start the optimizer's moments anew: those of v_asset would damp the rest of a short run (ours)."""
@@ -117,6 +123,7 @@ class Distillation:
         with torch.no_grad():
             self.empty = prior.embed([""])  # (1, l, d)
             self.by_words = {v: prior.embed([f"{prompt}, {v} view"]) for v in VIEWS}  # c_ψ
+        self.weights = prior.latent_weights()[:, None, None] if settings.latent_weights else 1.0  # (c, 1, 1)
         self.by_prefix: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final
 
     @property
@@ -139,12 +146,8 @@ class Distillation:
             losses = self._adapt(share)
 
             # 1. A camera, a background, a render, its latents.
-            camera = self.ranges.sample(self.generator)
-            background = sample_background(self.generator)[0].to(prior.device)  # (3,)
             size = [pixels for start, pixels in settings.render_size if share >= start][-1]
-            seen = render(
-                particle.field, camera, size, background, particle.grid, settings.samples_per_ray, self.generator
-            )
+            camera, background, seen = self._look(particle, size)
             latents = prior.encode(seen.image)  # (1, c, hl, wl); gradients flow through the encoder
 
             # 2. to 5. Score gradient, of the asset's render too where delta denoising is on (App. B).
@@ -164,22 +167,19 @@ class Distillation:
             losses["score"] = float(gradient.norm())
             if not math.isfinite(losses["score"]):  # half precision overflowed: rather no score than no particle
                 gradient = torch.zeros_like(gradient)
-            loss = gradient_loss(latents, gradient)
+            loss = gradient_loss(latents, self.weights * gradient)
             if warming:
                 matching = self._asset_loss(seen, *target)  # Eq. 3
-                for _ in range(settings.asset_batch - 1):  # further views of it alone
-                    matching = matching + self._asset_loss(*self._beside(particle, asset, size))
-                matching = matching / settings.asset_batch
                 losses["asset"] = float(matching.detach())
                 loss = loss + matching
             loss = loss + self._regularisers(seen, share)
 
             # 6. The particle, then one step of Eq. 4 on ζ with the render just made.
             particle.set_rate(share)
-            particle.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            set_epsilon(particle.optimizer, settings.epsilon)
-            particle.optimizer.step()
+            particle.descend(loss)
+            for _ in range(settings.asset_steps - 1 if warming else 0):  # v_asset alone, from further cameras
+                other, background, seen = self._look(particle, size)
+                particle.descend(self._asset_loss(seen, *asset.render(other, size, background)))
             if (own + 1) % GRID_EVERY == 0:
                 particle.grid.update(particle.field.density, self.generator)
             if self.variational is not None:
@@ -239,13 +239,16 @@ class Distillation:
         u = torch.rand(1, generator=self.generator, device=self.generator.device)
         return ((low + (high - low) * u) * last).long().to(self.prior.device)
 
-    def _beside(self, particle: Particle, asset: Asset, size: int) -> tuple[Rendering, Tensor, Tensor]:
-        """A particle and its asset, seen by the same camera over the same background: rendering, image, opacity."""
+    def _look(self, particle: Particle, size: int) -> tuple[Camera, Float[Tensor, "3"], Rendering]:
+        """A camera ψ and a background, drawn, and the render g(θ, ψ) with gradients."""
         camera = self.ranges.sample(self.generator)
         background = sample_background(self.generator)[0].to(self.prior.device)  # (3,)
         samples = self.settings.samples_per_ray
-        seen = render(particle.field, camera, size, background, particle.grid, samples, self.generator)
-        return seen, *asset.render(camera, size, background)
+        return (
+            camera,
+            background,
+            render(particle.field, camera, size, background, particle.grid, samples, self.generator),
+        )
 
     def _asset_loss(self, seen: Rendering, image: Tensor, opacity: Tensor) -> Tensor:
         """Eq. 3: (1/σ²) mean ‖g(θ, ψ) − g(θ_ret, ψ)‖², and the same of opacity with its own weight (ours)."""

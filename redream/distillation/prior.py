@@ -102,6 +102,21 @@ class Prior:
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
         return latents * self.vae.config.scaling_factor
 
+    def latent_weights(self) -> Float[Tensor, "c"]:
+        """One over the squared gain of the encoder in each channel, with mean 1.
+
+        A step of the picture down a gradient g of its latents z moves them by J Jᵀ g, with J = ∂z/∂x, where g was asked
+        for. If the rows of J are about orthogonal and those of a channel equally long, as in an encoder that whitens in
+        part, then J Jᵀ (w g) is about g with w_c ∝ 1/‖J_c‖². J is taken in the middle of a grey picture.
+        """
+        with torch.enable_grad():
+            image = torch.full((1, 3, self.size, self.size), 0.5, device=self.device, requires_grad=True)
+            latents = self.encode(image)  # (1, c, hl, wl)
+            middle = latents[0, :, latents.shape[2] // 2, latents.shape[3] // 2]  # (c,)
+            rows = [torch.autograd.grad(value, image, retain_graph=True)[0] for value in middle]
+        weights = 1 / torch.stack([row.square().sum() for row in rows])  # (c,)
+        return weights / weights.mean()
+
     def decode(self, latents: Float[Tensor, "b c hl wl"]) -> Float[Tensor, "b 3 h w"]:
         """Latents → pictures in [0, 1] at the prior's own size."""
         image = self.vae.decode(latents.float() / self.vae.config.scaling_factor).sample

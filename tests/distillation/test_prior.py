@@ -152,6 +152,35 @@ def test_gradients_flow_through_encoding(folder, generator):
 
 
 @torch.no_grad()
+def moved(prior: Prior, gradient: torch.Tensor) -> torch.Tensor:
+    """J Jᵀ g: how far a step of a grey picture along Jᵀ g moves its latents, J taken there."""
+    grey = torch.full((1, 3, prior.size, prior.size), 0.5)
+    _, step = torch.autograd.functional.vjp(prior.encode, grey, gradient)
+    return torch.autograd.functional.jvp(prior.encode, grey, step)[1]
+
+
+def test_weighted_gradients_move_the_latents_of_an_encoder_with_orthogonal_rows_as_they_say(prior, generator):
+    rows = torch.linalg.qr(torch.randn(48, 4, generator=generator)).Q.T * torch.tensor([1.0, 2.0, 3.0, 5.0])[:, None]
+    prior.encode = lambda image: torch.nn.functional.conv2d(image, rows.view(4, 3, 4, 4), stride=4)
+    weights = prior.latent_weights()
+    assert torch.allclose(weights[0] / weights, torch.tensor([1.0, 4.0, 9.0, 25.0]))
+    assert float(weights.mean()) == pytest.approx(1)
+    gradient = torch.randn(1, 4, prior.size // 4, prior.size // 4, generator=generator)
+    ratio = moved(prior, weights[:, None, None] * gradient) / gradient
+    assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
+
+
+def test_weighted_gradients_move_the_latents_of_the_miniature_as_they_say(mini, generator):
+    prior = Prior.load(mini.folder(mini.prior))
+    gradient = torch.randn(1, 10, prior.latent_size, prior.latent_size, generator=generator)
+    weights = prior.latent_weights()[:, None, None]
+
+    def cosine(moved):
+        return float(torch.cosine_similarity(moved.flatten(), gradient.flatten(), dim=0))
+
+    assert cosine(moved(prior, weights * gradient)) > 0.999 and cosine(moved(prior, gradient)) < 0.9
+
+
 def test_latents_are_the_autoencoders_times_its_scaling_factor(prior, pipeline, generator):
     image = torch.rand(2, 3, 64, 64, generator=generator)
     theirs = pipeline.vae.encode(image * 2 - 1).latent_dist.mean * pipeline.vae.config.scaling_factor
