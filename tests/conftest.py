@@ -9,7 +9,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+torch.set_num_threads(1)  # in each of the processes that share the tests (pyproject.toml)
 
 
 def pytest_collection_modifyitems(items):

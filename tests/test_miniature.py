@@ -15,12 +15,12 @@ from redream.scene.cameras import ring
 from redream.settings import PRESETS
 
 PROMPT = "a purple owl"
-FAST = PRESETS["mini-fast"].with_(adaptation_steps=120)  # enough for one face
+FAST = PRESETS["mini-fast"].with_(iterations=60, adaptation_steps=90)  # enough for one face
 
 
 @pytest.fixture(scope="module")
 def made(mini, tmp_path_factory):
-    """The run's folder and its events, nearly preset mini-fast."""
+    """The run's folder and its events: preset mini-fast, but shorter."""
     folder = tmp_path_factory.mktemp("miniature") / "run"
     events = list(pipeline.generate(PROMPT, stack=mini, settings=FAST, out=folder))
     return Run.open(folder), events
@@ -37,7 +37,7 @@ def test_three_owls_are_found_though_none_is_purple(made):
 def test_the_object_looks_like_its_prompt_and_has_its_face_on_one_side_only(made):
     run, _ = made
     (scores,) = json.loads((run.folder / "scores.json").read_text())["objects"]
-    assert min(scores["clip_a"], scores["clip_b"]) > 0.55  # the true owl has 0.79
+    assert min(scores["clip_a"], scores["clip_b"]) > 0.65  # the true owl has 0.79
     assert min(scores["view_agreement_a"], scores["view_agreement_b"]) > 0.7
 
 
