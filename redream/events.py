@@ -53,7 +53,7 @@ class Progress(Event):
     stage: str
     iteration: int  # done, over all particles
     total: int
-    seconds_left: float | None = None  # of the iterations
+    seconds_left: float | None = None  # until everything is made
     losses: dict[str, float | None] = dataclasses.field(default_factory=dict)  # None: not a number
 
 

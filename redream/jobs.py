@@ -9,17 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from redream import events, pipeline, runs
-from redream.events import Event, Finished
+from redream import events, machine, pipeline, runs
+from redream.events import Event, Finished, Progress
 from redream.models import Models
+from redream.pace import Pace
 from redream.runs import Run, RunError
-from redream.settings import Settings
+from redream.settings import MAX_WAITING, PRESETS, Settings
 
-WAITING = 8  # runs that may wait for their turn
-PACE = 0.2  # seconds between two looks at a history
+LOOK = 0.2  # seconds between two looks at a history
+RECALLED = 5  # runs that are here at the start and tell how fast this machine is
 TIDY = 3600.0  # seconds between two looks for runs to remove
 
 
@@ -32,14 +33,16 @@ class Waiting(Event):
     """A run's turn has not come yet. Told to who follows it; not part of its history."""
 
     ahead: int  # runs before it, the one being made included
+    seconds: float | None = None  # that they will take; None if nobody knows
 
 
-@dataclass(frozen=True)
+@dataclass
 class Job:
     """A run that waits or is being made."""
 
     events: Iterator[Event]
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: threading.Event
+    seconds_left: float | None  # None: nobody knows yet
 
 
 class Worker:
@@ -50,29 +53,62 @@ class Worker:
 
     def __init__(self, models: Models, generate: Callable = pipeline.generate, keep_days: float | None = None) -> None:
         self.models, self._generate = models, generate
+        self.pace = Pace(models.stack.name, machine.device_name(models.device))
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._door = threading.Lock()  # one submission after the other
+        for run in _latest(RECALLED):
+            self.pace.learn(run)
         threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
         if keep_days is not None:
             threading.Thread(target=_tidy, args=(keep_days,), name="redream-tidy", daemon=True).start()
+
+    def prepare(self) -> None:
+        """Load what every run needs and measure how fast it is: the first run then waits for nothing."""
+        models = self.models
+        _ = models.index, models.clip("retrieval"), models.clip("a")
+        self.pace.measure(models.prior)
 
     def submit(
         self, prompt: str, settings: Settings | None = None, assets: Sequence[tuple[str | Path, str]] = ()
     ) -> str:
         """Take a run on; its id, which is hard to guess. Arguments as in `pipeline.generate`, which also says what it
         raises; raises `JobError` when too many wait."""
-        run, stop = runs.new_id(), threading.Event()
+        run, settings = runs.new_id(), settings or PRESETS[self.models.stack.preset]
+
+        def begin(stop: Callable[[], bool]) -> Iterator[Event]:
+            out = runs.root() / run
+            return self._generate(prompt, settings=settings, assets=assets, out=out, stop=stop, models=self.models)
+
+        return self._queue(run, begin, self.pace.seconds(settings))
+
+    def resume(self, run: str, iterations: int | None = None) -> str:
+        """Take a run on again, from its last checkpoint: to its end or, with `iterations`, so many more per object than
+        were planned; its id. Raises as `pipeline.resume`; `JobError` when too many wait or there is nothing to do."""
+        here = find(run)
+
+        def begin(stop: Callable[[], bool]) -> Iterator[Event]:
+            if self.ahead(run) is not None:
+                raise JobError("This run is being made, or waits for its turn; stop it first.")
+            if iterations is None and here.finished:
+                raise JobError("This run is finished; say how many more iterations it shall have.")
+            return pipeline.resume(here.folder, iterations, stop=stop, models=self.models)
+
+        done = int(checkpoints[-1].name) if (checkpoints := here.checkpoints()) else 0
+        seconds = self.pace.seconds(here.request.settings, here.request.extra + (iterations or 0), done)
+        return self._queue(run, begin, seconds)
+
+    def _queue(self, run: str, begin: Callable[[Callable[[], bool]], Iterator[Event]], seconds: float | None) -> str:
+        """Put a run at the end of the queue; what `begin` raises keeps it out."""
+        stop = threading.Event()
         with self._door:
-            if len(self._jobs) > WAITING:
+            if len(self._jobs) > MAX_WAITING:
                 raise JobError(
-                    f"{WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
+                    f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
-            told = self._generate(
-                prompt, settings=settings, assets=assets, out=runs.root() / run, stop=stop.is_set, models=self.models
-            )
+            told = begin(stop.is_set)
             with self._changed:
-                self._jobs[run] = Job(told, stop)
+                self._jobs[run] = Job(told, stop, seconds)
                 self._changed.notify_all()
         return run
 
@@ -90,6 +126,12 @@ class Worker:
         with self._changed:
             return self._ahead(run)
 
+    def wait(self, run: str) -> float | None:
+        """Seconds until a run has its turn; None if that is not known."""
+        with self._changed:
+            before = [job.seconds_left for job in list(self._jobs.values())[: self._ahead(run) or 0]]
+        return None if None in before else sum(before, 0.0)
+
     def follow(self, run: str) -> Iterator[list[Event]]:
         """A run's events from its first one on: all that is new at a time, until there is no more to come.
 
@@ -100,13 +142,13 @@ class Worker:
             ahead = self.ahead(run)  # asked before the history is read, so that its last lines are not missed
             new, read = _after(history, read)
             if ahead and ahead != told:
-                new.append(Waiting(ahead))
+                new.append(Waiting(ahead, self.wait(run)))
                 told = ahead
             if new:
                 yield new
             if ahead is None:
                 return
-            time.sleep(PACE)
+            time.sleep(LOOK)
 
     def _ahead(self, run: str) -> int | None:
         return list(self._jobs).index(run) if run in self._jobs else None
@@ -117,10 +159,13 @@ class Worker:
                 self._changed.wait_for(lambda: self._jobs)
                 run, job = next(iter(self._jobs.items()))
             try:
-                for _ in job.events:  # the pipeline writes each one into the run's history
-                    pass
+                for event in job.events:  # the pipeline writes each one into the run's history
+                    if isinstance(event, Progress) and event.seconds_left is not None:
+                        job.seconds_left = event.seconds_left
             except Exception as error:  # its sentence is in the history; the next run has its turn
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not pipeline.is_named(error))
+            with suppress(RunError):  # somebody removed it
+                self.pace.learn(find(run))
             with self._changed:
                 del self._jobs[run]
 
@@ -130,6 +175,16 @@ def find(run: str) -> Run:
     if not runs.ID.fullmatch(run):
         raise RunError("There is no such run.")
     return Run.open(runs.root() / run)
+
+
+def _latest(count: int) -> list[Run]:
+    """The runs under the root that ended last, the latest one last."""
+    records = sorted(runs.root().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
+    found = []
+    for record in records[-count:]:
+        with suppress(RunError):
+            found.append(find(record.parent.name))
+    return found
 
 
 def _tidy(days: float) -> None:

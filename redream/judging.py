@@ -135,20 +135,10 @@ class Judge:
         cameras, white = _ring(OUTLINES, self.settings), torch.ones(3)
         return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras])
 
-    @property
-    def size(self) -> int:
-        """Pixels of the pictures that are scored, as in a run."""
-        return max(64, *(self.models.clip(name).size for name in ("a", "b")))
-
-    @property
-    def has_front(self) -> bool | None:
-        vocabulary = self.models.stack.vocabulary
-        return None if vocabulary is None else self.checked.kind not in vocabulary.symmetric
-
     def _alone(self, shown: results.Shown) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""
-        studio = results.Studio(shown, self.settings, self.size)
-        return _only_scores(results.scores_of(studio, self.checked.prompt, self.models, self.has_front))
+        studio = results.Studio(shown, self.settings, self.models.score_size)
+        return _only_scores(results.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front))
 
     def _true_outlines(self) -> list[Float[Tensor, "b 1 s s"]]:
         return [self.outlines(Still(asset, self.settings)) for asset in self.truth]

@@ -53,6 +53,11 @@ class Models:
 
         return self._once(f"clips.{name}", lambda: Clip.load(self._folder(f"clips.{name}"), self.device))
 
+    @property
+    def score_size(self) -> int:
+        """Pixels a side of the pictures that are scored: as many as the larger of the scoring CLIPs sees, at least 64."""
+        return max(64, *(self.clip(name).size for name in ("a", "b")))
+
     def perceptual(self, name: str):
         """A perceptual distance for scores, "a" or "b"; None where its weights are not here."""
         from redream.metrics import MetricsError, load_perceptual

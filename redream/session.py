@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from redream import __version__, machine, references, results
+from redream import __version__, machine, pace, references, results
 from redream.events import (
     Artefact,
     Event,
@@ -34,7 +34,7 @@ from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
 from redream.stack import Checked, Stack, StackError
 
-PACE = 20  # iterations that the time left is estimated from
+RECENT = 20  # iterations that the time left is estimated from
 UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there is no score: the run is worth keeping without it
 
 
@@ -49,6 +49,7 @@ class Session:
     stop: Callable[[], bool]
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's and where their fronts were
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    ratio: float | None = None  # seconds per unit of cost, of the latest iterations (`redream.pace`)
 
     def events(self) -> Iterator[Event]:
         """Everything, in order. Raises `RunError` at the first one if another program works on the run."""
@@ -135,7 +136,8 @@ class Session:
         """Iterate, with previews and checkpoints, until it is done or stopped; the last state is always saved."""
         settings, saved = self.run.request.settings, distillation.iteration
         previews, overflowed = True, 0
-        moments = deque([time.perf_counter()], maxlen=PACE + 1)
+        costs, finishing = pace.iteration_costs(settings, self.run.request.extra), pace.finishing_cost(settings)
+        moments = deque([time.perf_counter()], maxlen=RECENT + 1)
         steps = distillation.steps(self.run.request.extra)
         while not self.stop():
             with self._timed("distillation"):
@@ -143,16 +145,18 @@ class Session:
             if step is None:
                 break
             moments.append(time.perf_counter())
-            pace = (moments[-1] - moments[0]) / (len(moments) - 1)  # seconds per iteration
-            yield Progress(step.stage, step.iteration, step.total, pace * (step.total - step.iteration), step.losses)
+            done = step.iteration
+            self.ratio = (moments[-1] - moments[0]) / float(costs[done + 1 - len(moments) : done].sum())
+            left = float(self.ratio * (costs[done:].sum() + finishing))
+            yield Progress(step.stage, done, step.total, left, step.losses)
             overflowed += not math.isfinite(step.losses["score"])
-            if previews and step.iteration % settings.preview_every == 0:
+            if previews and done % settings.preview_every == 0:
                 try:
                     told = self._preview(distillation)
                 except UNSCORED as error:
                     previews, told = False, Warned(f"There are no more previews. {error}")
                 yield told
-            if step.iteration % settings.checkpoint_every == 0:
+            if done % settings.checkpoint_every == 0:
                 saved = self._save(distillation)
         if saved < distillation.iteration:
             self._save(distillation)
@@ -177,15 +181,17 @@ class Session:
 
     def _make(self, distillation) -> Iterator[Event]:
         """A turntable, a mesh and scores of every particle; where one has no scores, no scores.json."""
-        run, total = self.run, self.run.request.total
+        run, total, settings = self.run, self.run.request.total, self.run.request.settings
+        finishing = self.ratio and self.ratio * pace.finishing_cost(settings) / settings.particles  # of one object
         scored, unscored = [], None
         try:
-            size = max(64, *(self.models.clip(name).size for name in ("a", "b")))
+            size = self.models.score_size
         except UNSCORED as error:
             size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
-            studio = results.Studio(particle, run.request.settings, size)
-            yield Progress("filming", distillation.iteration, total)
+            studio = results.Studio(particle, settings, size)
+            left = finishing and finishing * (settings.particles - number)
+            yield Progress("filming", distillation.iteration, total, left)
             try:
                 with self._timed("turntables"):
                     studio.film(run.folder / f"turntable-{number}.mp4")
@@ -194,7 +200,7 @@ class Session:
                 yield Warned(str(error))
             try:
                 with self._timed("meshes"):
-                    results.save_mesh(particle, run.request.settings, run.folder / f"mesh-{number}.glb")
+                    results.save_mesh(particle, settings, run.folder / f"mesh-{number}.glb")
                 yield Artefact("mesh", number, f"mesh-{number}.glb")
             except MeshError as error:
                 (run.folder / f"mesh-{number}.glb").unlink(missing_ok=True)  # one of an earlier session
@@ -203,7 +209,9 @@ class Session:
                 yield Progress("scoring", distillation.iteration, total)
                 try:
                     with self._timed("scores"):
-                        scored.append(results.scores_of(studio, self.checked.prompt, self.models, self._has_front()))
+                        scored.append(
+                            results.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front)
+                        )
                 except UNSCORED as error:
                     unscored = error
         if unscored is not None:
@@ -213,10 +221,6 @@ class Session:
         scores = {"prompt": self.checked.prompt, "objects": scored}
         run.write_json("scores.json", scores)
         yield Scored(scores)
-
-    def _has_front(self) -> bool | None:
-        vocabulary = self.stack.vocabulary
-        return None if vocabulary is None else self.checked.kind not in vocabulary.symmetric
 
     def _record(self, done: int) -> dict:
         """Everything that reproduces the run."""

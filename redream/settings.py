@@ -15,6 +15,7 @@ PROMPT_LIMIT = 300  # characters
 MAX_PARTICLES = 8
 MAX_ITERATIONS = 50_000
 MAX_ASSETS = 3
+MAX_WAITING = 20  # runs that may wait for their turn on one device
 
 
 class SettingsError(ValueError):

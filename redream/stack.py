@@ -110,6 +110,7 @@ class Checked:
     warnings: tuple[str, ...] = ()
     kind: str | None = None  # the kind of thing it names, and
     colour: str | None = None  # its colour, where a vocabulary tells
+    has_front: bool | None = None  # whether things of that kind look different from the front
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Vocabulary:
         them = "it" if len(unknown) == 1 else "them"
         warnings = (f"{name} does not know the {_words(unknown)} and ignores {them}.",) if unknown else ()
         kept = " ".join(token for token in tokens if token in known)
-        return Checked(kept, warnings, kinds[0], colours[0] if colours else None)
+        return Checked(kept, warnings, kinds[0], colours[0] if colours else None, kinds[0] not in self.symmetric)
 
 
 def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> Checked:

@@ -9,10 +9,11 @@ from tiny_stack import TINY
 
 from redream import jobs, pipeline
 from redream.events import Failed, Finished, Progress, Warned
-from redream.jobs import WAITING, JobError, Waiting, Worker
+from redream.jobs import JobError, Waiting, Worker
 from redream.models import Models
+from redream.pace import cost
 from redream.runs import Request, Run, RunError
-from redream.settings import Settings
+from redream.settings import MAX_WAITING, Settings
 from redream.stack import PromptError, Stack
 
 
@@ -117,12 +118,22 @@ def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
 
 
 def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fake, runs_folder):
-    taken = [worker.submit("a") for _ in range(1 + WAITING)]  # one is being made, the others wait
-    with pytest.raises(JobError, match="8 runs are waiting already"):
+    taken = [worker.submit("a") for _ in range(1 + MAX_WAITING)]  # one is being made, the others wait
+    with pytest.raises(JobError, match="20 runs are waiting already"):
         worker.submit("a")
     assert len(list(runs_folder.iterdir())) == len(taken)
     worker.stop(taken[-1])
     worker.submit("a")  # there is room again
+
+
+def test_who_waits_is_told_for_how_long_once_this_machine_is_known(worker, fake):
+    first, second = worker.submit("a"), worker.submit("b")
+    assert worker.wait(first) == 0 and worker.wait(second) is None
+    for run in (first, second):
+        worker.stop(run)
+    worker.pace.first = 2.0
+    runs = [worker.submit("a", TINY) for _ in range(3)]
+    assert worker.wait(runs[2]) - worker.wait(runs[1]) == pytest.approx(2 * cost(TINY))
 
 
 @pytest.mark.parametrize("prompt", ["broken", "unlucky"])
@@ -202,3 +213,28 @@ def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_fol
     assert told == list(Run.open(run).events()) and told[-1] == Finished(stopped=False)
     assert (runs_folder / run / "scores.json").is_file()
     assert pipeline.is_named(JobError("x"))
+
+
+def test_a_run_goes_on_by_its_id_also_by_another_worker_and_only_if_there_is_something_to_do(models, runs_folder):
+    worker = Worker(models)
+    run = worker.submit("a purple owl", TINY.with_(method="sds"))
+    assert all_of(worker.follow(run))[-1] == Finished(stopped=False)
+    with pytest.raises(JobError, match="say how many more"):
+        worker.resume(run)
+    with pytest.raises(RunError, match="no such run"):
+        worker.resume("../x")
+    other = Worker(models)
+    assert other.pace.seconds(TINY) > 0  # known from that run
+    assert other.resume(run, 3) == run
+    with pytest.raises(JobError, match="stop it first"):
+        other.resume(run, 3)
+    told = all_of(other.follow(run))
+    assert [type(event) for event in told].count(Finished) == 2 and told[-1] == Finished(stopped=False)
+    assert Run.open(run).read_json("record.json")["done"] == TINY.iterations + 3
+
+
+def test_what_is_prepared_tells_how_long_a_first_run_takes(models):
+    worker = Worker(models)
+    assert worker.pace.seconds(TINY) is None
+    worker.prepare()
+    assert worker.pace.seconds(TINY) > 0
