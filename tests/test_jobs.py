@@ -126,11 +126,11 @@ def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fak
     worker.submit("a")  # there is room again
 
 
-def test_who_waits_is_told_for_how_long_once_this_machine_is_known(worker, fake):
+def test_who_waits_is_told_for_how_long_once_this_machine_is_known(models, fake):
+    worker = Worker(models, fake)
     first, second = worker.submit("a"), worker.submit("b")
     assert worker.wait(first) == 0 and worker.wait(second) is None
-    for run in (first, second):
-        worker.stop(run)
+    worker = Worker(models, fake)
     worker.pace.first = 2.0
     runs = [worker.submit("a", TINY) for _ in range(3)]
     assert worker.wait(runs[2]) - worker.wait(runs[1]) == pytest.approx(2 * cost(TINY))
