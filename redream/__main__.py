@@ -66,7 +66,15 @@ def generate(options: argparse.Namespace) -> None:
     assets = list(zip(options.asset, captions, strict=True))
     with _stop_on_interrupt() as stop:
         _follow(
-            pipeline.generate(options.prompt, stack=stack, settings=settings, assets=assets, out=options.out, stop=stop)
+            pipeline.generate(
+                options.prompt,
+                stack=stack,
+                settings=settings,
+                assets=assets,
+                uids=options.uid,
+                out=options.out,
+                stop=stop,
+            )
         )
 
 
@@ -292,6 +300,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--asset-caption", action="append", default=[], metavar="TEXT", help="what they show; default: the prompt"
+    )
+    one.add_argument(
+        "--uid", action="append", default=[], help="start from this asset of the library instead; again for more"
     )
     one.add_argument("--out", type=Path, metavar="DIR", help="a new or empty folder; default: a new one in runs")
 

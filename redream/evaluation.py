@@ -253,7 +253,8 @@ def _is_usable(trial: Trial) -> bool:
     try:
         run = Run.open(trial.folder)
         asked = run.request
-        if (asked.prompt, asked.settings, asked.extra, asked.assets) == (trial.prompt.text, trial.settings, 0, ()):
+        plain = not (asked.extra or asked.assets or asked.uids)
+        if plain and (asked.prompt, asked.settings) == (trial.prompt.text, trial.settings):
             return not run.finished or trial.is_scored or bool(objects_of(run))
     except (RunError, EvaluationError, KeyError, TypeError):  # files that are missing or damaged
         return False

@@ -7,7 +7,7 @@ from the beginning, also after the program was started anew.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,16 +69,15 @@ class Worker:
         _ = models.index, models.clip("retrieval"), models.clip("a")
         self.pace.measure(models.prior)
 
-    def submit(
-        self, prompt: str, settings: Settings | None = None, assets: Sequence[tuple[str | Path, str]] = ()
-    ) -> str:
-        """Take a run on; its id, which is hard to guess. Arguments as in `pipeline.generate`, which also says what it
-        raises; raises `JobError` when too many wait."""
+    def submit(self, prompt: str, settings: Settings | None = None, **more) -> str:
+        """Take a run on; its id, which is hard to guess. `more`: assets or uids. All as in `pipeline.generate`, which also
+        says what it raises; raises `JobError` when too many wait."""
         run, settings = runs.new_id(), settings or PRESETS[self.models.stack.preset]
 
         def begin(stop: Callable[[], bool]) -> Iterator[Event]:
-            out = runs.root() / run
-            return self._generate(prompt, settings=settings, assets=assets, out=out, stop=stop, models=self.models)
+            return self._generate(
+                prompt, settings=settings, out=runs.root() / run, stop=stop, models=self.models, **more
+            )
 
         return self._queue(run, begin, self.pace.seconds(settings))
 

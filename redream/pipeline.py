@@ -34,6 +34,7 @@ def generate(
     stack: Stack | str | Path = "mini",
     settings: Settings | None = None,
     assets: Sequence[tuple[str | Path, str]] = (),
+    uids: Sequence[str] = (),
     out: str | Path | None = None,
     stop: Callable[[], bool] = never,
     models: Models | None = None,
@@ -41,20 +42,26 @@ def generate(
     """Make a 3D object of a prompt in a new run's folder, and tell about it.
 
     What can be checked is checked before this returns; the run goes on as its events are asked for. `settings`: by
-    default the stack's preset. `assets`: GLB files and captions ("": the prompt) used instead of retrieved ones. `out`:
-    a new or empty folder. `stop` is asked at every iteration; then results are made of what there is. `models` are
+    default the stack's preset. `assets`: GLB files and captions ("": the prompt) used instead of retrieved ones; `uids`:
+    assets of the library, likewise. `out`: a new or empty folder. `stop` is asked at every iteration; then results are made of what there is. `models` are
     shared between runs, and then theirs is the stack. Raises a named error, each with a sentence for its author.
     """
     stack = models.stack if models else stack if isinstance(stack, Stack) else Stack.load(stack)
     settings = settings or PRESETS[stack.preset]
     checked = check_prompt(prompt, stack.vocabulary)
-    if assets and not settings.uses_assets:
+    if (assets or uids) and not settings.uses_assets:
         raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
-    if len(assets) > MAX_ASSETS:
-        raise PipelineError(f"These are {len(assets)} assets; the limit is {MAX_ASSETS}.")
+    if assets and uids:
+        raise PipelineError("Give your own assets or name some of the library, not both.")
+    if (count := len(assets) + len(uids)) > MAX_ASSETS:
+        raise PipelineError(f"These are {count} assets; the limit is {MAX_ASSETS}.")
+    if uids:
+        index = (models or Models.load(stack)).index
+        for uid in uids:
+            index.row(uid)
     given, files = _given(assets, checked.prompt)
     name, overrides = _address(stack)
-    run = Run.create(Request(prompt, settings, name, overrides, given), out, files)
+    run = Run.create(Request(prompt, settings, name, overrides, given, uids=tuple(uids)), out, files)
     return _events(run, stack, checked, models, stop)
 
 

@@ -48,6 +48,12 @@ def again(entries: Sequence[dict], models: Models) -> list[Found]:
     return [Found(entry, assets.load(models.index.asset_path(entry["uid"]))) for entry in entries]
 
 
+def chosen(uids: Sequence[str], prompt: str, models: Models) -> list[Found]:
+    """Assets of the library that somebody chose, compared with the prompt. Raises as `redream.retrieval.index` does."""
+    hits = [models.index.hit(uid, prompt, models.clip("retrieval")) for uid in uids]
+    return [Found(_entry(hit), assets.load(models.index.asset_path(hit.uid))) for hit in hits]
+
+
 def given(brought: Sequence[GivenAsset], folder: Path, prompt: str, models: Models) -> list[Found]:
     """Assets somebody brought along, whose files are in `folder`, compared with the prompt as the library's are."""
     clip, found = models.clip("retrieval"), []

@@ -57,6 +57,7 @@ class Request:
     overrides: dict[str, str]  # REDREAM_PRIOR and REDREAM_INDEX, as `Stack.load` reads them
     assets: tuple[GivenAsset, ...] = ()
     extra: int = 0  # iterations per particle beyond the settings'
+    uids: tuple[str, ...] = ()  # of assets that somebody chose from the library
 
     @property
     def total(self) -> int:
@@ -77,6 +78,7 @@ class Request:
         words += ["--particles", str(own.particles), "--iterations", str(own.iterations), "--seed", str(own.seed)]
         for asset in self.assets:
             words += [f"--asset={asset.name}", f"--asset-caption={asset.caption}"]
+        words += [f"--uid={uid}" for uid in self.uids]
         further = f" && python -m redream resume FOLDER --iterations {self.extra}" if self.extra else ""
         words += [*(["--out", "FOLDER"] if further else []), "--", self.prompt]
         variables = [f"{key}={shlex.quote(value)}" for key, value in self.overrides.items()]
@@ -91,9 +93,10 @@ class Request:
         values = json.loads(text)
         settings = Settings.from_json(json.dumps(values.pop("settings")))
         assets = tuple(GivenAsset(**asset) for asset in values.pop("assets"))
+        uids = tuple(str(uid) for uid in values.pop("uids", ()))
         if not all(is_inside(asset.file) for asset in assets):
             raise ValueError("A run's assets lie in its own folder.")
-        return Request(settings=settings, assets=assets, **values)
+        return Request(settings=settings, assets=assets, uids=uids, **values)
 
 
 class Run:

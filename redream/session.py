@@ -82,11 +82,13 @@ class Session:
         yield Finished(stopped=distillation.iteration < total)
 
     def _retrieve(self, found: list[references.Found]) -> Iterator[Event]:
-        """Fill `found` with the given assets, those of the run's first session, or the library's best."""
+        """Fill `found` with the given or chosen assets, those of the run's first session, or the library's best."""
         run, settings, prompt, sentences = self.run, self.run.request.settings, self.checked.prompt, []
         with self._timed("retrieval"):
             if run.request.assets:
                 found += references.given(run.request.assets, run.folder, prompt, self.models)
+            elif run.request.uids:
+                found += references.chosen(run.request.uids, prompt, self.models)
             elif (run.folder / "retrieved.json").is_file():
                 found += references.again(run.read_json("retrieved.json")["assets"], self.models)
             else:

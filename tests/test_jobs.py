@@ -35,7 +35,7 @@ class FakePipeline:
         self.go = threading.Event()
         self.made = []
 
-    def __call__(self, prompt, *, settings, assets, out, stop, models):
+    def __call__(self, prompt, *, settings, out, stop, models):
         run = Run.create(Request(prompt, Settings(), "tiny", {}), out)
         return self.events(run, prompt, stop)
 

@@ -233,6 +233,21 @@ def test_given_assets_are_used_instead_and_kept_with_the_run(models, tmp_path):
     check_files(run)
 
 
+def test_assets_chosen_from_the_library_are_used_instead_and_recorded_with_their_licence(models, tmp_path):
+    uids, run = ["tiny-vase", "tiny-mug"], tmp_path / "run"
+    follow(pipeline.generate(PROMPT, settings=TINY.with_(iterations=1), uids=uids, out=run, models=models))
+    record = Run.open(run).read_json("record.json")
+    assert [(asset["uid"], asset["license"]) for asset in record["assets"]] == [(uid, "CC0") for uid in uids]
+    for wrong, said in ((["no-such"], "no asset no-such"), (uids * 2, "limit is 3")):
+        with pytest.raises(ValueError, match=said):
+            pipeline.generate(PROMPT, settings=TINY, uids=wrong, out=tmp_path / "other", models=models)
+    with pytest.raises(pipeline.PipelineError, match="not both"):
+        pipeline.generate(
+            PROMPT, settings=TINY, uids=uids, assets=[("x.glb", "")], out=tmp_path / "other", models=models
+        )
+    assert not (tmp_path / "other").exists()
+
+
 def test_given_assets_are_refused_where_they_are_not_used_or_not_fit(models, tmp_path):
     file = tmp_path / "bad.glb"
     file.write_bytes(b"not a glb")

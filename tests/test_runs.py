@@ -71,9 +71,9 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
     said = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, env=environment).stdout
     made = []
 
-    def generate(prompt, *, stack, settings, assets, out):
+    def generate(prompt, *, stack, settings, assets, uids, out):
         given = tuple(GivenAsset(f"given-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
-        made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), given), out))
+        made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), given, uids=tuple(uids)), out))
 
     for words, variables in map(json.loads, said.splitlines()):
         assert words[:2] == ["-m", "redream"]
@@ -94,7 +94,7 @@ def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_p
     given = (GivenAsset("given-0.glb", "-my owl.glb", caption), GivenAsset("given-1.glb", "owl", text + "!"))
     settings = PRESETS["mini-fast"].with_(seed=7, adapt=False, particles=2, iterations=11)
     overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
-    request = Request(text, settings, "mini", overrides, given, extra)
+    request = Request(text, settings, "mini", overrides, given, extra, (caption, "-a"))
     assert asked_by(request.command, tmp_path, monkeypatch) == request
 
 

@@ -107,9 +107,7 @@ class Index:
 
         Raises `IndexFormatError` if the index was made with another CLIP.
         """
-        if clip.sha256 != self.embedding["sha256"]:
-            raise IndexFormatError(f"This index was made with another CLIP ({self.embedding['name']}); use that one.")
-        query = clip.embed_texts([prompt]).cpu().numpy()  # (1, d)
+        query = self._query(prompt, clip)  # (1, d)
         by_text = self._nearest_captions(query, candidates)  # {row: cosine}
         rows = np.array(list(by_text), np.int64)
         pictures = np.stack([self.image.reconstruct(int(row)) for row in rows])  # (N′, d)
@@ -117,12 +115,16 @@ class Index:
         order = np.argsort(-cosine, kind="stable")[:assets]
         return [self._hit(int(rows[i]), float(cosine[i]), by_text[int(rows[i])]) for i in order]
 
+    def hit(self, uid: str, prompt: str, clip: Clip) -> Hit:
+        """An asset of one's own choice, compared with a prompt as `search` does. Raises `AssetUnavailable`, and
+        `IndexFormatError` if the index was made with another CLIP."""
+        query, place = self._query(prompt, clip)[0], self._place(uid)
+        captions = [self.text.index.reconstruct(int(n)) @ query for n in np.flatnonzero(self.rows == place)]
+        return self._hit(place, float(self.image.reconstruct(place) @ query), float(max(captions)))
+
     def row(self, uid: str) -> dict:
         """Everything the table says about an asset. Raises `AssetUnavailable`."""
-        place = pc.index(self.table["uid"], uid).as_py()
-        if place < 0:
-            raise AssetUnavailable(f"The library has no asset {uid}; search for it again.")
-        return self.table.slice(place, 1).to_pylist()[0]
+        return self.table.slice(self._place(uid), 1).to_pylist()[0]
 
     def asset_path(self, uid: str) -> Path:
         """The asset's GLB: a checked file of the library, or fetched from Objaverse. Raises `AssetUnavailable`."""
@@ -137,6 +139,18 @@ class Index:
         if row["sha256"] and hub.sha256(path) != row["sha256"]:
             raise AssetUnavailable(f"The file of asset {uid} is not the one that was indexed; fetch it again.")
         return path
+
+    def _query(self, prompt: str, clip: Clip) -> Float[np.ndarray, "1 d"]:
+        if clip.sha256 != self.embedding["sha256"]:
+            raise IndexFormatError(f"This index was made with another CLIP ({self.embedding['name']}); use that one.")
+        return clip.embed_texts([prompt]).cpu().numpy()
+
+    def _place(self, uid: str) -> int:
+        """Its row in the table."""
+        place = pc.index(self.table["uid"], uid).as_py()
+        if place < 0:
+            raise AssetUnavailable(f"The library has no asset {uid}; search for it again.")
+        return place
 
     def _nearest_captions(self, query: Float[np.ndarray, "1 d"], candidates: int) -> dict[int, float]:
         """Rows of the `candidates` assets with the nearest captions, and the cosine of each one's nearest."""

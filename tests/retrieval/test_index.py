@@ -82,6 +82,17 @@ def test_both_similarities_are_the_cosines_they_are_called(folder):
     assert hit.text_similarity == pytest.approx(float((clip.embed_texts(captions(place)) @ query).max()), abs=1e-6)
 
 
+def test_an_asset_that_was_chosen_is_compared_with_the_prompt_as_one_that_was_found(folder):
+    index = Index.load(folder)
+    for hit in index.search("a red car", TableClip(), 5, 12):
+        own = index.hit(hit.uid, "a red car", TableClip())
+        assert (own.uid, own.caption, own.license) == (hit.uid, hit.caption, hit.license)
+        assert own.similarity == pytest.approx(hit.similarity, abs=1e-6)
+        assert own.text_similarity == pytest.approx(hit.text_similarity, abs=1e-6)
+    with pytest.raises(AssetUnavailable, match="no asset u9999"):
+        index.hit("u9999", "a red car", TableClip())
+
+
 def test_hits_are_different_assets_in_falling_similarity(folder):
     hits = Index.load(folder).search("asset 4 phrase 0", TableClip(), 12, 12)
     assert len({hit.uid for hit in hits}) == 12
