@@ -1,29 +1,37 @@
-"""The page: describe an object, see what the library has, watch it form, take it away. Widgets and their wiring."""
+"""The page: describe an object, watch it form, compare methods, look through the library. Widgets and their wiring."""
 
+import functools
 import logging
 import os
 import random
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import astuple
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
-from redream import machine, page, pipeline, runs
+from redream import machine, pipeline, runs
+from redream.endpoints import Endpoints
 from redream.jobs import Worker, find
 from redream.models import Models
-from redream.page import Page
-from redream.settings import MAX_ITERATIONS, PRESETS, PROMPT_LIMIT
+from redream.screen import about, comparison, page, sights
+from redream.screen.library import CHOOSES, Library
+from redream.screen.markup import problem
+from redream.screen.theme import STYLE, theme
+from redream.screen.wishes import METHODS, Wish, duration, guidance_of, named, page_of, pages, preset_of, still_here
+from redream.settings import MAX_ITERATIONS, MAX_PARTICLES, PROMPT_LIMIT
 from redream.stack import Stack
 
 EXAMPLES = ["a purple owl", "a blue cat", "a green dog", "a pink car", "a turquoise robot", "a yellow chair"]
-METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
 SWITCHES = {
     "Start from retrieved assets": "Gives the shape its geometry (initialisation).",
     "Teach the model their views": "Front, side and back stay different (adaptation).",
 }
+MORE = 200  # iterations that a finished run goes on for
+REMEMBERED = 30  # runs of a browser
 SIDE = 340  # pixels, of results
 STOP = {"value": "Stop and keep", "interactive": True}
 STOPPING = {"value": "Stopping, and making results of what there is", "interactive": False}
@@ -41,164 +49,371 @@ def choose() -> tuple[Stack, str]:
     return Stack.load(found.stack), found.reason
 
 
-def as_error(error: Exception) -> gr.Error:
-    """An error as a sentence; one that was not foreseen goes to the log."""
+def sentence(error: Exception) -> str:
+    """An error in words; one that was not foreseen goes to the log."""
     if pipeline.is_named(error):
-        return gr.Error(str(error), print_exception=False)
+        return str(error)
     logging.getLogger(__name__).error("A wish failed", exc_info=error)
-    return gr.Error("Something in this program went wrong. Try again; if it stays, its log says more.")
+    return "Something in this program went wrong. Try again; if it stays, its log says more."
 
 
-def pages(worker: Worker, run: str) -> Iterator[Page]:
-    """The page of a run again and again, as it goes on."""
-    shown = Page(find(run).folder)
-    for news in worker.follow(run):
-        for event in news:
-            shown.tell(event)
-        yield shown
-    if not shown.ended:
-        shown.state = page.INTERRUPTED
-        yield shown
+def streaming(call: Callable) -> Callable:
+    """A generator for scripts, which are told an error's sentence."""
+
+    @functools.wraps(call)
+    def told(*values):
+        try:
+            yield from call(*values)
+        except ValueError as error:
+            raise gr.Error(sentence(error), print_exception=False) from error
+
+    return told
+
+
+def answering(call: Callable) -> Callable:
+    """The same for a function."""
+
+    @functools.wraps(call)
+    def answer(*values):
+        try:
+            return call(*values)
+        except ValueError as error:
+            raise gr.Error(sentence(error), print_exception=False) from error
+
+    return answer
+
+
+def saying(trouble: gr.HTML) -> Callable:
+    """For events that yield updates: an error's sentence stands in `trouble`, and is gone when all is well."""
+
+    def wrap(event: Callable) -> Callable:
+        @functools.wraps(event)
+        def said(*values):
+            try:
+                yield {trouble: gr.update(visible=False)}
+                yield from event(*values)
+            except ValueError as error:
+                yield {trouble: gr.update(value=problem(sentence(error)), visible=True)}
+
+        return said
+
+    return wrap
 
 
 def switches_for(method: str, initialise: bool = True, adapt: bool = True) -> list[dict]:
     """How the two switches stand for a method: off, with the reason, where there are no assets."""
     if method == "redream":
-        return [
-            gr.update(value=on, interactive=True, info=why) for on, why in zip((initialise, adapt), SWITCHES.values())
-        ]
+        stand = zip((initialise, adapt), SWITCHES.values(), strict=True)
+        return [gr.update(value=on, interactive=True, info=why) for on, why in stand]
     why = f"{METHODS[method]} works without assets."
     return [gr.update(value=False, interactive=False, info=why) for _ in SWITCHES]
 
 
 def build(worker: Worker, reason: str) -> gr.Blocks:
     """The page over one worker; `reason` says why it works with its stack."""
-    stack = worker.models.stack
-    preset = PRESETS[stack.preset]
-
-    def submit(prompt: str, method: str, initialise: bool, adapt: bool, iterations: float, seed: float | None) -> str:
-        """A new run's id. Raises `gr.Error`."""
-        own = method == "redream"
-        wish = {"method": method, "initialise": initialise and own, "adapt": adapt and own}
-        try:
-            return worker.submit(prompt or "", preset.with_(**wish, iterations=int(iterations), seed=int(seed or 0)))
-        except Exception as error:
-            raise as_error(error) from error
-
-    def retrieve(prompt: str, count: int = 3) -> list[dict]:
-        """What the library has for a prompt: the `count` (1 to 100) closest assets, best first, each with its uid, caption,
-        author, license, similarity (a cosine, what it is ranked by), source and text_similarity."""
-        try:
-            hits = pipeline.retrieve(str(prompt), k=min(max(int(count), 1), 100), models=worker.models)
-        except Exception as error:
-            raise as_error(error) from error
-        return [asdict(hit) for hit in hits]
-
-    def generate(prompt, method="redream", initialise=True, adapt=True, iterations=preset.iterations, seed=0):
-        """Make a 3D object of a prompt (1 to 300 characters): state (a sentence), turntable (MP4), model (GLB), scores.
-        Streams the state; files and scores are there at the end. method: redream, vsd or sds (the latter two use no
-        assets); initialise: start from retrieved assets; adapt: teach the model their views."""
-        for shown in pages(worker, submit(prompt, method, initialise, adapt, iterations, seed)):
-            yield shown.state, shown.files.get("turntable"), shown.files.get("mesh"), shown.scores
-        if not shown.files:
-            raise gr.Error(shown.state, print_exception=False)
-
-    def create(*wishes):
-        """Start a run and show it; or say why not."""
-        try:
-            run = submit(*wishes)
-        except gr.Error as error:
-            yield {problem: gr.update(value=page.problem_html(error.message), visible=True)}
-        else:
-            yield from show(run)
-
-    def show(run: str):
-        """Follow a run; what did not change on the page is left alone."""
-        running = {create_button: gr.update(visible=False), stop_button: gr.update(**STOP, visible=True)}
-        yield {current: run, problem: gr.update(visible=False)} | running
-        before = {}
-        for shown in pages(worker, run):
-            now = {
-                assets: shown.assets_html(),
-                state: shown.state_html(),
-                preview: shown.preview_html(),
-                video: shown.files.get("turntable"),
-                mesh: shown.files.get("mesh"),
-                table: shown.scores_html(),
-            }
-            yield {widget: value for widget, value in now.items() if widget not in before or before[widget] != value}
-            before = now
-        yield {create_button: gr.update(visible=True), stop_button: gr.update(visible=False)}
-
-    def come_back(run: str | None):
-        """Show the run that this browser saw last, with what was asked for; who has none sees an empty page."""
-        try:
-            request = find(run).request if run else None
-        except ValueError:
-            request = None
-        if request is None:
-            yield {current: None}
-            return
-        s = request.settings
-        stand = dict(zip(switches, switches_for(s.method, s.initialise, s.adapt), strict=True))
-        yield {prompt: request.prompt, method: s.method, iterations: s.iterations, seed: s.seed} | stand
-        yield from show(run)
-
-    def stop(run: str | None) -> dict:
-        worker.stop(run or "")
-        return gr.update(**STOPPING)
-
     with gr.Blocks(title="Redream", delete_cache=(3600, 86400)) as demo:
-        current = gr.BrowserState(None, storage_key="redream-run", secret="redream")
-        gr.Markdown(f"# Redream\nA sentence becomes a 3D object. The models are *{stack.name}*: {reason}")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                prompt = gr.Textbox(label="Describe an object", max_length=PROMPT_LIMIT, max_lines=3, autofocus=True)
-                gr.Examples(EXAMPLES, prompt, label="For example", **PRIVATE)
-                problem = gr.HTML(visible=False)
-                method = gr.Radio([(name, key) for key, name in METHODS.items()], value="redream", label="Method")
-                switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
-                most = min(MAX_ITERATIONS, 5 * preset.iterations)
-                iterations = gr.Slider(10, most, preset.iterations, step=10, label="Iterations")
-                with gr.Row():
-                    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
-                    dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
-                create_button = gr.Button("Create", variant="primary", size="lg")
-                stop_button = gr.Button(**STOP, visible=False, size="lg")
-            with gr.Column(scale=3, min_width=300):
-                gr.Markdown("### Found in the library")
-                assets = gr.HTML(page.NO_ASSETS)
-                gr.Markdown("### Forming")
-                state, preview = gr.HTML(page.NO_STATE), gr.HTML()
-                gr.Markdown("### Result")
-                with gr.Row():
-                    video = gr.Video(label="Turntable", loop=True, autoplay=True, buttons=["download"], height=SIDE)
-                    mesh = gr.Model3D(label="3D model", clear_color=(1, 1, 1, 1), height=SIDE)
-                table = gr.HTML()
-
-        wishes = [prompt, method, *switches, iterations, seed]
-        shown = [current, problem, create_button, stop_button, assets, state, preview, video, mesh, table]
-        coming_back = demo.load(come_back, current, [*shown, *wishes], **FOLLOWS, **PRIVATE)
-        wanted = [create_button.click, prompt.submit]
-        gr.on(wanted, create, wishes, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
-        stop_button.click(stop, current, stop_button, **QUICK)
-        method.input(switches_for, method, switches, **QUICK)
-        dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
-
-        told = [gr.Textbox(label="State", visible=False), video, mesh, gr.JSON(label="Scores", visible=False)]
-        gr.Button(visible=False).click(generate, wishes, told, api_name="generate", **FOLLOWS)
-        gr.api(retrieve, api_name="retrieve")
+        mine = gr.BrowserState([], storage_key="redream-runs", secret="redream")  # ids, the latest first
+        current = gr.State(None)  # the run that is shown
+        gr.Markdown("# Redream\nA sentence becomes a 3D object.")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Create", id="create"):
+                uid, more, compare_this = create_tab(demo, worker, mine, current)
+            with gr.Tab("Compare", id="compare") as tab:
+                compare_tab(worker, tab, tabs, mine, current, compare_this)
+            with gr.Tab("Library", id="library") as tab:
+                library_tab(worker, tab, tabs, uid, more)
+            with gr.Tab("Prior", id="prior"):
+                prior_tab(worker)
+            with gr.Tab("About", id="about"):
+                gr.HTML(about.page_html(worker.models.stack, reason))
+        endpoints(worker)
     return demo
 
 
-def theme() -> gr.themes.Base:
-    """Quiet labels, and only fonts that every computer has."""
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    plain = {"background_fill": "none", "text_color": "*body_text_color", "padding": "0"}
-    labels = {f"block_title_{key}": value for key, value in plain.items()}
-    return gr.themes.Soft(primary_hue="violet", neutral_hue="slate", **fonts).set(
-        background_fill_primary="*neutral_50", **labels
+def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: gr.State) -> tuple:
+    """From a prompt to its object; returns the widgets that other tabs reach into."""
+    preset = preset_of(worker)
+    with gr.Row():
+        with gr.Column(scale=2, min_width=300):
+            prompt = gr.Textbox(label="Describe an object", max_length=PROMPT_LIMIT, max_lines=3, autofocus=True)
+            gr.Examples(EXAMPLES, prompt, label="For example", **PRIVATE)
+            trouble = gr.HTML(visible=False)
+            switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
+            method = gr.Radio([(name, key) for key, name in METHODS.items()], value="redream", label="Method")
+            with gr.Row():
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
+                dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
+            with gr.Accordion("More", open=False) as more:
+                most = min(MAX_ITERATIONS, 5 * preset.iterations)
+                iterations = gr.Slider(10, most, preset.iterations, step=10, label="Iterations")
+                particles = gr.Slider(1, min(4, MAX_PARTICLES), 1, step=1, label="Objects at once (particles)")
+                guidance = gr.Number(preset.guidance, label="Guidance", minimum=0, maximum=200)
+                delta = gr.Checkbox(True, label="Delta denoising", info="Leaves out what the prior does to any asset.")
+                size = preset.render_size[-1][1]
+                resolution = gr.Radio([size, size * 3 // 2, size * 2], value=size, label="Resolution while forming")
+                file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
+                uid = gr.Textbox(label="Start from this asset of the library", placeholder="its uid", max_length=200)
+            create_button = gr.Button("Create", variant="primary", size="lg")
+            stop_button = gr.Button(**STOP, visible=False, size="lg")
+        with gr.Column(scale=3, min_width=300):
+            gr.Markdown("### Found in the library")
+            assets = gr.HTML(page.NO_ASSETS)
+            gr.Markdown("### Forming")
+            state, preview = gr.HTML(page.NO_STATE), gr.HTML()
+            with gr.Accordion("Curves", open=False):
+                curves = gr.HTML(page.NO_CURVES)
+            gr.Markdown("### Result")
+            number = gr.Radio([("1", 0)], value=0, label="Object", visible=False)
+            with gr.Row():
+                video = gr.Video(label="Turntable", loop=True, autoplay=True, buttons=["download"], height=SIDE)
+                mesh = gr.Model3D(label="3D model", clear_color=(1, 1, 1, 1), height=SIDE)
+            table = gr.HTML()
+            with gr.Row(visible=False) as onward:
+                again = gr.Button("Continue", size="sm")
+                compare_this = gr.Button("Compare without …", size="sm")
+                record = gr.DownloadButton("Download the record", size="sm")
+            command = gr.Textbox(
+                label="Command", buttons=["copy"], interactive=False, visible=False, elem_classes="command"
+            )
+            link = gr.Markdown()
+
+    @saying(trouble)
+    def create(known, prompt, file, uid, *how):
+        given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
+        run = worker.submit(prompt or "", Wish(*how).settings(preset), **given)
+        yield {mine: [run, *known][:REMEMBERED]}
+        yield from show(run)
+
+    @saying(trouble)
+    def go_on(run):
+        """Continue from the last checkpoint, further than was planned if that is done."""
+        worker.resume(run, MORE if find(run).finished else None)
+        yield from show(run)
+
+    def show(run):
+        """Follow a run; what did not change on the page is left alone."""
+        off = dict.fromkeys((create_button, number, onward, command), gr.update(visible=False))
+        yield off | {current: run, stop_button: gr.update(**STOP, visible=True), link: ""}
+        before = {}
+        for shown in pages(worker, run):
+            now = {assets: shown.assets_html(), state: shown.state_html(), preview: shown.preview_html()}
+            now |= {curves: shown.curves_html()} | result(shown, 0)
+            if changed := {w: value for w, value in now.items() if w not in before or before[w] != value}:
+                yield changed
+            before = now
+        yield ended(run, shown)
+
+    def result(shown, of):
+        files = {video: shown.files.get(("turntable", of)), mesh: shown.files.get(("mesh", of))}
+        return files | {table: shown.scores_html(of)}
+
+    def ended(run, shown):
+        """What can be done with a run that is over."""
+        kept, objects = find(run).folder / "record.json", range(shown.objects)
+        return {
+            create_button: gr.update(visible=True),
+            stop_button: gr.update(visible=False),
+            number: gr.update(choices=[(str(n + 1), n) for n in objects], value=0, visible=len(objects) > 1),
+            onward: gr.update(visible=True),
+            again: f"Continue for {MORE} more" if shown.complete else "Continue",
+            record: gr.update(value=str(kept) if kept.is_file() else None, interactive=kept.is_file()),
+            command: gr.update(value=find(run).request.command, visible=True),
+            link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
+        }
+
+    def come_back(known, request: gr.Request):
+        """Show the run that the address names, or that this browser saw last, with what was asked for."""
+        yield {current: None}  # at least one update, else every widget would be emptied
+        for run in still_here([request.query_params.get("run", ""), *known])[:1]:
+            asked, answers = run.request, Wish.of(run.request.settings)
+            stand = switches_for(answers.method, answers.initialise, answers.adapt)
+            values = [answers.method, *stand, *astuple(answers)[3:]]
+            yield {prompt: asked.prompt, uid: " ".join(asked.uids)} | dict(zip(how, values, strict=True))
+            yield from show(run.folder.name)
+
+    def estimate(*answers):
+        """The button's words."""
+        try:
+            return f"Create{duration(worker, [Wish(*answers).settings(preset)])}"
+        except ValueError:
+            return "Create"
+
+    def end(run):
+        worker.stop(run or "")
+        return gr.update(**STOPPING)
+
+    how = [method, *switches, iterations, particles, seed, guidance, delta, resolution]  # a Wish's fields
+    shown = [current, mine, trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
+    shown += [table, onward, again, record, command, link]
+    coming_back = demo.load(come_back, mine, [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
+    wanted = [create_button.click, prompt.submit]
+    gr.on(wanted, create, [mine, prompt, file, uid, *how], shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
+    again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
+    stop_button.click(end, current, stop_button, **QUICK)
+    number.input(lambda run, of: result(page_of(run), of), [current, number], [video, mesh, table], **QUICK)
+    method.input(switches_for, method, switches, **QUICK)
+    method.input(lambda method: guidance_of(preset, method), method, guidance, **QUICK)
+    dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
+    changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
+    gr.on([demo.load, command.change, *changes], estimate, how, create_button, **QUICK)
+    return uid, more, compare_this
+
+
+def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
+    """The same prompt and seed by several methods, side by side and blind."""
+    preset, chosen = preset_of(worker), gr.State({})  # variant → run
+    pair, tally = gr.State(None), gr.BrowserState({}, storage_key="redream-tally", secret="redream")
+    with gr.Row():
+        with gr.Column(scale=1, min_width=300):
+            base = gr.Dropdown([("a new one", "")], value="", label="A finished run")
+            prompt = gr.Textbox(label="Prompt", max_length=PROMPT_LIMIT)
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
+            names = [(name, key) for key, name in comparison.VARIANTS.items()]
+            ticks = gr.CheckboxGroup(names, value=["redream", "redream-no-adapt", "vsd"], label="Compare")
+            trouble = gr.HTML(visible=False)
+            button = gr.Button("Compare", variant="primary")
+        with gr.Column(scale=3, min_width=300):
+            grid = gr.HTML(comparison.NOTHING, js_on_load=comparison.CLOCK)
+            with gr.Accordion("Blind test", open=False):
+                two = gr.HTML(comparison.NOTHING_BLIND, js_on_load=comparison.CLOCK)
+                with gr.Row():
+                    begin = gr.Button("Show two", size="sm")
+                    votes = [gr.Button(words, size="sm", interactive=False) for words in ("A", "B", "the same")]
+                counts = gr.HTML(comparison.tally_html({}))
+
+    def asked(base, seed):
+        """Settings that all are made with, but for their method."""
+        return find(base).request.settings if base else preset.with_(seed=int(seed or 0))
+
+    @saying(trouble)
+    def compare(prompt, seed, base, ticks, known):
+        made = comparison.runs_for(worker, prompt or "", asked(base, seed), ticks, still_here(known))
+        yield {chosen: made, mine: list(dict.fromkeys([*made.values(), *known]))[:REMEMBERED]}
+        before, forming = None, True
+        while forming:
+            forming = any(worker.ahead(run) is not None for run in made.values())  # asked before it is looked at
+            now = comparison.grid_html(comparison.look(worker, made))
+            if now != before:
+                yield {grid: now}
+            before = now
+            time.sleep(1)
+
+    def estimate(prompt, seed, base, ticks, known):
+        try:
+            left = comparison.missing(prompt or "", asked(base, seed), ticks, still_here(known))
+        except ValueError:
+            return "Compare"
+        return f"Compare{duration(worker, left)}"
+
+    def choices(known, base=""):
+        return gr.update(
+            choices=[("a new one", ""), *((named(r), r.folder.name) for r in still_here(known))], value=base
+        )
+
+    def adopt(base):
+        """A run's prompt and seed."""
+        request = find(base).request if base else None
+        return (request.prompt, request.settings.seed) if request else (gr.skip(), gr.skip())
+
+    def show_two(runs):
+        found = comparison.next_pair(comparison.look(worker, runs), random.Random())
+        if found is None:
+            return [None, comparison.NOTHING_BLIND, *[gr.update(interactive=False)] * 3]
+        first, second, question = found
+        return [
+            (first.variant, second.variant),
+            comparison.pair_html(first, second, question),
+            *[gr.update(interactive=True)] * 3,
+        ]
+
+    def vote(choice, pair, tally, runs):
+        tally = comparison.counted(tally, pair, choice)
+        told = comparison.answer_html(pair, choice)
+        return [tally, comparison.tally_html(tally), told, *[gr.update(interactive=False)] * 3]
+
+    wish = [prompt, seed, base, ticks, mine]
+    gr.on([button.click, prompt.submit], compare, wish, [trouble, chosen, mine, grid], **FOLLOWS, **PRIVATE)
+    gr.on([tab.select, prompt.change, seed.change, base.change, ticks.change], estimate, wish, button, **QUICK)
+    tab.select(choices, mine, base, **QUICK)
+    base.input(adopt, base, [prompt, seed], **QUICK)
+    jump = compare_this.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUICK)
+    jump.then(choices, [mine, current], base, **QUICK).then(adopt, base, [prompt, seed], **QUICK)
+    begin.click(show_two, chosen, [pair, two, *votes], **QUICK)
+    for button, choice in zip(votes, ("A", "B", "same"), strict=True):
+        button.click(
+            lambda *state, c=choice: vote(c, *state), [pair, tally, chosen], [tally, counts, two, *votes], **QUICK
+        )
+
+
+def library_tab(worker, tab, tabs, uid, more) -> None:
+    """What objects can start from."""
+    library, opened = Library(worker.models), gr.State("")
+    with gr.Row():
+        words = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
+        licence = gr.Dropdown([("any", ""), *library.licences], value="", label="Licence", scale=1)
+    trouble, one = gr.HTML(visible=False), gr.HTML(visible=False)
+    start = gr.Button("Start from this", visible=False, variant="primary")
+    cards = gr.HTML(js_on_load=CHOOSES)
+
+    @saying(trouble)
+    def search(words, licence):
+        yield {cards: library.cards_html(library.search(words or "", licence))}
+
+    @saying(trouble)
+    def look(event: gr.EventData):
+        name = str(event.uid)
+        yield {
+            opened: name,
+            one: gr.update(value=library.asset_html(name), visible=True),
+            start: gr.update(visible=True),
+        }
+
+    def adopt(name):
+        return name, gr.Accordion(open=True), gr.Tabs(selected="create")
+
+    gr.on([tab.select, words.submit, licence.input], search, [words, licence], [cards, trouble], **FOLLOWS, **PRIVATE)
+    cards.click(look, None, [opened, one, start, trouble], **FOLLOWS, **PRIVATE)
+    start.click(adopt, opened, [uid, more, tabs], **QUICK)
+
+
+def prior_tab(worker) -> None:
+    """What the 2D model sees."""
+    seen = gr.State([])
+    with gr.Row():
+        prompt = gr.Textbox(
+            label="What the 2D model sees", placeholder="a purple owl", max_length=PROMPT_LIMIT, scale=3
+        )
+        button = gr.Button("Show it", variant="primary", scale=1)
+    trouble, state = gr.HTML(visible=False), gr.HTML(sights.NOTHING)
+    turn = gr.Slider(
+        0, len(sights.NAMES) - 1, len(sights.NAMES) - 1, step=1, label="Side asked for: 0 back, 2 side, 4 front"
     )
+    shown = gr.HTML()
+
+    @saying(trouble)
+    def look(prompt, turn):
+        for line, found in sights.sights(worker, prompt or ""):
+            yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
+
+    gr.on([button.click, prompt.submit], look, [prompt, turn], [state, trouble, seen, shown], **FOLLOWS, **PRIVATE)
+    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **QUICK)
+
+
+def endpoints(worker: Worker) -> None:
+    """What scripts and MCP clients call."""
+    calls = Endpoints(worker)
+    with gr.Row(visible=False):
+        asked = [gr.Textbox(label="prompt"), gr.Radio(list(METHODS), value="redream", label="method")]
+        asked += [gr.Checkbox(True, label="initialise"), gr.Checkbox(True, label="adapt")]
+        asked += [gr.Number(1, label="particles", precision=0), gr.Number(None, label="iterations", precision=0)]
+        asked += [gr.Number(0, label="seed", precision=0), gr.File(label="asset", file_types=[".glb"])]
+        further = [gr.Textbox(label="run"), gr.Number(0, label="iterations", precision=0)]
+        told = [gr.JSON(label="state"), gr.File(label="turntables", file_count="multiple")]
+        told += [gr.File(label="models", file_count="multiple")]
+        gr.Button().click(streaming(calls.generate), asked, told, api_name="generate", **FOLLOWS)
+        gr.Button().click(streaming(calls.resume), further, told, api_name="continue", **FOLLOWS)
+    for function in (calls.retrieve, calls.stop, calls.scores):
+        gr.api(answering(function), api_name=function.__name__, queue=False)
 
 
 def main() -> None:
@@ -207,12 +422,17 @@ def main() -> None:
     except ValueError as error:
         sys.exit(str(error))
     runs.root().mkdir(parents=True, exist_ok=True)
-    build(Worker(Models.load(stack)), reason).launch(
+    days = float(os.environ.get("REDREAM_KEEP_DAYS") or (2 if "SPACE_ID" in os.environ else 0))
+    worker = Worker(Models.load(stack), keep_days=days or None)
+    threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
+    build(worker, reason).launch(
         theme=theme(),
-        css_paths=Path(page.__file__).with_suffix(".css"),
+        css_paths=STYLE,
         allowed_paths=[str(runs.root().resolve())],
+        max_file_size="100mb",
         footer_links=["api"],
         run_history=False,
+        mcp_server=True,
     )
 
 

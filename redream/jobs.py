@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from redream import events, machine, pipeline, runs
 from redream.events import Event, Finished, Progress
@@ -111,13 +112,45 @@ class Worker:
                 self._changed.notify_all()
         return run
 
+    def do(self, work: Callable[[Callable[[], bool]], Iterator]) -> Iterator:
+        """Something else than a run, when its turn has come: `Waiting` until then, then what it tells. It is stopped when
+        nobody listens any more. What it raises is raised here; raises `JobError` when too many wait."""
+        told, end, failed = SimpleQueue(), object(), []
+
+        def passed_on(stop: Callable[[], bool]) -> Iterator[Event]:
+            try:
+                for news in work(stop):
+                    told.put(news)
+                    yield Event()
+            except Exception as error:
+                failed.append(error)
+                raise
+            finally:
+                told.put(end)
+
+        name = self._queue(runs.new_id(), passed_on, None)
+        try:
+            before = None
+            while (ahead := self.ahead(name)) and told.empty():
+                if ahead != before:
+                    yield Waiting(ahead, self.wait(name))
+                    before = ahead
+                time.sleep(LOOK)
+            while (news := told.get()) is not end:
+                yield news
+            if failed:
+                raise failed[0]
+        finally:
+            self.stop(name)
+
     def stop(self, run: str) -> None:
         """Let a run end with what there is; one that waits ends at once, with nothing. Nothing happens to others."""
         with self._changed:
             if job := self._jobs.get(run):
                 job.stop.set()
                 if self._ahead(run) > 0:
-                    find(run).log(Finished(stopped=True))
+                    with suppress(RunError):  # something else than a run
+                        find(run).log(Finished(stopped=True))
                     del self._jobs[run]
 
     def ahead(self, run: str) -> int | None:

@@ -5,9 +5,10 @@ is there before anything large is imported.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from redream.events import Event, Failed
+from redream.events import Event, Failed, Progress
 from redream.models import Models
 from redream.runs import GivenAsset, Request, Run, RunError
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
@@ -120,21 +121,94 @@ def sample(
     checked = check_prompt(prompt, models.stack.vocabulary)
     import torch
 
-    from redream.distillation.adaptation import ADAPTER, Adaptation
+    prior, prefix, words = models.prior, None, checked.prompt if view is None else f"{checked.prompt}, {view} view"
+    learned = None
+    if adapt:
+        for learned in _taught(checked.prompt, models, settings):
+            progress(learned.steps_done, settings.adaptation_steps)
+        prefix, words = (None if view is None else learned.prefix(view)), checked.prompt
+    with torch.no_grad():
+        return _pictures(models.prior, prior.embed([words], prefix), count, settings.seed, learned is not None)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the prior sees before and after it learned an asset's views: `TURNS` times `count` pictures each."""
+
+    before: list  # of Float[Tensor, "count 3 h w"], from the back by the side to the front
+    after: list
+
+
+TURNS = (0.0, 0.5, 1.0, 1.5, 2.0)  # 0: back, 1: side, 2: front; between them the words' features are mixed
+
+
+def views(
+    prompt: str,
+    count: int = 2,
+    *,
+    settings: Settings | None = None,
+    models: Models,
+    stop: Callable[[], bool] = never,
+) -> Iterator[Progress | Seen]:
+    """What the 2D prior sees from back to front, before and after adaptation (fig. 4 and 14), always of the same noise.
+
+    Tells how far it is, and at last a `Seen`, or nothing more if it is stopped. Raises as `sample`, at once.
+    """
+    settings = settings or PRESETS[models.stack.preset]
+    checked = check_prompt(prompt, models.stack.vocabulary)
+
+    def told() -> Iterator[Progress | Seen]:
+        import torch
+
+        from redream.scene.cameras import VIEWS
+
+        def around(ends: dict, adapted: bool) -> Iterator:
+            for place in TURNS:
+                near, far = ("back", "side") if place < 1 else ("side", "front")
+                words = torch.lerp(ends[near], ends[far], place - (place >= 1))  # (1, l, d)
+                yield _pictures(models.prior, words, count, settings.seed, adapted)
+
+        total = settings.adaptation_steps
+        yield Progress("sampling", 0, total)
+        with torch.no_grad():
+            ends = {view: models.prior.embed([f"{checked.prompt}, {view} view"]) for view in VIEWS}
+            before = list(around(ends, adapted=False))
+        for learned in _taught(checked.prompt, models, settings):
+            if stop():
+                return
+            yield Progress("learning the views", learned.steps_done, total)
+        yield Progress("sampling", total, total)
+        with torch.no_grad():
+            ends = {view: models.prior.embed([checked.prompt], learned.prefix(view)) for view in VIEWS}
+            after = list(around(ends, adapted=True))
+        yield Seen(before, after)
+
+    return told()
+
+
+def _taught(prompt: str, models: Models, settings: Settings) -> Iterator:
+    """The `Adaptation` of the prior to the assets found for a prompt, after each of its steps."""
+    import torch
+
+    from redream.distillation.adaptation import Adaptation
     from redream.references import as_reference, search, turned
 
-    prior, prefix, words = models.prior, None, checked.prompt if view is None else f"{checked.prompt}, {view} view"
-    if adapt:
-        found, _ = search(checked.prompt, models, settings)
-        references = [as_reference(turned(f, models, settings)[0]) for f in found]
-        adaptation = Adaptation(prior, settings, references, torch.Generator().manual_seed(settings.seed))
-        while not adaptation.finished:
-            adaptation.step()
-            progress(adaptation.steps_done, settings.adaptation_steps)
-        prefix, words = (None if view is None else adaptation.prefix(view)), checked.prompt
-    generator = torch.Generator().manual_seed(settings.seed)  # the same noise with and without adaptation
-    with torch.no_grad(), prior.using(ADAPTER if adapt else None):
-        return prior.sample(prior.embed([words] * count, prefix), generator).cpu()
+    found, _ = search(prompt, models, settings)
+    known = [as_reference(turned(f, models, settings)[0]) for f in found]
+    adaptation = Adaptation(models.prior, settings, known, torch.Generator().manual_seed(settings.seed))
+    while not adaptation.finished:
+        adaptation.step()
+        yield adaptation
+
+
+def _pictures(prior, words, count: int, seed: int, adapted: bool):
+    """Float[Tensor, "count 3 h w"]: samples of the same noise with and without adaptation."""
+    import torch
+
+    from redream.distillation.adaptation import ADAPTER
+
+    with prior.using(ADAPTER if adapted else None):
+        return prior.sample(words.expand(count, -1, -1), torch.Generator().manual_seed(seed)).cpu()
 
 
 def _events(

@@ -238,3 +238,48 @@ def test_what_is_prepared_tells_how_long_a_first_run_takes(models):
     assert worker.pace.seconds(TINY) is None
     worker.prepare()
     assert worker.pace.seconds(TINY) > 0
+
+
+def test_something_else_than_a_run_has_its_turn_between_runs(worker, fake):
+    first, order = worker.submit("a"), []
+
+    def work(stop):
+        order.append("work")
+        yield from (1, 2)
+
+    told = worker.do(work)
+    assert next(told) == Waiting(1)
+    last = worker.submit("b")
+    assert not order and worker.ahead(last) == 2
+    fake.go.set()
+    assert list(told) == [1, 2]
+    assert all_of(worker.follow(first)) == DONE and all_of(worker.follow(last))[-4:] == DONE
+    assert fake.made == ["a", "b"] and order == ["work"]
+
+
+def test_what_goes_wrong_in_it_is_raised_where_it_was_asked_for_and_the_worker_goes_on(worker, fake):
+    def work(stop):
+        yield 1
+        raise RunError("It broke.")
+
+    told = worker.do(work)
+    assert next(told) == 1
+    with pytest.raises(RunError, match="It broke"):
+        next(told)
+    fake.go.set()
+    assert all_of(worker.follow(worker.submit("a"))) == DONE
+
+
+def test_it_is_stopped_when_nobody_listens_any_more(worker, fake):
+    stopped = threading.Event()
+
+    def work(stop):
+        while not stop():
+            yield 0
+            time.sleep(0.01)
+        stopped.set()
+
+    told = worker.do(work)
+    assert next(told) == 0
+    told.close()
+    assert stopped.wait(10)

@@ -1,5 +1,6 @@
-"""The page in a real browser: from a prompt to a video, a model and scores; and refusals in sentences."""
+"""The page in a real browser: every tab used as a visitor would, refusals in sentences, and what is not served."""
 
+import json
 import os
 import re
 import socket
@@ -87,8 +88,8 @@ def page(browser, app, request):
 
 
 @contextmanager
-def visitor(browser, address: str, width: int = 1280):
-    context = browser.new_context(viewport={"width": width, "height": 900})
+def visitor(browser, address: str, width: int = 1280, **how):
+    context = browser.new_context(viewport={"width": width, "height": 900}, **how)
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
     page.get_by_label("Describe an object").wait_for(timeout=WAIT)
@@ -110,10 +111,29 @@ def button(page, name: str):
     return page.get_by_role("button", name=name, exact=True)
 
 
+def create_button(page):
+    return page.get_by_role("button", name=re.compile("^Create"))
+
+
+def wait_until_done(page, said: str = "Done.") -> None:
+    sync_api.expect(page.locator(".now").first).to_have_text(said, timeout=WAIT)
+    sync_api.expect(create_button(page)).to_be_visible(timeout=WAIT)
+
+
+def open_tab(page, name: str) -> None:
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def fill_iterations(page, count: int) -> None:
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("spinbutton", name="number input for Iterations").fill(str(count))
+    page.get_by_role("spinbutton", name="number input for Iterations").press("Tab")
+
+
 def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
     page.get_by_role("button", name="a purple owl").click()
     sync_api.expect(page.get_by_label("Describe an object")).to_have_value("a purple owl")
-    button(page, "Create").click()
+    create_button(page).click()
     sync_api.expect(button(page, "Stop and keep")).to_be_visible(timeout=WAIT)
     sync_api.expect(page.locator(".card")).to_have_count(3, timeout=WAIT)
     sync_api.expect(page.locator(".card").first).to_contain_text(
@@ -122,37 +142,53 @@ def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
     sync_api.expect(page.locator(".preview img")).to_be_visible(timeout=WAIT)
     shoot(page, "while-it-forms")
 
-    sync_api.expect(page.locator(".scores tr")).to_have_count(4, timeout=WAIT)
-    sync_api.expect(page.locator(".now")).to_have_text("Done.", timeout=WAIT)
+    sync_api.expect(page.locator(".scores tr")).to_have_count(5, timeout=WAIT)
+    wait_until_done(page)
     sync_api.expect(page.get_by_text("Likeness to the prompt")).to_be_visible()
     page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
     video = page.locator("video")
     assert video.evaluate("v => v.duration") == pytest.approx(8 / 24, abs=0.1)  # TINY's frames, 24 in a second
     assert video.evaluate("v => v.loop && v.autoplay")
     assert page.get_by_test_id("model3d-download-link").get_attribute("href").endswith("mesh-0.glb")
-    sync_api.expect(button(page, "Create")).to_be_visible()
+    assert page.locator(".command textarea").input_value().startswith("python -m redream")
+    page.get_by_role("button", name="Curves").click()
+    sync_api.expect(page.locator(".curves svg")).to_have_count(5, timeout=WAIT)
+    with page.expect_download() as record:
+        button(page, "Download the record").click()
+    assert json.loads(Path(record.value.path()).read_text())["prompt"] == "a purple owl"
 
 
-def test_a_page_that_is_opened_again_shows_its_run_and_what_was_asked(page):
+def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_its_link(page, browser, app):
     page.get_by_label("ProlificDreamer (VSD)").check()
     ask(page, "a blue cat")
     sync_api.expect(button(page, "Stop and keep")).to_be_visible(timeout=WAIT)
     page.reload(wait_until="domcontentloaded")
     sync_api.expect(page.get_by_label("Describe an object")).to_have_value("a blue cat", timeout=WAIT)
     sync_api.expect(page.get_by_label("ProlificDreamer (VSD)")).to_be_checked()
-    sync_api.expect(page.locator(".scores tr")).to_have_count(4, timeout=WAIT)
+    wait_until_done(page)
     sync_api.expect(page.get_by_text("This run uses no assets.")).to_be_visible()
+    link = page.get_by_role("link", name="Link to this run").get_attribute("href")
+    with visitor(browser, f"{app[0]}/{link[link.index('?') :]}") as other:
+        sync_api.expect(other.get_by_label("Describe an object")).to_have_value("a blue cat", timeout=WAIT)
+        wait_until_done(other)
+        button(other, "Continue for 200 more").click()
+        sync_api.expect(other.locator(".now").first).to_contain_text(f"of {ITERATIONS + 200}", timeout=WAIT)
+        button(other, "Stop and keep").click()
+        wait_until_done(other, "Stopped. These are the results of what there was.")
+        sync_api.expect(button(other, "Continue")).to_be_visible()
 
 
-def test_a_run_that_is_stopped_keeps_what_there_is(page):
-    page.get_by_role("slider").fill(str(5 * ITERATIONS))
+def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
+    fill_iterations(page, 5 * ITERATIONS)
     ask(page, "a green dog")
-    sync_api.expect(page.locator(".now")).to_contain_text("iteration", timeout=WAIT)
+    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
-    sync_api.expect(page.locator(".now")).to_have_text(
-        "Stopped. These are the results of what there was.", timeout=WAIT
-    )
+    wait_until_done(page, "Stopped. These are the results of what there was.")
     page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
+    button(page, "Continue").click()
+    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    button(page, "Stop and keep").click()
+    wait_until_done(page, "Stopped. These are the results of what there was.")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +198,7 @@ def test_a_run_that_is_stopped_keeps_what_there_is(page):
 def test_a_bad_prompt_is_answered_by_a_sentence(page, prompt, said):
     ask(page, prompt)
     sync_api.expect(page.get_by_role("alert")).to_contain_text(said, timeout=WAIT)
-    sync_api.expect(button(page, "Create")).to_be_visible()
+    sync_api.expect(create_button(page)).to_be_visible()
     assert not page.get_by_text("Traceback").count()
 
 
@@ -179,7 +215,7 @@ def test_methods_without_assets_switch_both_switches_off_and_say_why(page):
         sync_api.expect(switch).to_be_disabled(timeout=WAIT)
         sync_api.expect(switch).not_to_be_checked(timeout=WAIT)
     sync_api.expect(page.get_by_text("DreamFusion (SDS) works without assets.")).to_have_count(2)
-    page.get_by_label("ReDream", exact=True).check()
+    page.get_by_label("ReDream", exact=True).first.check()
     for switch in switches:
         sync_api.expect(switch).to_be_enabled(timeout=WAIT)
         sync_api.expect(switch).to_be_checked(timeout=WAIT)
@@ -187,38 +223,176 @@ def test_methods_without_assets_switch_both_switches_off_and_say_why(page):
 
 def test_the_dice_throws_a_seed(page):
     page.get_by_role("button", name="Random seed").click()
-    sync_api.expect(page.get_by_label("Seed")).not_to_have_value("0", timeout=WAIT)
+    sync_api.expect(page.get_by_label("Seed").first).not_to_have_value("0", timeout=WAIT)
 
 
-def test_the_page_fits_a_phone(browser, app):
-    with visitor(browser, app[0], width=390) as page:
-        ask(page, "a red car")
-        sync_api.expect(page.locator(".scores tr")).to_have_count(4, timeout=WAIT)
-        shoot(page, "phone")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_the_button_says_how_long_it_will_take_and_follows_what_is_asked_for(page):
+    sync_api.expect(create_button(page)).to_contain_text(re.compile(r"about .* s on this CPU"), timeout=WAIT)
+    before = create_button(page).text_content()
+    fill_iterations(page, 5 * ITERATIONS)
+    sync_api.expect(create_button(page)).not_to_have_text(before, timeout=WAIT)
 
 
-def test_both_endpoints_are_documented_and_answer(app):
+def test_several_objects_are_looked_at_one_by_one(page):
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("spinbutton", name="number input for Objects at once (particles)").fill("2")
+    page.get_by_label("DreamFusion (SDS)").check()
+    ask(page, "a red car")
+    wait_until_done(page)
+    page.get_by_label("2", exact=True).check()
+    sync_api.expect(page.get_by_test_id("model3d-download-link")).to_have_attribute(
+        "href", re.compile(r"mesh-1\.glb$"), timeout=WAIT
+    )
+
+
+def test_a_glb_of_ones_own_starts_a_run_and_a_broken_one_is_refused_in_a_sentence(page, tmp_path):
+    from tiny_stack import tiny_glb
+
+    good, broken = tmp_path / "my owl.glb", tmp_path / "broken.glb"
+    good.write_bytes(tiny_glb((90, 20, 160)))
+    broken.write_bytes(b"glTF and then nothing")
+    page.get_by_role("button", name="More").click()
+    page.locator("input[type=file][accept*=glb]").first.set_input_files(broken)
+    sync_api.expect(page.get_by_text("broken.glb").or_(page.get_by_text("broken"))).to_be_visible(timeout=WAIT)
+    ask(page, "a purple owl")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("GLB", timeout=WAIT)
+    page.get_by_label("Clear").first.click()
+    page.locator("input[type=file][accept*=glb]").first.set_input_files(good)
+    sync_api.expect(page.get_by_text("my owl")).to_be_visible(timeout=WAIT)
+    ask(page, "a purple owl")
+    sync_api.expect(page.locator(".card")).to_have_count(1, timeout=WAIT)
+    wait_until_done(page)
+
+
+def test_an_asset_found_in_the_library_starts_a_run(page):
+    open_tab(page, "Library")
+    sync_api.expect(page.locator("[data-uid]")).to_have_count(6, timeout=WAIT)
+    page.get_by_label("Search the library").fill("a red vase")
+    page.get_by_label("Search the library").press("Enter")
+    page.locator("[data-uid=tiny-vase]").click()
+    sync_api.expect(page.locator(".card.one")).to_contain_text("CC0", timeout=WAIT)
+    shoot(page, "library")
+    button(page, "Start from this").click()
+    sync_api.expect(page.get_by_label("Start from this asset of the library")).to_have_value("tiny-vase", timeout=WAIT)
+    ask(page, "a purple owl")
+    sync_api.expect(
+        page.locator(".card").filter(has_text="photo of a vase").or_(page.locator(".card").filter(has_text="vase"))
+    ).not_to_have_count(0, timeout=WAIT)
+    wait_until_done(page)
+
+
+def test_methods_are_compared_side_by_side_and_blind(page):
+    page.get_by_label("DreamFusion (SDS)").check()
+    ask(page, "a red car")
+    wait_until_done(page)
+    button(page, "Compare without …").click()
+    sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red car", timeout=WAIT)
+    for name in ("ReDream", "without adaptation"):
+        page.get_by_role("checkbox", name=name, exact=True).uncheck()
+    page.get_by_role("checkbox", name="DreamFusion (SDS)").check()
+    page.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
+    sync_api.expect(page.locator(".grid .sprite")).to_have_count(2, timeout=WAIT)  # one of them was there
+    assert page.locator(".grid b").count() >= 4
+    turned = page.locator(".grid .sprite").first.evaluate("e => getComputedStyle(e).backgroundPosition")
+    page.wait_for_function(
+        "before => getComputedStyle(document.querySelector('.grid .sprite')).backgroundPosition !== before", arg=turned
+    )
+    page.get_by_role("button", name="Blind test").click()
+    button(page, "Show two").click()
+    sync_api.expect(page.locator(".pair .sprite")).to_have_count(2, timeout=WAIT)
+    shoot(page, "compare")
+    button(page, "A").click()
+    sync_api.expect(page.get_by_text(re.compile("A was .*, B was "))).to_be_visible(timeout=WAIT)
+    sync_api.expect(page.get_by_text("1 of 1")).to_be_visible()
+
+
+def test_the_prior_is_seen_from_back_to_front(page):
+    open_tab(page, "Prior")
+    page.get_by_label("What the 2D model sees").fill("a red owl")
+    button(page, "Show it").click()
+    sync_api.expect(page.get_by_text("Asked for: front")).to_be_visible(timeout=WAIT)
+    sync_api.expect(page.locator(".sights img")).to_have_count(2)
+    page.get_by_role("spinbutton", name="number input for Side asked for").fill("0")
+    page.get_by_role("spinbutton", name="number input for Side asked for").press("Tab")
+    sync_api.expect(page.get_by_text("Asked for: back")).to_be_visible(timeout=WAIT)
+
+
+def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser, app):
+    with visitor(browser, app[0]) as first, visitor(browser, app[0]) as second:
+        fill_iterations(first, 5 * ITERATIONS)
+        ask(first, "a red car")
+        sync_api.expect(first.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+        ask(second, "a blue mug")
+        sync_api.expect(second.locator(".now").first).to_contain_text("1 run is before it", timeout=WAIT)
+        button(first, "Stop and keep").click()
+        wait_until_done(first, "Stopped. These are the results of what there was.")
+        wait_until_done(second)
+        links = {page.get_by_role("link", name="Link to this run").get_attribute("href") for page in (first, second)}
+        assert len(links) == 2
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_no_tab_is_wider_than_a_phone(browser, app, theme):
+    with visitor(browser, app[0], width=390, color_scheme=theme) as page:
+        for tab in ("Create", "Compare", "Library", "Prior", "About"):
+            if page.get_by_role("tab", name=tab, exact=True).is_visible():
+                open_tab(page, tab)
+            else:  # behind the button for what has no room
+                page.locator(".overflow-menu > button").click()
+                page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
+            page.wait_for_timeout(500)
+            shoot(page, f"phone-{theme}-{tab.lower()}")
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        dark = page.evaluate("document.body.classList.contains('dark')")
+        assert dark == (theme == "dark")
+
+
+def test_the_endpoints_are_documented_and_answer(app):
     client = Client(app[0], verbose=False, analytics_enabled=False)
     known = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(known) == {"/retrieve", "/generate"}
+    assert set(known) == {"/retrieve", "/generate", "/continue", "/stop", "/scores"}
+    assert all(len(endpoint["description"]) > 20 for endpoint in known.values())
     names = [parameter["parameter_name"] for parameter in known["/generate"]["parameters"]]
-    assert names == ["prompt", "method", "initialise", "adapt", "iterations", "seed"]
+    assert names == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset"]
     found = client.predict("a purple owl", 2, api_name="/retrieve")
     assert len(found) == 2 and found[0]["license"] == "CC0"
-    job = client.submit("a purple owl", iterations=10, api_name="/generate")
-    state, video, mesh, scores = job.result(60)
-    assert state == "Done." and len(job.outputs()) > 2
-    path = video["video"] if isinstance(video, dict) else video
-    assert Path(path).suffix == ".mp4" and Path(mesh).read_bytes().startswith(b"glTF") and "clip_a" in scores
-    with pytest.raises(AppError, match="does not know the word"):
-        client.predict("ironman", api_name="/generate")
+    job = client.submit("a purple owl", particles=2, iterations=4, api_name="/generate")
+    state, videos, models = job.result(120)
+    assert state["ended"] and state["done"] == 1 and len(job.outputs()) > 2
+    assert all(Path(file).suffix == ".mp4" for file in videos) and len(videos) == len(models) == 2
+    assert all(Path(file).read_bytes().startswith(b"glTF") for file in models)
+    assert client.predict(state["run"], api_name="/scores")["objects"][0]["clip_a"] == state["scores"][0]["clip_a"]
+    further, *_ = client.submit(state["run"], 2, api_name="/continue").result(120)
+    assert further["run"] == state["run"] and further["done"] == 1
+    for words, said in (
+        ({"prompt": "ironman"}, "does not know the word"),
+        ({"prompt": "owl", "particles": 99}, "particles"),
+    ):
+        with pytest.raises(AppError, match=said):
+            client.predict(**words, api_name="/generate")
+    with pytest.raises(AppError, match="no such run"):
+        client.predict("../x", api_name="/scores")
 
 
-def test_only_runs_are_served(app):
+def test_a_script_can_stop_a_run_and_keeps_what_there_is(app):
+    client = Client(app[0], verbose=False, analytics_enabled=False)
+    job = client.submit("a purple owl", "sds", iterations=100 * ITERATIONS, api_name="/generate")
+    while not job.outputs() or "iteration" not in job.outputs()[-1][0]["state"]:
+        time.sleep(0.2)
+    run = job.outputs()[-1][0]["run"]
+    assert client.predict(run, api_name="/stop") == {"stopping": True}
+    state, videos, models = job.result(120)
+    assert state["state"].startswith("Stopped.") and len(videos) == len(models) == 1
+    assert client.predict(run, api_name="/stop") == {"stopping": False}
+
+
+def test_only_runs_are_served_and_only_by_their_ids(app):
     address, folder = app
     inside = next(folder.glob("run-*/turntable-0.mp4"))
     assert urllib.request.urlopen(f"{address}/gradio_api/file={inside}").status == 200
-    for outside in (ROOT / "app.py", "/etc/hostname", folder.parent):
-        with pytest.raises(urllib.error.HTTPError, match="40[34]"):
+    (folder / "link").symlink_to("/etc")
+    tries = [ROOT / "app.py", "/etc/hostname", folder, folder.parent, folder / "link" / "hostname"]
+    tries += [f"{inside.parent}/../../../../etc/hostname", folder / "run-AAAAAAAAAAAAAAAA" / "turntable-0.mp4"]
+    for outside in tries:
+        with pytest.raises(urllib.error.HTTPError, match="40[034]"):
             urllib.request.urlopen(f"{address}/gradio_api/file={outside}")

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from redream import events as told
-from redream import page
 from redream.jobs import Waiting
-from redream.page import Page
 from redream.results import save_png
+from redream.screen import markup
+from redream.screen.curves import POINTS, curves_html, thinned
+from redream.screen.page import Page
 from redream.settings import Settings
 
 OWL = {"uid": "1", "caption": "an owl", "author": "Ann", "license": "CC0", "similarity": 0.3, "source": "owl.glb"}
@@ -24,6 +25,7 @@ def shown(tmp_path) -> Page:
 def test_each_event_has_its_line(shown):
     lines = [
         (Waiting(1), "Waiting for its turn: 1 run is before it"),
+        (Waiting(3, 250.0), "Waiting for its turn: 3 runs are before it, about 4 min 10 s"),
         (told.Started("run-x", "an owl", Settings(), 0, 400), "Looking through the library"),
         (told.Progress("painting", 240, 400, 98.2), "Painting, iteration 240 of 400, 1 min 38 s left"),
         (told.Progress("filming", 400, 400), "Filming the turntable"),
@@ -35,7 +37,7 @@ def test_each_event_has_its_line(shown):
     for event, line in lines:
         shown.tell(event)
         assert shown.state == line and line in shown.state_html()
-    assert shown.ended and shown.files == {"turntable": str(shown.folder / "turntable-0.mp4")}
+    assert shown.ended and shown.files == {("turntable", 0): str(shown.folder / "turntable-0.mp4")}
     shown.tell(told.Started("run-x", "an owl", Settings(), 200, 400))  # resumed
     assert not shown.ended
 
@@ -63,8 +65,8 @@ def test_texts_and_links_from_outside_stay_texts_and_links(shown):
     shown.tell(told.Retrieved((OWL | {"source": "javascript:alert(1)"},), ("asset-0.png",)))
     assert "javascript" not in shown.assets_html()
     shown.tell(told.Warned(bad))
-    assert "<img" not in shown.state_html() + page.problem_html(f"This is unknown: *{bad}*.")
-    assert "the word <em>x</em>." in page.problem_html("the word *x*.")
+    assert "<img" not in shown.state_html() + markup.problem(f"This is unknown: *{bad}*.")
+    assert "the word <em>x</em>." in markup.problem("the word *x*.")
 
 
 def test_a_score_that_cannot_be_had_says_why(shown):
@@ -75,5 +77,28 @@ def test_a_score_that_cannot_be_had_says_why(shown):
 
 
 def test_durations_are_words():
-    words = [page.in_words(seconds) for seconds in (-1.0, 37.6, 60.0, 3599.9)]
-    assert words == ["0 s", "38 s", "1 min 0 s", "60 min 0 s"]
+    words = [markup.in_words(seconds) for seconds in (-1.0, 37.6, 60.0, 3599.9, 7500.0)]
+    assert words == ["0 s", "38 s", "1 min 0 s", "1 h 0 min", "2 h 5 min"]
+
+
+def test_each_object_has_its_own_files_and_scores(shown):
+    for number in (0, 1):
+        shown.tell(told.Artefact("mesh", number, f"mesh-{number}.glb"))
+    shown.tell(told.Scored({"prompt": "an owl", "objects": [SCORES, SCORES | {"coverage": 0.5}]}))
+    assert shown.objects == 2 and shown.files["mesh", 1].endswith("mesh-1.glb")
+    assert ">25%<" in shown.scores_html(0) and ">50%<" in shown.scores_html(1) and shown.scores_html(2) == ""
+
+
+def test_curves_are_drawn_of_what_has_two_points_and_keep_their_ends(shown):
+    assert "<svg" not in shown.curves_html()
+    for iteration in (1, 2, 3):
+        shown.tell(told.Progress("painting", iteration, 3, None, {"score": 4.0 - iteration, "variational": None}))
+    drawn = shown.curves_html()
+    assert drawn.count("<svg") == 1 and "from 3 to 1 over 2 iterations" in drawn
+    assert "points='0.0,2.0 110.0,28.0 220.0,54.0'" in drawn  # evenly across, straight down
+
+
+def test_many_points_become_few_by_the_means_of_neighbours():
+    few = thinned([(i, float(i % 2)) for i in range(1, 20 * POINTS + 1)])
+    assert len(few) == POINTS and {value for _, value in few} == {0.5} and few[-1][0] == 20 * POINTS
+    assert curves_html({"score": [(1, 2.0), (2, 2.0)]}).count("points='0.0,54.0 220.0,54.0'") == 1

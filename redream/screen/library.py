@@ -1,0 +1,83 @@
+"""The library to look through: what is nearest to some words, filtered by licence, and one asset closely."""
+
+from functools import lru_cache
+from html import escape
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow.compute as pc
+
+from redream import results
+from redream.models import Models
+from redream.retrieval.orientation import align
+from redream.scene import assets
+from redream.screen.markup import asset_facts, data_uri, quiet, turning
+from redream.settings import PRESETS
+from redream.stack import check_prompt
+
+SHOWN = 12  # cards on a page
+SEARCHED = 400  # assets that a licence is looked for among
+KEPT = 400  # strips of views
+CHOOSES = """element.addEventListener('click', (event) => {  // for the widget with the cards
+  const chosen = event.target.closest('[data-uid]');
+  if (chosen) trigger('click', {uid: chosen.dataset.uid});
+});"""
+
+
+class Library:
+    """A stack's assets as cards."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self.strip = lru_cache(KEPT)(self._strip)
+
+    @property
+    def licences(self) -> list[str]:
+        """All there are, in order."""
+        return sorted(text for text in pc.unique(self.models.index.table["license"]).to_pylist() if text)
+
+    def search(self, words: str, licence: str | None = None, count: int = SHOWN) -> list[dict]:
+        """The assets nearest to some words, best first, or the first ones without words; as rows with a similarity.
+
+        Raises `redream.stack.PromptError` for words that are no prompt.
+        """
+        index = self.models.index
+        if words.strip():
+            checked = check_prompt(words, self.models.stack.vocabulary)
+            hits = index.search(checked.prompt, self.models.clip("retrieval"), SEARCHED, SEARCHED)
+            rows = [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]
+        else:
+            rows = index.table.slice(0, SEARCHED).to_pylist()
+        return [row for row in rows if licence in (None, "", row["license"])][:count]
+
+    def cards_html(self, rows: list[dict]) -> str:
+        """A card that can be chosen for each row."""
+        if not rows:
+            return quiet("The library has nothing like that.")
+        cards = "".join(
+            f"<button class='card' type='button' data-uid='{escape(row['uid'])}'>"
+            f"{turning(self.strip(row['uid']), row['caption'])}<b>{escape(row['caption'])}</b>"
+            f"<span class='small'>{escape(row['license'] or '')}</span></button>"
+            for row in rows
+        )
+        return f"<div class='cards library'>{cards}</div>"
+
+    def asset_html(self, uid: str) -> str:
+        """One asset: its views from its front on, its front and how clear it is, faces, where it is from."""
+        row, settings = self.models.index.row(uid), PRESETS[self.models.stack.preset]
+        asset = assets.load(self.models.index.asset_path(uid))
+        alignment = align(asset, row["caption"], self.models.clip("retrieval"), settings)
+        front = f"front found, {alignment.yaw_deg:.0f}° from where it was" if alignment.clear else "no clear front"
+        facts = asset_facts(row, [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"])
+        views = turning(self._drawn(asset.turned(alignment.yaw_deg)), f"{row['caption']}, from its front on")
+        return f"<div class='card one'>{views}<b>{escape(row['caption'])}</b>{facts}</div>"
+
+    def _strip(self, uid: str) -> str:
+        """Eight views of an asset, as a data URI."""
+        return self._drawn(assets.load(self.models.index.asset_path(uid)))
+
+    def _drawn(self, asset: assets.Asset) -> str:
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "strip.png"
+            results.save_strip(asset, PRESETS[self.models.stack.preset], file)
+            return data_uri(file)

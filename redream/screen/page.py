@@ -1,0 +1,147 @@
+"""What a screen shows of a run: its events become a line of state, cards, a preview, curves and tables, as HTML."""
+
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from redream import events as told
+from redream.jobs import Waiting
+from redream.screen.curves import curves_html
+from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning
+
+STAGES = {"loading": "Loading the models", "filming": "Filming the turntable", "scoring": "Scoring"}
+STAGES |= {"warm-up": "Warming up", "painting": "Painting"}
+ITERATES = ("warm-up", "painting")
+SCORES = {  # name in scores.json: in words, what the number says, how it is written
+    "clip": ("Likeness to the prompt", "CLIP score, two models: higher is better.", "{:.3f}"),
+    "a_lpips": ("Change from view to view", "A-LPIPS, two networks: lower is steadier (so is a plain ball).", "{:.3f}"),
+    "view_agreement": (
+        "Sides where they belong",
+        "Share of views that CLIP calls front, side or back rightly.",
+        "{:.0%}",
+    ),
+    "front_behind": (
+        "Faces on the back",
+        "Share of views from behind that CLIP calls a front: lower is better.",
+        "{:.0%}",
+    ),
+    "coverage": ("Share of the picture", "How much of it the object covers.", "{:.0%}"),
+}
+NO_ASSETS = quiet("The three assets closest to your words will turn here.")
+NO_STATE = quiet("Describe an object and press Create.")
+NO_CURVES = quiet("Curves appear while the object forms.")
+INTERRUPTED = "This run was interrupted. Continue takes it up from its last checkpoint."
+
+
+@dataclass
+class Page:
+    """What is known of one run, as its events are told."""
+
+    folder: Path
+    state: str = "Starting"  # one line
+    share: float | None = None  # of the run that is done
+    uses_assets: bool = True
+    assets: tuple[dict, ...] = ()
+    strips: list[str] = field(default_factory=list)  # files of the assets' views
+    fronts: dict[int, bool] = field(default_factory=dict)  # whether an asset's front is clear
+    warnings: list[str] = field(default_factory=list)
+    preview: told.Preview | None = None
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # for the curves
+    files: dict[tuple[str, int], str] = field(default_factory=dict)  # ("turntable" or "mesh", object): path
+    scores: list[dict] = field(default_factory=list)  # by object
+    ended: bool = False
+    complete: bool = False  # all that was planned is done
+
+    @property
+    def objects(self) -> int:
+        """How many there are to look at."""
+        return 1 + max((number for _, number in self.files), default=-1)
+
+    def tell(self, event: told.Event) -> None:
+        """Take in an event."""
+        self.ended = isinstance(event, (told.Finished, told.Failed))
+        match event:
+            case Waiting(ahead, seconds):
+                wait = "" if seconds is None else f", about {in_words(seconds)}"
+                self.state = f"Waiting for its turn: {ahead} {'run is' if ahead == 1 else 'runs are'} before it{wait}"
+            case told.Started(settings=settings):
+                self.uses_assets, self.warnings, self.complete = settings.uses_assets, [], False
+                self.files, self.scores = {}, []  # what an earlier session made is made anew
+                self.state = "Looking through the library" if settings.uses_assets else "Starting without assets"
+            case told.Retrieved(assets, strips):
+                self.assets, self.strips, self.state = assets, list(strips), "Looking for the front of each asset"
+            case told.Oriented(asset=number, clear=clear, strip=strip):
+                self.strips[number], self.fronts[number] = strip, clear
+            case told.Progress(stage, iteration, total, seconds, losses):
+                self.state, self.share = STAGES.get(stage, stage.capitalize()), iteration / total
+                if stage in ITERATES:
+                    self.state += f", iteration {iteration} of {total}"
+                if seconds is not None:
+                    self.state += f", {in_words(seconds)} left"
+                for name, value in losses.items():
+                    if value is not None:
+                        self.series.setdefault(name, []).append((iteration, value))
+            case told.Preview(iteration=iteration, clip_score=likeness):
+                self.preview = event
+                self.series.setdefault("likeness", []).append((iteration, likeness))
+            case told.Artefact(kind, number, file):
+                self.files[kind, number] = str(self.folder / file)
+            case told.Scored(scores):
+                self.scores = list(scores["objects"])
+            case told.Warned(sentence):
+                self.warnings.append(sentence)
+            case told.Failed(sentence):
+                self.state = sentence
+            case told.Finished(stopped):
+                kept = "These are the results of what there was." if self.files else "Nothing had formed yet."
+                self.state, self.share = (f"Stopped. {kept}", self.share) if stopped else ("Done.", 1.0)
+                self.complete = not stopped
+
+    def assets_html(self) -> str:
+        """A card per asset, with its views turning."""
+        if not self.uses_assets:
+            return quiet("This run uses no assets.")
+        if not self.assets:
+            return NO_ASSETS
+        return f"<div class='cards'>{''.join(map(self._card, range(len(self.assets))))}</div>"
+
+    def state_html(self) -> str:
+        """The line of state, a bar, and what a person should know."""
+        done = "" if self.share is None else bar(self.share)
+        warnings = "".join(f"<p class='small'>{as_html(sentence)}</p>" for sentence in self.warnings)
+        return f"<div class='state' role='status'><p class='now'>{as_html(self.state)}</p>{done}{warnings}</div>"
+
+    def preview_html(self) -> str:
+        """The latest preview."""
+        if self.preview is None or not (self.folder / self.preview.file).is_file():
+            return ""
+        words = f"The object after {self.preview.iteration} iterations, seen from {self.preview.azimuth_deg:.0f}°"
+        return f"<div class='preview'><img src='{data_uri(self.folder / self.preview.file)}' alt='{words}'></div>"
+
+    def curves_html(self) -> str:
+        """The losses and the previews' likeness."""
+        return curves_html(self.series) or NO_CURVES
+
+    def scores_html(self, number: int = 0) -> str:
+        """A row per score of an object: what it is called, what it says, and the numbers; "" if there are none."""
+        if number >= len(self.scores):
+            return ""
+        scores = self.scores[number]
+        rows = "".join(
+            f"<tr><th scope='row'>{name}<br><span class='small'>{meaning}</span></th><td>{_numbers(scores, key, form)}</td></tr>"
+            for key, (name, meaning, form) in SCORES.items()
+        )
+        return f"<table class='scores'>{rows}</table>"
+
+    def _card(self, number: int) -> str:
+        asset = self.assets[number]
+        front = [("front found" if self.fronts[number] else "no clear front")] if number in self.fronts else []
+        views = turning(data_uri(self.folder / self.strips[number]), f"{asset['caption']}, turning")
+        return f"<div class='card'>{views}<b>{escape(asset['caption'])}</b>{asset_facts(asset, front)}</div>"
+
+
+def _numbers(scores: dict, key: str, form: str) -> str:
+    names = [name for name in (key, f"{key}_a", f"{key}_b") if name in scores]
+    reasons = [scores["not_available"].get(name, "not available") for name in names]
+    known = [form.format(scores[name]) for name in names if scores[name] is not None]
+    return " · ".join(known) or f"<span class='small'>{escape(reasons[0] if reasons else 'not available')}</span>"

@@ -1,0 +1,106 @@
+"""What people ask for on a screen, as settings and back; how long it will take, in words; their runs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from redream.jobs import Worker, find
+from redream.runs import Run
+from redream.screen import page
+from redream.screen.markup import in_words
+from redream.screen.page import Page
+from redream.settings import PRESETS, Settings
+
+METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How an object shall be made, as plain answers; None: as the preset has it."""
+
+    method: str = "redream"
+    initialise: bool = True
+    adapt: bool = True
+    iterations: int | None = None
+    particles: int = 1
+    seed: int | None = None
+    guidance: float | None = None
+    delta: bool = True
+    resolution: int | None = None  # pixels of the renders while it forms
+
+    def settings(self, preset: Settings) -> Settings:
+        """A preset with what was asked for. Raises `SettingsError`."""
+        # For the other methods both switches mean nothing, so that equal runs have equal settings.
+        asked = {"initialise": self.initialise, "adapt": self.adapt} if self.method == "redream" else {}
+        asked |= {"method": self.method, "particles": int(self.particles), "seed": int(self.seed or 0)}
+        if self.iterations is not None:
+            asked["iterations"] = int(self.iterations)
+        if self.guidance is not None:
+            asked["guidance_sds" if self.method == "sds" else "guidance"] = float(self.guidance)
+        if not self.delta:
+            asked["delta_every"] = 0
+        if self.resolution is not None:
+            asked["render_size"] = ((0.0, int(self.resolution)),)
+        return preset.with_(**asked)
+
+    @staticmethod
+    def of(settings: Settings) -> "Wish":
+        """The wish that gives such settings."""
+        s, own = settings, settings.method == "redream"
+        more = (s.guidance_scale, s.delta_every > 0, s.render_size[-1][1])
+        return Wish(s.method, own and s.initialise, own and s.adapt, s.iterations, s.particles, s.seed, *more)
+
+
+def guidance_of(preset: Settings, method: str) -> float:
+    """The preset's guidance for a method."""
+    return preset.with_(method=method).guidance_scale
+
+
+def duration(worker: Worker, several: Sequence[Settings]) -> str:
+    """— about 1 min 40 s on this CPU: how long runs of such settings take one after the other; "" if nobody knows."""
+    known = [worker.pace.seconds(settings) for settings in several]
+    if not known or None in known:
+        return ""
+    seconds = sum(known) if sum(known) < 20 else 5 * round(sum(known) / 5)
+    device = "this GPU" if worker.models.device.startswith("cuda") else "this CPU"
+    return f" — about {in_words(seconds)} on {device}"
+
+
+def preset_of(worker: Worker) -> Settings:
+    """The preset of its stack."""
+    return PRESETS[worker.models.stack.preset]
+
+
+def pages(worker: Worker, run: str) -> Iterator[Page]:
+    """The page of a run again and again, as it goes on."""
+    shown = Page(find(run).folder)
+    for news in worker.follow(run):
+        for event in news:
+            shown.tell(event)
+        yield shown
+    if not shown.ended:
+        shown.state = page.INTERRUPTED
+        yield shown
+
+
+def page_of(run: str) -> Page:
+    """The page of a run as it is now."""
+    shown = Page(find(run).folder)
+    for event in find(run).events():
+        shown.tell(event)
+    return shown
+
+
+def still_here(ids: Sequence[str]) -> list[Run]:
+    """Those of some runs that were not removed; what is no id of a run is left out."""
+    found = []
+    for run in ids:
+        try:
+            found.append(find(run))
+        except ValueError:
+            continue
+    return found
+
+
+def named(run: Run) -> str:
+    """A run in a few words."""
+    return f"{run.request.prompt} · {METHODS[run.request.settings.method]} · seed {run.request.settings.seed}"
