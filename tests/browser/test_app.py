@@ -3,9 +3,6 @@
 import json
 import os
 import re
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,60 +12,14 @@ from pathlib import Path
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from served import ITERATIONS, ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-ROOT = Path(__file__).parents[2]
-# The app over a stack whose preset is the tests' tiny one.
-START = "import redream.settings as s; from tiny_stack import TINY; s.PRESETS['mini'] = TINY.with_(iterations={}); " + (
-    "import app; app.main()"
-)
-ITERATIONS = 30
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 QUIET += ("--disable-component-update", "--disable-sync")
 WAIT = 60_000  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def app(tiny_stack, tmp_path_factory, free_port):
-    """The app's address, and the folder of its runs."""
-    folder = tmp_path_factory.mktemp("runs")
-    environ = os.environ | {
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
-        "REDREAM_STACK": str(tiny_stack),
-        "REDREAM_RUNS": str(folder),
-        "GRADIO_SERVER_NAME": "127.0.0.1",
-        "GRADIO_SERVER_PORT": str(free_port),
-        "GRADIO_TEMP_DIR": str(tmp_path_factory.mktemp("gradio")),
-        "OMP_NUM_THREADS": "1",
-    }
-    address = f"http://127.0.0.1:{free_port}"
-    process = subprocess.Popen([sys.executable, "-c", START.format(ITERATIONS)], env=environ, cwd=folder)
-    try:
-        wait_for(address, process)
-        yield address, folder
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def wait_for(address: str, process: subprocess.Popen) -> None:
-    for _ in range(300):
-        assert process.poll() is None, "the app ended"
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise AssertionError("the app did not start")
 
 
 @pytest.fixture(scope="module")

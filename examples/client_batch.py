@@ -1,0 +1,62 @@
+"""Make objects of many prompts over the app's API, as many at once as it takes: python -m examples.client_batch FILE --out DIR
+
+    [--url http://127.0.0.1:7860] [--method redream|vsd|sds] [--iterations N] [--seed S]
+
+FILE has a prompt per line. The app makes one object after the other and lets the others wait; what is there already is
+not made again, so that the same command goes on after an interruption.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+AT_ONCE = 8  # requests; the app says no when too many wait
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--url", default="http://127.0.0.1:7860", help="of the app, or a Space's name")
+    parser.add_argument("--method", choices=("redream", "vsd", "sds"), default="redream")
+    parser.add_argument("--iterations", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="folder with a folder for each prompt")
+    asked = parser.parse_args(arguments)
+    client = Client(asked.url, verbose=False, analytics_enabled=False)
+
+    def make(prompt: str) -> str:
+        """A prompt's object; what became of it, in a sentence."""
+        folder = asked.out / re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+        if (folder / "result.json").is_file():
+            return f"{prompt}: is there already."
+        try:
+            state, turntables, models = client.submit(
+                prompt, asked.method, iterations=asked.iterations, seed=asked.seed, api_name="/generate"
+            ).result()
+        except AppError as error:
+            return f"{prompt}: {error}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in (*turntables, *models):
+            shutil.copy(file, folder)
+        (folder / "result.json").write_text(json.dumps(state, indent=2))
+        return (
+            f"{prompt}: CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else f"{prompt}: {state['state']}"
+        )
+
+    prompts = [line.strip() for line in asked.file.read_text().splitlines() if line.strip()]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for sentence in pool.map(make, prompts):
+            print(sentence, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The app as programs see it: the scripted examples, MCP tools, and more visitors than there is room for."""
+
+import asyncio
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from served import ITERATIONS
+
+from examples import client_batch, client_generate
+from redream.settings import MAX_WAITING
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def client_of(app):
+    return Client(app[0], verbose=False, analytics_enabled=False)
+
+
+def test_the_example_fetches_an_object_with_its_scores(app, tmp_path, capsys):
+    words = ["a purple owl", "--url", app[0], "--method", "sds", "--iterations", "10", "--out", str(tmp_path / "owl")]
+    assert client_generate.main(words) == 0
+    assert {file.suffix for file in (tmp_path / "owl").iterdir()} == {".mp4", ".glb", ".json"}
+    assert json.loads((tmp_path / "owl/result.json").read_text())["scores"][0]["clip_a"] <= 1
+    said = capsys.readouterr()
+    assert "Painting, iteration" in said.err and said.out.startswith("Done. 2 files are in")
+
+
+def test_the_batch_makes_what_is_not_there_and_says_why_something_is_not_made(app, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("a red car\n\nironman\na blue mug\n")
+    words = [str(tmp_path / "prompts.txt"), "--url", app[0], "--method", "sds", "--iterations", "10"]
+    for expected in (["CLIP", "does not know", "CLIP"], ["there already", "does not know", "there already"]):
+        assert client_batch.main([*words, "--out", str(tmp_path / "out")]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) == 3 and all(word in line for word, line in zip(expected, lines, strict=True))
+
+
+def test_tools_are_listed_and_called_by_an_mcp_client(app):
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk():
+        async with (
+            streamablehttp_client(f"{app[0]}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            found = await session.call_tool("retrieve", {"prompt": "a purple owl", "count": 2})
+            made = await session.call_tool("generate", {"prompt": "a red car", "method": "sds", "iterations": 10})
+            refused = await session.call_tool("generate", {"prompt": "ironman"})
+            return tools, found, made, refused
+
+    tools, found, made, refused = asyncio.run(talk())
+    assert {"retrieve", "generate", "continue", "stop", "scores"} <= set(tools)
+    assert "300 characters" in json.dumps(tools["generate"].inputSchema)
+    assert "CC0" in found.content[0].text and not found.isError
+    said = " ".join(getattr(part, "text", "") for part in made.content)
+    assert not made.isError and "Done." in said and "mesh-0.glb" in said and "turntable-0.mp4" in said
+    assert refused.isError and "does not know the word" in refused.content[0].text
+
+
+def test_each_of_many_visitors_sees_its_place_and_one_too_many_is_told_so(app):
+    """One run is made and all places are taken; retrieval answers meanwhile."""
+    first = client_of(app).submit("a red car", "sds", iterations=200 * ITERATIONS, api_name="/generate")
+    wait_for(lambda: states(first) and "iteration" in states(first)[-1]["state"])
+    with ThreadPoolExecutor(MAX_WAITING) as pool:
+        clients = list(pool.map(lambda _: client_of(app), range(MAX_WAITING)))
+    jobs = [client.submit("a blue mug", "sds", iterations=10, api_name="/generate") for client in clients]
+    wait_for(lambda: all(states(job) for job in jobs))
+    places = sorted(int(re.search(r"(\d+) runs? (?:is|are) before", states(job)[0]["state"]).group(1)) for job in jobs)
+    assert places == list(range(1, MAX_WAITING + 1))
+    with pytest.raises(AppError, match=f"{MAX_WAITING} runs are waiting already"):
+        clients[0].predict("a blue mug", api_name="/generate")
+    with ThreadPoolExecutor(MAX_WAITING) as pool:
+        found = list(pool.map(lambda client: client.predict("a red car", api_name="/retrieve"), clients))
+    assert all(len(assets) == 3 for assets in found)
+    for job in (*jobs, first):  # those that wait end at once, with nothing
+        client_of(app).predict(states(job)[0]["run"], api_name="/stop")
+    assert first.result(60)[0]["state"].startswith("Stopped.")
+
+
+def states(job) -> list[dict]:
+    return [output[0] for output in job.outputs()]
+
+
+def wait_for(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        threading.Event().wait(0.2)
