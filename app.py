@@ -411,7 +411,8 @@ def endpoints(worker: Worker) -> None:
         told = [gr.JSON(label="state"), gr.File(label="turntables", file_count="multiple")]
         told += [gr.File(label="models", file_count="multiple")]
         gr.Button().click(streaming(calls.generate), asked, told, api_name="generate", **FOLLOWS)
-        resume = gr.mcp.tool(name="continue")(streaming(calls.resume))
+        resume = streaming(calls.resume)
+        resume.__name__ = "continue"  # as its MCP tool is called
         gr.Button().click(resume, further, told, api_name="continue", **FOLLOWS)
     for function in (calls.retrieve, calls.stop, calls.scores):
         gr.api(answering(function), api_name=function.__name__, queue=False)
