@@ -20,7 +20,7 @@ from redream.models import Models
 from redream.screen import about, comparison, page, sights
 from redream.screen.library import CHOOSES, Library
 from redream.screen.markup import problem
-from redream.screen.theme import STYLE, theme
+from redream.screen.theme import SCRIPT, STYLE, theme
 from redream.screen.wishes import METHODS, Wish, duration, guidance_of, named, page_of, pages, preset_of, still_here
 from redream.settings import MAX_ITERATIONS, MAX_PARTICLES, PROMPT_LIMIT
 from redream.stack import Stack
@@ -430,6 +430,7 @@ def main() -> None:
     build(worker, reason).launch(
         theme=theme(),
         css_paths=STYLE,
+        js=SCRIPT,
         allowed_paths=[str(runs.root().resolve())],
         max_file_size="100mb",
         footer_links=["api"],

@@ -1,7 +1,7 @@
 """Fixtures for what talks to the running app."""
 
 import pytest
-from served import serving
+from served import QUIET, serving, shoot, sync_api, visitor
 
 
 @pytest.fixture(scope="module")
@@ -10,3 +10,19 @@ def app(tiny_stack, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with serving(tiny_stack, folder, tmp_path_factory.mktemp("gradio")) as address:
         yield address, folder
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, app, request):
+    """A fresh visitor's page; with REDREAM_SHOTS a picture of how it was left is put into that folder."""
+    with visitor(browser, app[0]) as page:
+        yield page
+        shoot(page, request.node.originalname)

@@ -1,6 +1,7 @@
-"""The app in a process of its own, over the tests' tiny stack."""
+"""The app in a process of its own, over the tests' tiny stack, and what its visitors do."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,12 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
 ROOT = Path(__file__).parents[2]
 # The app over a stack whose preset is the tests' tiny one.
 START = "import redream.settings as s; from tiny_stack import TINY; s.PRESETS['mini'] = TINY.with_(iterations={}); " + (
     "import app; app.main()"
 )
 ITERATIONS = 30
+TABS = ("Create", "Compare", "Library", "Prior", "About")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+QUIET += ("--disable-component-update", "--disable-sync")
+WAIT = 60_000  # milliseconds
 
 
 @contextmanager
@@ -52,3 +61,58 @@ def _wait_for(address: str, process: subprocess.Popen) -> None:
         except OSError:
             time.sleep(0.3)
     raise AssertionError("the app did not start")
+
+
+@contextmanager
+def visitor(browser, address: str, width: int = 1280, **how):
+    context = browser.new_context(viewport={"width": width, "height": 900}, **how)
+    page = context.new_page()
+    page.goto(address, wait_until="domcontentloaded")
+    page.get_by_label("Describe an object").wait_for(timeout=WAIT)
+    yield page
+    context.close()
+
+
+def shoot(page, name: str) -> None:
+    if folder := os.environ.get("REDREAM_SHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def ask(page, prompt: str) -> None:
+    page.get_by_label("Describe an object").fill(prompt)
+    page.get_by_label("Describe an object").press("Enter")
+
+
+def button(page, name: str):
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def create_button(page):
+    return page.get_by_role("button", name=re.compile("^Create"))
+
+
+def wait_until_done(page, said: str = "Done.") -> None:
+    sync_api.expect(page.locator(".now").first).to_have_text(said, timeout=WAIT)
+    sync_api.expect(create_button(page)).to_be_visible(timeout=WAIT)
+
+
+def open_tab(page, name: str) -> None:
+    """Also where it stands behind the button for tabs that have no room."""
+    if page.get_by_role("tab", name=name, exact=True).is_visible():
+        page.get_by_role("tab", name=name, exact=True).click()
+    else:
+        page.locator(".overflow-menu > button").click()
+        page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+
+
+def fill_iterations(page, count: int) -> None:
+    page.get_by_role("button", name="More").click()
+    page.get_by_role("spinbutton", name="number input for Iterations").fill(str(count))
+    page.get_by_role("spinbutton", name="number input for Iterations").press("Tab")
+
+
+def finished(page, prompt: str, method: str = "ReDream") -> None:
+    """Ask for an object and wait for it."""
+    page.get_by_label(method, exact=True).first.check()
+    ask(page, prompt)
+    wait_until_done(page)

@@ -1,84 +1,33 @@
 """The page in a real browser: every tab used as a visitor would, refusals in sentences, and what is not served."""
 
 import json
-import os
 import re
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from served import ITERATIONS, ROOT
+from served import (
+    ITERATIONS,
+    ROOT,
+    TABS,
+    WAIT,
+    ask,
+    button,
+    create_button,
+    fill_iterations,
+    finished,
+    open_tab,
+    shoot,
+    sync_api,
+    visitor,
+    wait_until_done,
+)
 
-sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-QUIET += ("--disable-component-update", "--disable-sync")
-WAIT = 60_000  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser, app, request):
-    """A fresh visitor's page; with REDREAM_SHOTS a picture of how it was left is put into that folder."""
-    with visitor(browser, app[0]) as page:
-        yield page
-        shoot(page, request.node.originalname)
-
-
-@contextmanager
-def visitor(browser, address: str, width: int = 1280, **how):
-    context = browser.new_context(viewport={"width": width, "height": 900}, **how)
-    page = context.new_page()
-    page.goto(address, wait_until="domcontentloaded")
-    page.get_by_label("Describe an object").wait_for(timeout=WAIT)
-    yield page
-    context.close()
-
-
-def shoot(page, name: str) -> None:
-    if folder := os.environ.get("REDREAM_SHOTS"):
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
-
-
-def ask(page, prompt: str) -> None:
-    page.get_by_label("Describe an object").fill(prompt)
-    page.get_by_label("Describe an object").press("Enter")
-
-
-def button(page, name: str):
-    return page.get_by_role("button", name=name, exact=True)
-
-
-def create_button(page):
-    return page.get_by_role("button", name=re.compile("^Create"))
-
-
-def wait_until_done(page, said: str = "Done.") -> None:
-    sync_api.expect(page.locator(".now").first).to_have_text(said, timeout=WAIT)
-    sync_api.expect(create_button(page)).to_be_visible(timeout=WAIT)
-
-
-def open_tab(page, name: str) -> None:
-    page.get_by_role("tab", name=name, exact=True).click()
-
-
-def fill_iterations(page, count: int) -> None:
-    page.get_by_role("button", name="More").click()
-    page.get_by_role("spinbutton", name="number input for Iterations").fill(str(count))
-    page.get_by_role("spinbutton", name="number input for Iterations").press("Tab")
 
 
 def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
@@ -233,9 +182,7 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
 
 
 def test_methods_are_compared_side_by_side_and_blind(page):
-    page.get_by_label("DreamFusion (SDS)").check()
-    ask(page, "a red car")
-    wait_until_done(page)
+    finished(page, "a red car", "DreamFusion (SDS)")
     button(page, "Compare without …").click()
     sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red car", timeout=WAIT)
     for name in ("ReDream", "without adaptation"):
@@ -285,12 +232,8 @@ def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_tab_is_wider_than_a_phone(browser, app, theme):
     with visitor(browser, app[0], width=390, color_scheme=theme) as page:
-        for tab in ("Create", "Compare", "Library", "Prior", "About"):
-            if page.get_by_role("tab", name=tab, exact=True).is_visible():
-                open_tab(page, tab)
-            else:  # behind the button for what has no room
-                page.locator(".overflow-menu > button").click()
-                page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
+        for tab in TABS:
+            open_tab(page, tab)
             page.wait_for_timeout(500)
             shoot(page, f"phone-{theme}-{tab.lower()}")
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
