@@ -32,6 +32,7 @@ SWITCHES = {
 }
 MORE = 200  # iterations that a finished run goes on for
 REMEMBERED = 30  # runs of a browser
+NEW = ("none: a new prompt", "")
 SIDE = 340  # pixels, of results
 STOP = {"value": "Stop and keep", "interactive": True}
 STOPPING = {"value": "Stopping, and making results of what there is", "interactive": False}
@@ -265,7 +266,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     pair, tally = gr.State(None), gr.BrowserState({}, storage_key="redream-tally", secret="redream")
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            base = gr.Dropdown([("a new one", "")], value="", label="A finished run")
+            base = gr.Dropdown([NEW], value="", label="A finished run")
             prompt = gr.Textbox(label="Prompt", max_length=PROMPT_LIMIT)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
             names = [(name, key) for key, name in comparison.VARIANTS.items()]
@@ -305,10 +306,8 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             return "Compare"
         return f"Compare{duration(worker, left)}"
 
-    def choices(known, base=""):
-        return gr.update(
-            choices=[("a new one", ""), *((named(r), r.folder.name) for r in still_here(known))], value=base
-        )
+    def choices(known, **value):
+        return gr.update(choices=[NEW, *((named(r), r.folder.name) for r in still_here(known))], **value)
 
     def adopt(base):
         """A run's prompt and seed."""
@@ -333,11 +332,18 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
 
     wish = [prompt, seed, base, ticks, mine]
     gr.on([button.click, prompt.submit], compare, wish, [trouble, chosen, mine, grid], **FOLLOWS, **PRIVATE)
-    gr.on([tab.select, prompt.change, seed.change, base.change, ticks.change], estimate, wish, button, **QUICK)
+    gr.on(
+        [tab.select, prompt.change, seed.change, base.change, ticks.change, chosen.change],
+        estimate,
+        wish,
+        button,
+        **QUICK,
+    )
     tab.select(choices, mine, base, **QUICK)
     base.input(adopt, base, [prompt, seed], **QUICK)
     jump = compare_this.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUICK)
-    jump.then(choices, [mine, current], base, **QUICK).then(adopt, base, [prompt, seed], **QUICK)
+    jump = jump.then(lambda known, run: choices(known, value=run), [mine, current], base, **QUICK)
+    jump.then(adopt, base, [prompt, seed], **QUICK)
     begin.click(show_two, chosen, [pair, two, *votes], **QUICK)
     for button, choice in zip(votes, ("A", "B", "same"), strict=True):
         button.click(

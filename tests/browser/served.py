@@ -30,9 +30,7 @@ WAIT = 60_000  # milliseconds
 @contextmanager
 def serving(stack: Path, runs: Path, uploads: Path) -> Iterator[str]:
     """The app's address; it ends with the block."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     environ = os.environ | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "REDREAM_STACK": str(stack),
@@ -45,14 +43,20 @@ def serving(stack: Path, runs: Path, uploads: Path) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     process = subprocess.Popen([sys.executable, "-c", START.format(ITERATIONS)], env=environ, cwd=runs)
     try:
-        _wait_for(address, process)
+        wait_for_address(address, process)
         yield address
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait_for(address: str, process: subprocess.Popen) -> None:
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def wait_for_address(address: str, process: subprocess.Popen) -> None:
     for _ in range(300):
         assert process.poll() is None, "the app ended"
         try:
