@@ -1,30 +1,29 @@
 """The page: describe an object, watch it form, compare methods, look through the library. Widgets and their wiring."""
 
-import functools
-import logging
 import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import astuple
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
-from redream import machine, pipeline, runs
+from redream import machine, runs
 from redream.endpoints import Endpoints
 from redream.jobs import Worker, find
 from redream.models import Models
 from redream.screen import about, comparison, page, sights
+from redream.screen.errors import answering, saying, streaming
 from redream.screen.library import CHOOSES, Library
-from redream.screen.markup import problem
 from redream.screen.theme import SCRIPT, STYLE, theme
 from redream.screen.wishes import METHODS, Wish, duration, guidance_of, named, page_of, pages, preset_of, still_here
 from redream.settings import MAX_ITERATIONS, MAX_PARTICLES, PROMPT_LIMIT
 from redream.stack import Stack
 
+SAMPLES = sorted((Path(__file__).parent / "examples/samples").glob("*.mp4"))  # made by this program
 EXAMPLES = ["a purple owl", "a blue cat", "a green dog", "a pink car", "a turquoise robot", "a yellow chair"]
 SWITCHES = {
     "Start from retrieved assets": "Gives the shape its geometry (initialisation).",
@@ -48,57 +47,6 @@ def choose() -> tuple[Stack, str]:
         return Stack.load(name), "REDREAM_STACK names it."
     found = machine.doctor()
     return Stack.load(found.stack), found.reason
-
-
-def sentence(error: Exception) -> str:
-    """An error in words; one that was not foreseen goes to the log."""
-    if pipeline.is_named(error):
-        return str(error)
-    logging.getLogger(__name__).error("A wish failed", exc_info=error)
-    return "Something in this program went wrong. Try again; if it stays, its log says more."
-
-
-def streaming(call: Callable) -> Callable:
-    """A generator for scripts, which are told an error's sentence."""
-
-    @functools.wraps(call)
-    def told(*values):
-        try:
-            yield from call(*values)
-        except ValueError as error:
-            raise gr.Error(sentence(error), print_exception=False) from error
-
-    return told
-
-
-def answering(call: Callable) -> Callable:
-    """The same for a function."""
-
-    @functools.wraps(call)
-    def answer(*values):
-        try:
-            return call(*values)
-        except ValueError as error:
-            raise gr.Error(sentence(error), print_exception=False) from error
-
-    return answer
-
-
-def saying(trouble: gr.HTML) -> Callable:
-    """For events that yield updates: an error's sentence stands in `trouble`, and is gone when all is well."""
-
-    def wrap(event: Callable) -> Callable:
-        @functools.wraps(event)
-        def said(*values):
-            try:
-                yield {trouble: gr.update(visible=False)}
-                yield from event(*values)
-            except ValueError as error:
-                yield {trouble: gr.update(value=problem(sentence(error)), visible=True)}
-
-        return said
-
-    return wrap
 
 
 def switches_for(method: str, initialise: bool = True, adapt: bool = True) -> list[dict]:
@@ -177,6 +125,12 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 label="Command", buttons=["copy"], interactive=False, visible=False, elem_classes="command"
             )
             link = gr.Markdown()
+            with gr.Column(visible=bool(SAMPLES)) as samples:
+                gr.Markdown("### Made by this program")
+                with gr.Row():
+                    for made in SAMPLES:
+                        name = made.stem.replace("-", " ")
+                        gr.Video(made, label=name, loop=True, autoplay=True, buttons=[], height=170, min_width=150)
 
     @saying(trouble)
     def create(known, prompt, file, uid, *how):
@@ -193,7 +147,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     def show(run):
         """Follow a run; what did not change on the page is left alone."""
-        off = dict.fromkeys((create_button, number, onward, command), gr.update(visible=False))
+        off = dict.fromkeys((create_button, number, onward, command, samples), gr.update(visible=False))
         yield off | {current: run, stop_button: gr.update(**STOP, visible=True), link: ""}
         before = {}
         for shown in pages(worker, run):
@@ -245,7 +199,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     how = [method, *switches, iterations, particles, seed, guidance, delta, resolution]  # a Wish's fields
     shown = [current, mine, trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
-    shown += [table, onward, again, record, command, link]
+    shown += [table, onward, again, record, command, link, samples]
     coming_back = demo.load(come_back, mine, [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
     wanted = [create_button.click, prompt.submit]
     gr.on(wanted, create, [mine, prompt, file, uid, *how], shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
