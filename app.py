@@ -1,5 +1,6 @@
 """The page: describe an object, watch it form, compare methods, look through the library. Widgets and their wiring."""
 
+import functools
 import os
 import random
 import sys
@@ -16,11 +17,23 @@ from redream.endpoints import Endpoints
 from redream.jobs import Worker, find
 from redream.models import Models
 from redream.screen import about, comparison, page, sights
-from redream.screen.errors import answering, saying, streaming
+from redream.screen.errors import answering, complaint, saying, sentence, streaming
 from redream.screen.library import CHOOSES, Library
 from redream.screen.theme import SCRIPT, STYLE, theme
-from redream.screen.wishes import METHODS, Wish, duration, guidance_of, named, page_of, pages, preset_of, still_here
-from redream.settings import MAX_ITERATIONS, MAX_PARTICLES, PROMPT_LIMIT
+from redream.screen.wishes import (
+    METHODS,
+    MOST_OBJECTS,
+    Wish,
+    duration,
+    guidance_of,
+    most_iterations,
+    named,
+    page_of,
+    pages,
+    preset_of,
+    still_here,
+)
+from redream.settings import PROMPT_LIMIT
 from redream.stack import Stack
 
 SAMPLES = sorted((Path(__file__).parent / "examples/samples").glob("*.mp4"))  # made by this program
@@ -93,13 +106,13 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
                 dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
             with gr.Accordion("More", open=False) as more:
-                most = min(MAX_ITERATIONS, 5 * preset.iterations)
-                iterations = gr.Slider(10, most, preset.iterations, step=10, label="Iterations")
-                particles = gr.Slider(1, min(4, MAX_PARTICLES), 1, step=1, label="Objects at once (particles)")
+                iterations = gr.Slider(1, most_iterations(preset), preset.iterations, step=1, label="Iterations")
+                particles = gr.Slider(1, MOST_OBJECTS, 1, step=1, label="Objects at once (particles)")
                 guidance = gr.Number(preset.guidance, label="Guidance", minimum=0, maximum=200)
                 delta = gr.Checkbox(True, label="Delta denoising", info="Leaves out what the prior does to any asset.")
                 size = preset.render_size[-1][1]
-                resolution = gr.Radio([size, size * 3 // 2, size * 2], value=size, label="Resolution while forming")
+                sizes = [("the usual", 0), *((f"{n} px", n) for n in (size, size * 3 // 2, size * 2))]
+                resolution = gr.Radio(sizes, value=0, label="Resolution while forming")
                 file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
                 uid = gr.Textbox(label="Start from this asset of the library", placeholder="its uid", max_length=200)
             create_button = gr.Button("Create", variant="primary", size="lg")
@@ -132,18 +145,32 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                         name = made.stem.replace("-", " ")
                         gr.Video(made, label=name, loop=True, autoplay=True, buttons=[], height=170, min_width=150)
 
-    @saying(trouble)
-    def create(known, prompt, file, uid, *how):
+    idle = {create_button: gr.update(visible=True), stop_button: gr.update(visible=False)}
+
+    @saying(trouble, idle)
+    def create(known, followed, prompt, file, uid, *how):
         given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
-        run = worker.submit(prompt or "", Wish(*how).settings(preset), **given)
-        yield {mine: [run, *known][:REMEMBERED]}
+        wish = Wish(*how)
+        try:
+            run = worker.submit(prompt or "", wish.settings(preset), **given)
+        except ValueError as error:
+            yield {trouble: complaint(error)}
+            if worker.ahead(followed or "") is not None:  # what was followed when this was asked for
+                yield from show(followed)
+            return
+        yield {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0)}
         yield from show(run)
 
-    @saying(trouble)
+    @saying(trouble, idle)
     def go_on(run):
         """Continue from the last checkpoint, further than was planned if that is done."""
         worker.resume(run, MORE if find(run).finished else None)
         yield from show(run)
+
+    @saying(trouble)
+    def pick(run, of):
+        """Another object of the run."""
+        yield result(page_of(run), of)
 
     def show(run):
         """Follow a run; what did not change on the page is left alone."""
@@ -153,8 +180,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         for shown in pages(worker, run):
             now = {assets: shown.assets_html(), state: shown.state_html(), preview: shown.preview_html()}
             now |= {curves: shown.curves_html()} | result(shown, 0)
-            if changed := {w: value for w, value in now.items() if w not in before or before[w] != value}:
-                yield changed
+            changed = {w: value for w, value in now.items() if w not in before or before[w] != value}
+            yield changed or {current: run}  # in any case something, so that a page that was closed is noticed
             before = now
         yield ended(run, shown)
 
@@ -165,9 +192,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     def ended(run, shown):
         """What can be done with a run that is over."""
         kept, objects = find(run).folder / "record.json", range(shown.objects)
-        return {
-            create_button: gr.update(visible=True),
-            stop_button: gr.update(visible=False),
+        return idle | {
             number: gr.update(choices=[(str(n + 1), n) for n in objects], value=0, visible=len(objects) > 1),
             onward: gr.update(visible=True),
             again: f"Continue for {MORE} more" if shown.complete else "Continue",
@@ -176,11 +201,11 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
         }
 
+    @saying(trouble, idle)
     def come_back(known, request: gr.Request):
         """Show the run that the address names, or that this browser saw last, with what was asked for."""
-        yield {current: None}  # at least one update, else every widget would be emptied
         for run in still_here([request.query_params.get("run", ""), *known])[:1]:
-            asked, answers = run.request, Wish.of(run.request.settings)
+            asked, answers = run.request, Wish.of(run.request.settings, preset)
             stand = switches_for(answers.method, answers.initialise, answers.adapt)
             values = [answers.method, *stand, *astuple(answers)[3:]]
             yield {prompt: asked.prompt, uid: " ".join(asked.uids)} | dict(zip(how, values, strict=True))
@@ -202,15 +227,16 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     shown += [table, onward, again, record, command, link, samples]
     coming_back = demo.load(come_back, mine, [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
     wanted = [create_button.click, prompt.submit]
-    gr.on(wanted, create, [mine, prompt, file, uid, *how], shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
-    again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
+    going_on = again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
+    asked = [mine, current, prompt, file, uid, *how]
+    gr.on(wanted, create, asked, [*shown, seed], cancels=[coming_back, going_on], **FOLLOWS, **PRIVATE)
     stop_button.click(end, current, stop_button, **QUICK)
-    number.input(lambda run, of: result(page_of(run), of), [current, number], [video, mesh, table], **QUICK)
+    number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **QUICK)
     method.input(lambda method: guidance_of(preset, method), method, guidance, **QUICK)
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
-    gr.on([demo.load, command.change, *changes], estimate, how, create_button, **QUICK)
+    gr.on([demo.load, command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
     return uid, more, compare_this
 
 
@@ -227,8 +253,9 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             ticks = gr.CheckboxGroup(names, value=["redream", "redream-no-adapt", "vsd"], label="Compare")
             trouble = gr.HTML(visible=False)
             button = gr.Button("Compare", variant="primary")
+            halt = gr.Button("Stop what is being made", size="sm")
         with gr.Column(scale=3, min_width=300):
-            grid = gr.HTML(comparison.NOTHING, js_on_load=comparison.CLOCK)
+            grid, progress = gr.HTML(comparison.NOTHING, js_on_load=comparison.CLOCK), gr.HTML()
             with gr.Accordion("Blind test", open=False):
                 two = gr.HTML(comparison.NOTHING_BLIND, js_on_load=comparison.CLOCK)
                 with gr.Row():
@@ -238,71 +265,76 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
 
     def asked(base, seed):
         """Settings that all are made with, but for their method."""
-        return find(base).request.settings if base else preset.with_(seed=int(seed or 0))
+        return comparison.base_of(next(iter(still_here([base])), None), preset, int(seed or 0))
 
     @saying(trouble)
     def compare(prompt, seed, base, ticks, known):
-        made = comparison.runs_for(worker, prompt or "", asked(base, seed), ticks, still_here(known))
-        yield {chosen: made, mine: list(dict.fromkeys([*made.values(), *known]))[:REMEMBERED]}
-        before, forming = None, True
-        while forming:
+        made, forming, before = {}, True, None
+        try:
+            for made in comparison.runs_for(worker, prompt or "", asked(base, seed), ticks, still_here(known)):
+                yield {chosen: made, mine: list(dict.fromkeys([*made.values(), *known]))[:REMEMBERED]}
+        except ValueError as error:  # those that were taken on are followed nevertheless
+            yield {trouble: complaint(error)}
+        while made and forming:
             forming = any(worker.ahead(run) is not None for run in made.values())  # asked before it is looked at
-            now = comparison.grid_html(comparison.look(worker, made))
-            if now != before:
-                yield {grid: now}
-            before = now
+            now = comparison.look(worker, made)
+            shown = [one.variant for one in now if not one.sentence]
+            told = {progress: comparison.progress_html(now)}
+            yield told | ({grid: gr.update(value=comparison.grid_html(now), visible=True)} if shown != before else {})
+            before = shown
             time.sleep(1)
 
     def estimate(prompt, seed, base, ticks, known):
         try:
-            left = comparison.missing(prompt or "", asked(base, seed), ticks, still_here(known))
+            left = comparison.missing(worker, prompt or "", asked(base, seed), ticks, still_here(known))
         except ValueError:
             return "Compare"
         return f"Compare{duration(worker, left)}"
 
+    def end(made):
+        for run in made.values():
+            worker.stop(run)
+
     def choices(known, **value):
-        return gr.update(choices=[NEW, *((named(r), r.folder.name) for r in still_here(known))], **value)
+        finished = [run for run in still_here(known) if run.finished]
+        return gr.update(choices=[NEW, *((named(run), run.folder.name) for run in finished)], **value)
 
-    def adopt(base):
+    def adopt(run):
         """A run's prompt and seed."""
-        request = find(base).request if base else None
-        return (request.prompt, request.settings.seed) if request else (gr.skip(), gr.skip())
+        for here in still_here([run]):
+            return here.request.prompt, here.request.settings.seed
+        return gr.skip(), gr.skip()
 
-    def show_two(runs):
-        found = comparison.next_pair(comparison.look(worker, runs), random.Random())
-        if found is None:
-            return [None, comparison.NOTHING_BLIND, *[gr.update(interactive=False)] * 3]
-        first, second, question = found
-        return [
-            (first.variant, second.variant),
-            comparison.pair_html(first, second, question),
-            *[gr.update(interactive=True)] * 3,
-        ]
+    def jump(known, run):
+        finished = [here for here in still_here([run]) if here.finished]
+        return [gr.Tabs(selected="compare"), choices(known, value=run if finished else ""), *adopt(run)]
 
-    def vote(choice, pair, tally, runs):
+    def show_two(made):
+        """Two of them without names; until the choice is made, those with names are hidden."""
+        if found := comparison.next_pair(comparison.look(worker, made), random.Random()):
+            first, second, question = found
+            shown = [(first.variant, second.variant), comparison.pair_html(first, second, question)]
+            return [*shown, gr.update(visible=False), *[gr.update(interactive=True)] * 3]
+        return [None, comparison.NOTHING_BLIND, gr.skip(), *[gr.update(interactive=False)] * 3]
+
+    def vote(choice, pair, tally):
         tally = comparison.counted(tally, pair, choice)
-        told = comparison.answer_html(pair, choice)
-        return [tally, comparison.tally_html(tally), told, *[gr.update(interactive=False)] * 3]
+        told = [tally, comparison.tally_html(tally), comparison.answer_html(pair, choice), gr.update(visible=True)]
+        return [*told, *[gr.update(interactive=False)] * 3]
 
     wish = [prompt, seed, base, ticks, mine]
-    gr.on([button.click, prompt.submit], compare, wish, [trouble, chosen, mine, grid], **FOLLOWS, **PRIVATE)
-    gr.on(
-        [tab.select, prompt.change, seed.change, base.change, ticks.change, chosen.change],
-        estimate,
-        wish,
-        button,
-        **QUICK,
-    )
+    gr.on([button.click, prompt.submit], compare, wish, [trouble, chosen, mine, grid, progress], **FOLLOWS, **PRIVATE)
+    halt.click(end, chosen, None, **QUICK)
+    changes = [widget.change for widget in (prompt, seed, base, ticks, chosen)]
+    gr.on([tab.select, *changes], estimate, wish, button, trigger_mode="always_last", **QUICK)
     tab.select(choices, mine, base, **QUICK)
+    tab.select(comparison.tally_html, tally, counts, **QUICK)
     base.input(adopt, base, [prompt, seed], **QUICK)
-    jump = compare_this.click(lambda: gr.Tabs(selected="compare"), None, tabs, **QUICK)
-    jump = jump.then(lambda known, run: choices(known, value=run), [mine, current], base, **QUICK)
-    jump.then(adopt, base, [prompt, seed], **QUICK)
-    begin.click(show_two, chosen, [pair, two, *votes], **QUICK)
+    compare_this.click(jump, [mine, current], [tabs, base, prompt, seed], **QUICK)
+    begin.click(show_two, chosen, [pair, two, grid, *votes], **QUICK)
     for button, choice in zip(votes, ("A", "B", "same"), strict=True):
-        button.click(
-            lambda *state, c=choice: vote(c, *state), [pair, tally, chosen], [tally, counts, two, *votes], **QUICK
-        )
+        chose = functools.partial(vote, choice)
+        button.click(chose, [pair, tally], [tally, counts, two, grid, *votes], **QUICK)
 
 
 def library_tab(worker, tab, tabs, uid, more) -> None:
@@ -381,18 +413,20 @@ def endpoints(worker: Worker) -> None:
 def main() -> None:
     try:
         stack, reason = choose()
+        runs.root().mkdir(parents=True, exist_ok=True)
+        days = float(os.environ.get("REDREAM_KEEP_DAYS") or (2 if "SPACE_ID" in os.environ else 0))
+        worker = Worker(Models.load(stack), keep_days=days or None)
+        demo = build(worker, reason)
     except ValueError as error:
-        sys.exit(str(error))
-    runs.root().mkdir(parents=True, exist_ok=True)
-    days = float(os.environ.get("REDREAM_KEEP_DAYS") or (2 if "SPACE_ID" in os.environ else 0))
-    worker = Worker(Models.load(stack), keep_days=days or None)
+        sys.exit(sentence(error))
     threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
-    build(worker, reason).launch(
+    demo.launch(
         theme=theme(),
         css_paths=STYLE,
         js=SCRIPT,
         allowed_paths=[str(runs.root().resolve())],
         max_file_size="100mb",
+        max_threads=400,  # one for each page that follows a run
         footer_links=["api"],
         run_history=False,
         mcp_server=True,

@@ -7,6 +7,7 @@ not made again, so that the same command goes on after an interruption.
 """
 
 import argparse
+import hashlib
 import json
 import re
 import shutil
@@ -34,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def make(prompt: str) -> str:
         """A prompt's object; what became of it, in a sentence."""
-        folder = asked.out / re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60]
+        words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:50]
+        wish = json.dumps([prompt, asked.method, asked.iterations, asked.seed])
+        folder = asked.out / f"{words}-{hashlib.sha256(wish.encode()).hexdigest()[:8]}"
         if (folder / "result.json").is_file():
             return f"{prompt}: is there already."
         try:

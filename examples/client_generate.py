@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,8 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(said, file=sys.stderr, flush=True)
             time.sleep(0.5)
         except KeyboardInterrupt:
+            if not job.outputs():  # nobody has begun
+                return 130
             client.predict(job.outputs()[-1][0]["run"], api_name="/stop")
-    state, turntables, models = job.result()
+    try:
+        state, turntables, models = job.result()
+    except AppError as error:
+        print(error, file=sys.stderr)
+        return 2
 
     asked.out.mkdir(parents=True, exist_ok=True)
     for file in (*turntables, *models):

@@ -49,7 +49,7 @@ class Endpoints:
             method: redream, vsd (ProlificDreamer) or sds (DreamFusion); the latter two use no assets
             initialise: start from retrieved assets
             adapt: teach the model the views of retrieved assets
-            particles: objects at once, 1 to 8
+            particles: objects at once, 1 to 4
             iterations: for each object; none: as the preset has it
             seed: equal seeds give equal objects on the same machine
             asset: a GLB to start from instead of retrieved assets
@@ -65,7 +65,9 @@ class Endpoints:
             run: its id
             iterations: so many more for each object than were planned; 0: to the end of the plan
         """
-        yield from self._follow(self.worker.resume(str(run), int(iterations or 0) or None))
+        more = int(iterations or 0) or None
+        Wish(iterations=more).settings(preset_of(self.worker))  # no more than for a new run
+        yield from self._follow(self.worker.resume(str(run), more))
 
     def stop(self, run: str) -> dict:
         """Stop a run; its results are made of what there is. {stopping}: whether it was being made or waited.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, Queue
 
 from redream import events, machine, pipeline, runs
 from redream.events import Event, Finished, Progress
@@ -21,6 +21,7 @@ from redream.runs import Run, RunError
 from redream.settings import MAX_WAITING, PRESETS, Settings
 
 LOOK = 0.2  # seconds between two looks at a history
+PULSE = 1.0  # seconds after which who follows is told that there is nothing new, so that who has gone is noticed
 RECALLED = 5  # runs that are here at the start and tell how fast this machine is
 TIDY = 3600.0  # seconds between two looks for runs to remove
 
@@ -67,8 +68,13 @@ class Worker:
     def prepare(self) -> None:
         """Load what every run needs and measure how fast it is: the first run then waits for nothing."""
         models = self.models
-        _ = models.index, models.clip("retrieval"), models.clip("a")
-        self.pace.measure(models.prior)
+        _ = models.index, models.clip("retrieval"), models.clip("a"), models.prior
+
+        def measure(stop: Callable[[], bool]) -> Iterator[None]:
+            yield self.pace.measure(models.prior)
+
+        for _ in self.do(measure):  # in its turn: runs change the prior while they use it
+            pass
 
     def submit(self, prompt: str, settings: Settings | None = None, **more) -> str:
         """Take a run on; its id, which is hard to guess. `more`: assets or uids. All as in `pipeline.generate`, which also
@@ -94,6 +100,7 @@ class Worker:
                 raise JobError("This run is finished; say how many more iterations it shall have.")
             return pipeline.resume(here.folder, iterations, stop=stop, models=self.models)
 
+        (here.folder / "settings.json").touch()  # old runs are removed, but not what somebody comes back to
         done = int(checkpoints[-1].name) if (checkpoints := here.checkpoints()) else 0
         seconds = self.pace.seconds(here.request.settings, here.request.extra + (iterations or 0), done)
         return self._queue(run, begin, seconds)
@@ -115,7 +122,7 @@ class Worker:
     def do(self, work: Callable[[Callable[[], bool]], Iterator]) -> Iterator:
         """Something else than a run, when its turn has come: `Waiting` until then, then what it tells. It is stopped when
         nobody listens any more. What it raises is raised here; raises `JobError` when too many wait."""
-        told, end, failed = SimpleQueue(), object(), []
+        told, end, failed = Queue(), object(), []
 
         def passed_on(stop: Callable[[], bool]) -> Iterator[Event]:
             try:
@@ -130,14 +137,14 @@ class Worker:
 
         name = self._queue(runs.new_id(), passed_on, None)
         try:
-            before = None
-            while (ahead := self.ahead(name)) and told.empty():
-                if ahead != before:
+            while True:
+                with suppress(Empty):
+                    if (news := told.get(timeout=PULSE)) is end:
+                        break
+                    yield news
+                    continue
+                if ahead := self.ahead(name):
                     yield Waiting(ahead, self.wait(name))
-                    before = ahead
-                time.sleep(LOOK)
-            while (news := told.get()) is not end:
-                yield news
             if failed:
                 raise failed[0]
         finally:
@@ -165,19 +172,20 @@ class Worker:
         return None if None in before else sum(before, 0.0)
 
     def follow(self, run: str) -> Iterator[list[Event]]:
-        """A run's events from its first one on: all that is new at a time, until there is no more to come.
+        """A run's events from its first one on: all that is new at a time, or nothing, until there is no more to come.
 
         Raises `RunError` if there is no such run.
         """
-        history, read, told = find(run).folder / "events.jsonl", 0, None
+        history, read, told, last = find(run).folder / "events.jsonl", 0, None, time.monotonic()
         while True:
             ahead = self.ahead(run)  # asked before the history is read, so that its last lines are not missed
-            new, read = _after(history, read)
+            new, read = after(history, read)
             if ahead and ahead != told:
                 new.append(Waiting(ahead, self.wait(run)))
                 told = ahead
-            if new:
+            if new or time.monotonic() - last > PULSE:
                 yield new
+                last = time.monotonic()
             if ahead is None:
                 return
             time.sleep(LOOK)
@@ -225,7 +233,7 @@ def _tidy(days: float) -> None:
         time.sleep(TIDY)
 
 
-def _after(history: Path, place: int) -> tuple[list[Event], int]:
+def after(history: Path, place: int) -> tuple[list[Event], int]:
     """The events after a place in a history (bytes), and the place after them; a line being written waits."""
     if not history.is_file():
         return [], place

@@ -197,10 +197,10 @@ def test_half_a_line_is_left_for_later_and_a_broken_one_is_skipped(runs_folder):
     history = run.folder / "events.jsonl"
     whole = history.read_bytes()
     history.write_bytes(whole + b'{"event": "warn\n' + whole[:-9])
-    found, place = jobs._after(history, 0)
+    found, place = jobs.after(history, 0)
     assert found == [Warned("eins")]
     history.write_bytes(history.read_bytes() + whole[-9:])
-    assert jobs._after(history, place) == ([Warned("eins")], history.stat().st_size)
+    assert jobs.after(history, place) == ([Warned("eins")], history.stat().st_size)
 
 
 def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_folder):

@@ -1,18 +1,20 @@
 """The same prompt and seed made by several methods: side by side in step, and two of them without their names."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from redream import gallery
 from redream.evaluation import METHODS
-from redream.events import Failed, Progress
+from redream.events import Failed, Finished, Progress
 from redream.files import read_json
-from redream.jobs import Worker, find
+from redream.jobs import Worker, after
+from redream.judging import SCORES
 from redream.runs import Run
-from redream.screen.markup import data_uri, quiet, turning
+from redream.screen.markup import data_uri, quiet, turning, waiting
+from redream.screen.wishes import still_here
 from redream.settings import Settings
 
 VARIANTS = {  # of `METHODS`: in words
@@ -22,14 +24,7 @@ VARIANTS = {  # of `METHODS`: in words
     "vsd": "ProlificDreamer (VSD)",
     "sds": "DreamFusion (SDS)",
 }
-SHOWN = {  # score: in words, whether more is better, how it is written
-    "clip_a": ("likeness a", True, "{:.3f}"),
-    "clip_b": ("likeness b", True, "{:.3f}"),
-    "view_agreement_a": ("sides right a", True, "{:.0%}"),
-    "view_agreement_b": ("sides right b", True, "{:.0%}"),
-    "front_behind_a": ("faces behind a", False, "{:.0%}"),
-    "a_lpips_a": ("change a", None, "{:.4f}"),
-}
+SHOWN = ("clip_a", "clip_b", "view_agreement_a", "view_agreement_b", "front_behind_a", "a_lpips_a", "coverage")
 QUESTIONS = {  # of the paper's user study
     "texture": "Which one has the better texture?",
     "shape": "Which one has the more plausible shape?",
@@ -52,6 +47,10 @@ def settings_for(name: str, settings: Settings) -> Settings:
     return settings.with_(**({"method": "redream", "initialise": True, "adapt": True} | METHODS[name]))
 
 
+class ComparisonError(ValueError):
+    """What cannot be compared; the message says why."""
+
+
 @dataclass(frozen=True)
 class Made:
     """A variant's run: finished, with an object to look at, or with a sentence that says how far it is."""
@@ -66,7 +65,9 @@ class Made:
         file = self.run.folder / "sprite.jpg"
         if self.sentence:
             return None
-        if not file.is_file() and (pictures := gallery.frames(self.run.folder / "turntable-0.mp4")):
+        film = self.run.folder / "turntable-0.mp4"
+        stale = file.is_file() and film.is_file() and film.stat().st_mtime > file.stat().st_mtime  # the run went on
+        if (stale or not file.is_file()) and (pictures := gallery.frames(film)):
             gallery.save_sprites(pictures, file)
         return file if file.is_file() else None
 
@@ -76,50 +77,70 @@ class Made:
         return (found.get("objects") or [{}])[0]
 
 
+TAIL = 16_384  # bytes of a history that tell where its run is
+
+
 def look(worker: Worker, runs: Mapping[str, str]) -> list[Made]:
-    """Where some runs are: variant → id."""
+    """Where some runs are: variant → id. Those that were removed are left out."""
     made = []
-    for variant, name in runs.items():
-        run, ahead = find(name), worker.ahead(name)
-        if ahead:
-            sentence = f"Waits for its turn: {ahead} before it."
-        else:
-            told = [event for event in run.events() if isinstance(event, (Progress, Failed))]
-            sentence = _sentence(told[-1] if told else None, being_made=ahead == 0)
-        made.append(Made(variant, run, sentence))
+    for run in still_here(list(runs.values())):
+        variant = next(name for name, other in runs.items() if other == run.folder.name)
+        made.append(Made(variant, run, _sentence(run, worker.ahead(run.folder.name))))
     return made
 
 
-def _sentence(last: Progress | Failed | None, being_made: bool) -> str:
-    if being_made:
-        return (
-            f"{last.stage.capitalize()}, {last.iteration / last.total:.0%}" if isinstance(last, Progress) else "Begins."
-        )
-    return last.sentence if isinstance(last, Failed) else "" if last else "It was stopped before it began."
+def _sentence(run: Run, ahead: int | None) -> str:
+    """How far a run is; "" if it is finished."""
+    if ahead:
+        return waiting(ahead, None)
+    history = run.folder / "events.jsonl"
+    told = after(history, max(0, history.stat().st_size - TAIL))[0] if history.is_file() else []
+    last = next((event for event in reversed(told) if isinstance(event, (Progress, Failed, Finished))), None)
+    match last:
+        case Progress(stage, done, total) if ahead == 0:
+            return f"{stage.capitalize()}, {done / total:.0%}"
+        case Finished(stopped=False):
+            return ""
+        case Failed(sentence):
+            return sentence
+    return "Begins." if ahead == 0 else "It was stopped before it was finished."
 
 
 def runs_for(
     worker: Worker, prompt: str, base: Settings, variants: Sequence[str], known: Sequence[Run]
-) -> dict[str, str]:
-    """A run for each variant of a prompt: one that is known already or, at its turn, a new one. Raises as
-    `Worker.submit`; those that were taken on before stay."""
-    found = {}
+) -> Iterator[dict[str, str]]:
+    """A run for each variant of a prompt: one that is known already or, at its turn, a new one; told after each of them.
+    Raises as `Worker.submit`."""
+    found: dict[str, str] = {}
     for variant in variants:
         wanted = settings_for(variant, base)
-        equal = next((run for run in known if _is_plain(run, prompt, wanted)), None)
-        found[variant] = equal.folder.name if equal else worker.submit(prompt, wanted)
-    return found
+        equal = next((run for run in known if _is_usable(worker, run, prompt, wanted)), None)
+        found = found | {variant: equal.folder.name if equal else worker.submit(prompt, wanted)}
+        yield found
 
 
-def missing(prompt: str, base: Settings, variants: Sequence[str], known: Sequence[Run]) -> list[Settings]:
+def missing(
+    worker: Worker, prompt: str, base: Settings, variants: Sequence[str], known: Sequence[Run]
+) -> list[Settings]:
     """The settings of the runs that would have to be made."""
     wanted = [settings_for(variant, base) for variant in variants]
-    return [settings for settings in wanted if not any(_is_plain(run, prompt, settings) for run in known)]
+    return [settings for settings in wanted if not any(_is_usable(worker, run, prompt, settings) for run in known)]
 
 
-def _is_plain(run: Run, prompt: str, settings: Settings) -> bool:
+def base_of(run: Run | None, preset: Settings, seed: int) -> Settings:
+    """What all variants have in common: a run's settings, or the preset's. Raises `ComparisonError`."""
+    if run is None:
+        return preset.with_(seed=seed)
+    if run.request.assets or run.request.uids:
+        raise ComparisonError("This run started from an asset of one's own choice; compare one that did not.")
+    return run.request.settings.with_(seed=seed)
+
+
+def _is_usable(worker: Worker, run: Run, prompt: str, settings: Settings) -> bool:
+    """Whether a run was asked for in the same way, and is finished or will be."""
     r = run.request
-    return (r.prompt, r.settings) == (prompt, settings) and not (r.extra or r.assets or r.uids)
+    equal = (r.prompt, r.settings) == (prompt, settings) and not (r.extra or r.assets or r.uids)
+    return equal and (run.finished or worker.ahead(run.folder.name) is not None)
 
 
 def grid_html(made: Sequence[Made]) -> str:
@@ -128,7 +149,7 @@ def grid_html(made: Sequence[Made]) -> str:
         return NOTHING
     heads = "".join(f"<th scope='col'>{escape(VARIANTS[one.variant])}</th>" for one in made)
     rows = [("Assets", [_assets(one.run) for one in made]), ("Object", [_object(one) for one in made])]
-    rows += [(words, _scores(made, key)) for key, (words, _, _) in SHOWN.items()]
+    rows += [(SCORES[key].label, _scores(made, key)) for key in SHOWN]
     body = "".join(
         f"<tr><th scope='row'>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in rows
     )
@@ -138,7 +159,7 @@ def grid_html(made: Sequence[Made]) -> str:
 def _object(one: Made) -> str:
     sprite = one.sprite
     if sprite is None:
-        return quiet(one.sentence or "There is nothing to see.")
+        return quiet("Not there yet." if one.sentence else "There is nothing to see.")
     return sprite_html(sprite, f"{one.run.request.prompt}, {VARIANTS[one.variant]}")
 
 
@@ -160,12 +181,20 @@ def _assets(run: Run) -> str:
 
 def _scores(made: Sequence[Made], key: str) -> list[str]:
     """A score of each object as it is shown, the best in bold."""
-    _, more, form = SHOWN[key]
     values = [None if one.sentence else one.scores.get(key) for one in made]
     known = [value for value in values if value is not None]
-    best = None if more is None or len(known) < 2 else (max if more else min)(known)
-    said = ["" if value is None else form.format(value) for value in values]
+    choose = {"higher": max, "lower": min}.get(SCORES[key].better)
+    if key.startswith("a_lpips"):  # what is blank does best
+        choose = None
+    best = choose(known) if choose and len(known) > 1 else None
+    said = ["" if value is None else SCORES[key].text(value) for value in values]
     return [f"<b>{text}</b>" if value is not None and value == best else text for value, text in zip(values, said)]
+
+
+def progress_html(made: Sequence[Made]) -> str:
+    """A line for each object that is not there yet."""
+    lines = [f"{VARIANTS[one.variant]}: {one.sentence}" for one in made if one.sentence]
+    return "".join(f"<p class='small'>{escape(line)}</p>" for line in lines)
 
 
 # ---------------------------------------------------------------- the blind test

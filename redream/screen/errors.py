@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import gradio as gr
 
@@ -18,34 +19,46 @@ def sentence(error: Exception) -> str:
     return "Something in this program went wrong. Try again; if it stays, its log says more."
 
 
-def streaming(call: Callable) -> Callable:
-    """A generator for scripts, which are told an error's sentence."""
+def complaint(error: Exception) -> dict:
+    """The sentence where a page shows it."""
+    return gr.update(value=problem(sentence(error)), visible=True)
 
-    @functools.wraps(call)
-    def told(*values):
-        try:
-            yield from call(*values)
-        except ValueError as error:
-            raise gr.Error(sentence(error), print_exception=False) from error
 
-    return told
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        raise gr.Error(sentence(error), print_exception=False) from error
 
 
 def answering(call: Callable) -> Callable:
-    """The same for a function."""
+    """A function for scripts, which are told an error's sentence."""
 
     @functools.wraps(call)
     def answer(*values):
-        try:
+        with _told():
             return call(*values)
-        except ValueError as error:
-            raise gr.Error(sentence(error), print_exception=False) from error
 
     return answer
 
 
-def saying(trouble: gr.HTML) -> Callable:
-    """For events that yield updates: an error's sentence stands in `trouble`, and is gone when all is well."""
+def streaming(call: Callable) -> Callable:
+    """The same for a generator."""
+
+    @functools.wraps(call)
+    def stream(*values):
+        with _told():
+            yield from call(*values)
+
+    return stream
+
+
+def saying(trouble: gr.HTML, otherwise: Mapping | None = None) -> Callable:
+    """For events that yield updates: an error's sentence stands in `trouble` and is gone when all is well; with it come
+    the updates `otherwise`."""
 
     def wrap(event: Callable) -> Callable:
         @functools.wraps(event)
@@ -53,8 +66,8 @@ def saying(trouble: gr.HTML) -> Callable:
             try:
                 yield {trouble: gr.update(visible=False)}
                 yield from event(*values)
-            except ValueError as error:
-                yield {trouble: gr.update(value=problem(sentence(error)), visible=True)}
+            except Exception as error:  # noqa: BLE001 - whatever it was, a person is told
+                yield {trouble: complaint(error), **(otherwise or {})}
 
         return said
 

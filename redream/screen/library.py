@@ -9,8 +9,10 @@ import pyarrow.compute as pc
 
 from redream import results
 from redream.models import Models
+from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.scene import assets
+from redream.scene.intake import IntakeError
 from redream.screen.markup import asset_facts, data_uri, quiet, turning
 from redream.settings import PRESETS
 from redream.stack import check_prompt
@@ -56,7 +58,7 @@ class Library:
             return quiet("The library has nothing like that.")
         cards = "".join(
             f"<button class='card' type='button' data-uid='{escape(row['uid'])}'>"
-            f"{turning(self.strip(row['uid']), row['caption'])}<b>{escape(row['caption'])}</b>"
+            f"{self._turning(row)}<b>{escape(row['caption'])}</b>"
             f"<span class='small'>{escape(row['license'] or '')}</span></button>"
             for row in rows
         )
@@ -71,6 +73,13 @@ class Library:
         facts = asset_facts(row, [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"])
         views = turning(self._drawn(asset.turned(alignment.yaw_deg)), f"{row['caption']}, from its front on")
         return f"<div class='card one'>{views}<b>{escape(row['caption'])}</b>{facts}</div>"
+
+    def _turning(self, row: dict) -> str:
+        """An asset's views, or nothing where its file cannot be had."""
+        try:
+            return turning(self.strip(row["uid"]), row["caption"])
+        except (AssetUnavailable, assets.AssetError, IntakeError) as error:
+            return quiet(str(error))
 
     def _strip(self, uid: str) -> str:
         """Eight views of an asset, as a data URI."""

@@ -25,6 +25,12 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
+def waiting(ahead: int, seconds: float | None) -> str:
+    """A place in the queue: how many come before, and for how long."""
+    wait = "" if seconds is None else f", about {in_words(seconds)}"
+    return f"Waiting for its turn: {ahead} {'run is' if ahead == 1 else 'runs are'} before it{wait}"
+
+
 def as_html(sentence: str) -> str:
     """A sentence as text, with what stands between asterisks in italics."""
     return re.sub(r"\*([^*<>]+)\*", r"<em>\1</em>", escape(sentence))

@@ -7,7 +7,7 @@ from pathlib import Path
 from redream import events as told
 from redream.jobs import Waiting
 from redream.screen.curves import curves_html
-from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning
+from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
 
 STAGES = {"loading": "Loading the models", "filming": "Filming the turntable", "scoring": "Scoring"}
 STAGES |= {"warm-up": "Warming up", "painting": "Painting"}
@@ -62,11 +62,11 @@ class Page:
         self.ended = isinstance(event, (told.Finished, told.Failed))
         match event:
             case Waiting(ahead, seconds):
-                wait = "" if seconds is None else f", about {in_words(seconds)}"
-                self.state = f"Waiting for its turn: {ahead} {'run is' if ahead == 1 else 'runs are'} before it{wait}"
-            case told.Started(settings=settings):
+                self.state = waiting(ahead, seconds)
+            case told.Started(settings=settings, iteration=begin):
                 self.uses_assets, self.warnings, self.complete = settings.uses_assets, [], False
-                self.files, self.scores = {}, []  # what an earlier session made is made anew
+                self.files, self.scores = {}, []  # what an earlier session made is made anew, and what it lost is gone
+                self.series = {name: [p for p in points if p[0] <= begin] for name, points in self.series.items()}
                 self.state = "Looking through the library" if settings.uses_assets else "Starting without assets"
             case told.Retrieved(assets, strips):
                 self.assets, self.strips, self.state = assets, list(strips), "Looking for the front of each asset"

@@ -7,7 +7,7 @@ import torch
 from redream import pipeline, results
 from redream.events import Progress
 from redream.jobs import Waiting, Worker
-from redream.screen.markup import bar, in_words, picture, quiet
+from redream.screen.markup import bar, picture, quiet, waiting
 from redream.screen.wishes import preset_of
 
 NAMES = ("back", "between back and side", "side", "between side and front", "front")
@@ -24,8 +24,7 @@ def sights(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
     ):
         match news:
             case Waiting(ahead, seconds):
-                wait = "" if seconds is None else f", about {in_words(seconds)}"
-                yield quiet(f"Waiting for its turn: {ahead} before it{wait}."), []
+                yield quiet(waiting(ahead, seconds)), []
             case Progress(stage, done, total):
                 yield f"<p class='now'>{stage.capitalize()}</p>{bar(done / total)}", []
             case pipeline.Seen(before, after):

@@ -8,9 +8,19 @@ from redream.runs import Run
 from redream.screen import page
 from redream.screen.markup import in_words
 from redream.screen.page import Page
-from redream.settings import PRESETS, Settings
+from redream.settings import MAX_ITERATIONS, PRESETS, Settings
 
 METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
+MOST_OBJECTS = 4  # at once, for one visitor of a device that all share
+
+
+class WishError(ValueError):
+    """More than one visitor gets; the message says how much that is."""
+
+
+def most_iterations(preset: Settings) -> int:
+    """For each object of a visitor."""
+    return min(MAX_ITERATIONS, 5 * preset.iterations)
 
 
 @dataclass(frozen=True)
@@ -25,10 +35,18 @@ class Wish:
     seed: int | None = None
     guidance: float | None = None
     delta: bool = True
-    resolution: int | None = None  # pixels of the renders while it forms
+    resolution: int | None = None  # pixels of the renders while it forms; None or 0: the preset's
 
     def settings(self, preset: Settings) -> Settings:
-        """A preset with what was asked for. Raises `SettingsError`."""
+        """A preset with what was asked for. Raises `WishError`, `SettingsError`."""
+        if self.particles > MOST_OBJECTS:
+            raise WishError(
+                f"These are {self.particles} objects at once; the limit here is {MOST_OBJECTS} (particles)."
+            )
+        if (self.iterations or 0) > most_iterations(preset):
+            raise WishError(
+                f"{self.iterations:,} iterations are too many; the limit here is {most_iterations(preset):,}."
+            )
         # For the other methods both switches mean nothing, so that equal runs have equal settings.
         asked = {"initialise": self.initialise, "adapt": self.adapt} if self.method == "redream" else {}
         asked |= {"method": self.method, "particles": int(self.particles), "seed": int(self.seed or 0)}
@@ -38,16 +56,18 @@ class Wish:
             asked["guidance_sds" if self.method == "sds" else "guidance"] = float(self.guidance)
         if not self.delta:
             asked["delta_every"] = 0
-        if self.resolution is not None:
+        if self.resolution:
             asked["render_size"] = ((0.0, int(self.resolution)),)
         return preset.with_(**asked)
 
     @staticmethod
-    def of(settings: Settings) -> "Wish":
-        """The wish that gives such settings."""
-        s, own = settings, settings.method == "redream"
-        more = (s.guidance_scale, s.delta_every > 0, s.render_size[-1][1])
-        return Wish(s.method, own and s.initialise, own and s.adapt, s.iterations, s.particles, s.seed, *more)
+    def of(settings: Settings, preset: Settings) -> "Wish":
+        """The wish that gives such settings, or within the limits the nearest one."""
+        s = settings
+        resolution = 0 if s.render_size == preset.render_size else s.render_size[-1][1]
+        iterations, particles = min(s.iterations, most_iterations(preset)), min(s.particles, MOST_OBJECTS)
+        more = (iterations, particles, s.seed, s.guidance_scale, s.delta_every > 0, resolution)
+        return Wish(s.method, s.initialise, s.adapt, *more)
 
 
 def guidance_of(preset: Settings, method: str) -> float:

@@ -73,8 +73,10 @@ def visitor(browser, address: str, width: int = 1280, **how):
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
     page.get_by_label("Describe an object").wait_for(timeout=WAIT)
-    yield page
-    context.close()
+    try:
+        yield page
+    finally:
+        context.close()
 
 
 def shoot(page, name: str) -> None:

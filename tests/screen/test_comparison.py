@@ -1,6 +1,7 @@
 """Methods side by side: equal runs are used again, the best stands out, and the blind test counts what was chosen."""
 
 import json
+import os
 import random
 
 import numpy as np
@@ -9,7 +10,7 @@ from tiny_stack import TINY
 
 from redream import gallery
 from redream.events import Failed, Finished, Progress
-from redream.jobs import Worker
+from redream.jobs import JobError, Worker
 from redream.runs import Request, Run
 from redream.screen import comparison
 from redream.screen.comparison import Made, counted, grid_html, look, missing, next_pair, runs_for, settings_for
@@ -25,6 +26,7 @@ def runs_folder(tmp_path, monkeypatch):
 def run_of(variant, scores=None, prompt=PROMPT, **more):
     run = Run.create(Request(prompt, settings_for(variant, TINY), "tiny", {}, **more))
     if scores:
+        run.write_json("record.json", {"done": run.request.total})
         run.write_json("scores.json", {"objects": [scores]})
         gallery.save_sprites([np.zeros((8, 8, 3), np.uint8)], run.folder / "sprite.jpg")
         run.log(Progress("scoring", 4, 4))
@@ -55,18 +57,50 @@ def test_variants_differ_from_each_other_and_keep_all_other_settings():
     assert [s.uses_assets for s in made] == [True, True, True, False, False]
 
 
-def test_an_equal_run_is_used_again_and_what_is_missing_is_made():
-    known = [
-        run_of("vsd"),
-        run_of("redream", prompt="another"),
-        run_of("redream", extra=3),
-        run_of("redream", uids=("x",)),
-    ]
-    wanted = ("redream", "vsd")
-    assert missing(PROMPT, TINY, wanted, known) == [settings_for("redream", TINY)]
-    worker = Idle()
-    found = runs_for(worker, PROMPT, TINY, wanted, known)
-    assert found["vsd"] == known[0].folder.name and worker.taken == [settings_for("redream", TINY)]
+def test_an_equal_run_that_is_finished_or_will_be_is_used_again_and_what_is_missing_is_made():
+    scores = {"clip_a": 0.5}
+    known = [run_of("vsd", scores), run_of("sds"), run_of("redream")]  # the last one broke off
+    known += [run_of("redream", scores, prompt="another")]
+    known += [run_of("redream", scores, extra=3), run_of("redream", scores, uids=("x",))]
+    wanted, worker = ("redream", "vsd", "sds"), Idle([known[1].folder.name])
+    assert missing(worker, PROMPT, TINY, wanted, known) == [settings_for("redream", TINY)]
+    told = list(runs_for(worker, PROMPT, TINY, wanted, known))
+    assert [list(runs) for runs in told] == [["redream"], ["redream", "vsd"], ["redream", "vsd", "sds"]]
+    assert told[-1]["vsd"] == known[0].folder.name and told[-1]["sds"] == known[1].folder.name
+    assert worker.taken == [settings_for("redream", TINY)]
+
+
+def test_what_was_taken_on_before_the_queue_was_full_is_told():
+    class Full(Idle):
+        def submit(self, prompt, settings):
+            if self.taken:
+                raise JobError("full")
+            return super().submit(prompt, settings)
+
+    told, worker = [], Full()
+    with pytest.raises(JobError):
+        told.extend(runs_for(worker, PROMPT, TINY, ("redream", "vsd"), []))
+    assert len(told) == 1 and list(told[0]) == ["redream"] and told[0]["redream"] in worker.queue
+
+
+def test_a_run_from_an_asset_of_ones_own_is_no_base_and_the_seed_is_ones_own():
+    plain, own = run_of("vsd"), run_of("redream", uids=("x",))
+    assert comparison.base_of(plain, TINY, 7) == settings_for("vsd", TINY).with_(seed=7)
+    assert comparison.base_of(None, TINY, 7) == TINY.with_(seed=7)
+    with pytest.raises(comparison.ComparisonError, match="own choice"):
+        comparison.base_of(own, TINY, 7)
+
+
+def test_the_picture_of_a_run_that_went_on_is_made_anew(monkeypatch):
+    run = run_of("vsd", {"clip_a": 0.5})
+    (run.folder / "turntable-0.mp4").write_bytes(b"")
+    made, later = Made("vsd", run), (run.folder / "sprite.jpg").stat().st_mtime + 10
+    monkeypatch.setattr(gallery, "frames", lambda file: [np.full((8, 8, 3), 255, np.uint8)])
+    os.utime(run.folder / "turntable-0.mp4", (0, 0))
+    before = (run.folder / "sprite.jpg").read_bytes()
+    assert made.sprite.read_bytes() == before
+    os.utime(run.folder / "turntable-0.mp4", (later, later))
+    assert made.sprite.read_bytes() != before
 
 
 def test_each_run_says_how_far_it_is():
@@ -77,20 +111,20 @@ def test_each_run_says_how_far_it_is():
     made = look(Idle(queue), {name: run.folder.name for name, run in runs.items()})
     assert [one.sentence for one in made] == [
         "Painting, 25%",
-        "Waits for its turn: 1 before it.",
+        "Waiting for its turn: 1 run is before it",
         "The Hub did not answer.",
-        "It was stopped before it began.",
+        "It was stopped before it was finished.",
     ]
-    shown = grid_html(made)
-    assert all(one.sentence in shown for one in made) and "sprite" not in shown
+    assert all(one.sentence in comparison.progress_html(made) for one in made)
+    assert "sprite" not in grid_html(made)
 
 
 def test_the_best_of_each_score_is_bold_and_less_is_better_where_it_is():
     good = {"clip_a": 0.8, "front_behind_a": 0.1, "a_lpips_a": 0.02}
     bad = {"clip_a": 0.6, "front_behind_a": 0.9, "a_lpips_a": 0.01}
     shown = grid_html([Made("redream", run_of("redream", good)), Made("vsd", run_of("vsd", bad))])
-    assert "<b>0.800</b>" in shown and "<b>10%</b>" in shown and shown.count("<b>") == 2  # no best A-LPIPS
-    assert shown.count("class='sprite'") == 2 and "0.600" in shown and "90%" in shown
+    assert "<b>0.800</b>" in shown and "<b>0.100</b>" in shown and shown.count("<b>") == 2  # no best A-LPIPS
+    assert shown.count("class='sprite'") == 2 and "0.600" in shown and "0.900" in shown
     alone = grid_html([Made("redream", run_of("redream", good)), Made("vsd", run_of("vsd"), "Painting, 3%")])
     assert "<b>" not in alone
 
