@@ -175,7 +175,7 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
     button(page, "Start from this").click()
     sync_api.expect(page.get_by_label("Start from this asset of the library")).to_have_value("tiny-vase", timeout=WAIT)
     ask(page, "a purple owl")
-    mine = page.get_by_role("tabpanel", name="Create").locator(".card")
+    mine = page.locator(".cards:not(.library) .card")
     sync_api.expect(mine).to_have_count(1, timeout=WAIT)
     sync_api.expect(mine).to_contain_text("vase")
     wait_until_done(page)
