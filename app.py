@@ -124,20 +124,21 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             state, preview = gr.HTML(page.NO_STATE), gr.HTML()
             with gr.Accordion("Curves", open=False):
                 curves = gr.HTML(page.NO_CURVES)
-            gr.Markdown("### Result")
-            number = gr.Radio([("1", 0)], value=0, label="Object", visible=False)
-            with gr.Row():
-                video = gr.Video(label="Turntable", loop=True, autoplay=True, buttons=["download"], height=SIDE)
-                mesh = gr.Model3D(label="3D model", clear_color=(1, 1, 1, 1), height=SIDE)
-            table = gr.HTML()
-            with gr.Row(visible=False) as onward:
-                again = gr.Button("Continue", size="sm")
-                compare_this = gr.Button("Compare without …", size="sm")
-                record = gr.DownloadButton("Download the record", size="sm")
-            command = gr.Textbox(
-                label="Command", buttons=["copy"], interactive=False, visible=False, elem_classes="command"
-            )
-            link = gr.Markdown()
+            with gr.Column(visible=False) as outcome:
+                gr.Markdown("### Result")
+                number = gr.Radio([("1", 0)], value=0, label="Object", visible=False)
+                with gr.Row():
+                    video = gr.Video(label="Turntable", loop=True, autoplay=True, buttons=["download"], height=SIDE)
+                    mesh = gr.Model3D(label="3D model", clear_color=(1, 1, 1, 1), height=SIDE)
+                table = gr.HTML()
+                with gr.Row(visible=False) as onward:
+                    again = gr.Button("Continue", size="sm")
+                    compare_this = gr.Button("Compare without …", size="sm")
+                    record = gr.DownloadButton("Download the record", size="sm")
+                command = gr.Textbox(
+                    label="Command", buttons=["copy"], interactive=False, visible=False, elem_classes="command"
+                )
+                link = gr.Markdown()
             with gr.Column(visible=bool(SAMPLES)) as samples:
                 gr.Markdown("### Made by this program")
                 with gr.Row():
@@ -175,7 +176,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     def show(run):
         """Follow a run; what did not change on the page is left alone."""
         off = dict.fromkeys((create_button, number, onward, command, samples), gr.update(visible=False))
-        yield off | {current: run, stop_button: gr.update(**STOP, visible=True), link: ""}
+        on = {stop_button: gr.update(**STOP, visible=True), outcome: gr.update(visible=True)}
+        yield off | on | {current: run, link: ""}
         before = {}
         for shown in pages(worker, run):
             now = {assets: shown.assets_html(), state: shown.state_html(), preview: shown.preview_html()}
@@ -224,7 +226,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     how = [method, *switches, iterations, particles, seed, guidance, delta, resolution]  # a Wish's fields
     shown = [current, mine, trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
-    shown += [table, onward, again, record, command, link, samples]
+    shown += [table, onward, again, record, command, link, outcome, samples]
     coming_back = demo.load(come_back, mine, [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
     wanted = [create_button.click, prompt.submit]
     going_on = again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)

@@ -16,18 +16,18 @@ from redream.events import Started
 from redream.runs import Run, RunError
 from redream.settings import Settings
 
-# Seconds on two cores with the miniature. A view is a render of 64 × 64 rays of 48 samples.
-START = 1.5  # look up, load and turn the assets
-SCORE = 0.075  # an iteration's render, encoding, guided noise and their gradient, without its view's share
+# Seconds on one core with the miniature. A view is a render of 64 × 64 rays of 48 samples.
+START = 1.0  # look up and turn the assets
+SCORE = 0.08  # an iteration's encoding, guided noise and their gradient
 VIEW = 0.045  # a render with its gradient
-VARIATIONAL = 0.08  # predict and learn by ζ
-DELTA = 0.05  # the asset's noise, where delta denoising is on
-TAUGHT = 0.03  # a picture of adaptation's batch
-PREVIEW = 0.25
-FRAME = 0.12  # a frame of the turntable, of 96 × 96 rays
-MESH = 7.0  # of 96³ cells
+VARIATIONAL = 0.095  # predict and learn by ζ
+DELTA = 0.03  # the asset's noise, where delta denoising is on
+TAUGHT = 0.031  # a picture of adaptation's batch
+PREVIEW = 0.19
+FRAME = 0.125  # a frame of the turntable, of 96 × 96 rays
+MESH = 7.3  # of 96³ cells
 SCORES = 1.3
-SAMPLED = 0.1  # a picture of the prior in 3 steps
+SAMPLED = 0.12  # a picture of the prior in 3 steps
 REMEMBERED = 5  # runs
 
 
