@@ -143,8 +143,9 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 gr.Markdown("### Made by this program")
                 with gr.Row():
                     for made in SAMPLES:
-                        name = made.stem.replace("-", " ")
-                        gr.Video(made, label=name, loop=True, autoplay=True, buttons=[], height=170, min_width=150)
+                        with gr.Column(min_width=150):
+                            gr.Video(made, loop=True, autoplay=True, buttons=[], height=170, show_label=False)
+                            gr.Markdown(made.stem.replace("-", " "), elem_classes="caption")
 
     idle = {create_button: gr.update(visible=True), stop_button: gr.update(visible=False)}
 
