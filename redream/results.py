@@ -22,6 +22,7 @@ from redream.settings import Settings
 STRIP_VIEWS, STRIP_SIZE = 8, 96  # views, pixels
 PREVIEW_SIZE = 128  # pixels
 PREVIEW_STEP_DEG = 30.0  # between one preview and the next
+MESH_TEXTURE = 512  # texels along a side
 
 
 @runtime_checkable
@@ -110,6 +111,7 @@ def save_mesh(particle: Shown, settings: Settings, path: Path) -> None:
         particle.grid,
         resolution=settings.mesh_resolution,
         max_faces=settings.mesh_faces,
+        texture_size=MESH_TEXTURE,
         picture_size=settings.turntable_rays,
         samples_per_ray=settings.samples_per_ray,
     )

@@ -24,6 +24,16 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def small_textures():
+    """Painting a mesh's texture would be half of a tiny run's time."""
+    from redream import results
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "MESH_TEXTURE", 64)
+        yield
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

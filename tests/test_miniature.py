@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from redream import pipeline
+from redream import pipeline, results
 from redream.distillation.loop import load_particles
 from redream.events import Artefact, Retrieved
 from redream.metrics import silhouette_iou
@@ -22,7 +22,9 @@ FAST = PRESETS["mini-fast"].with_(iterations=60, adaptation_steps=90)  # enough 
 def made(mini, tmp_path_factory):
     """The run's folder and its events: preset mini-fast, but shorter."""
     folder = tmp_path_factory.mktemp("miniature") / "run"
-    events = list(pipeline.generate(PROMPT, stack=mini, settings=FAST, out=folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(results, "MESH_TEXTURE", 512)
+        events = list(pipeline.generate(PROMPT, stack=mini, settings=FAST, out=folder))
     return Run.open(folder), events
 
 

@@ -18,9 +18,9 @@ sync_api = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).parents[2]
 # The app over a stack whose preset is the tests' tiny one.
 START = "import redream.settings as s; from tiny_stack import TINY; s.PRESETS['mini'] = TINY.with_(iterations={}); " + (
-    "import app; app.main()"
+    "from redream import results; results.MESH_TEXTURE = 64; import app; app.main()"
 )
-ITERATIONS = 30
+ITERATIONS = 16
 TABS = ("Create", "Compare", "Library", "Prior", "About")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 QUIET += ("--disable-component-update", "--disable-sync")
