@@ -160,8 +160,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             if worker.ahead(followed or "") is not None:  # what was followed when this was asked for
                 yield from show(followed)
             return
-        yield {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0)}
-        yield from show(run)
+        yield from show(run, {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0)})
 
     @saying(trouble, idle)
     def go_on(run):
@@ -174,17 +173,17 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         """Another object of the run."""
         yield result(page_of(run), of)
 
-    def show(run):
+    def show(run, first=None):
         """Follow a run; what did not change on the page is left alone."""
         off = dict.fromkeys((create_button, number, onward, command, samples), gr.update(visible=False))
-        on = {stop_button: gr.update(**STOP, visible=True), outcome: gr.update(visible=True)}
-        yield off | on | {current: run, link: ""}
+        stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True), current: run}
+        yield stand | {stop_button: gr.update(**STOP, visible=True), link: ""} | (first or {})
         before = {}
         for shown in pages(worker, run):
             now = {assets: shown.assets_html(), state: shown.state_html(), preview: shown.preview_html()}
             now |= {curves: shown.curves_html()} | result(shown, 0)
             changed = {w: value for w, value in now.items() if w not in before or before[w] != value}
-            yield changed or {current: run}  # in any case something, so that a page that was closed is noticed
+            yield stand | changed  # in any case something, so that a page that was closed is noticed
             before = now
         yield ended(run, shown)
 

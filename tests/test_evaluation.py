@@ -95,6 +95,8 @@ def test_a_sweep_that_was_killed_twice_ends_with_the_same_table(whole, models, b
     code = f"""
 import os
 from pathlib import Path
+import torch
+torch.set_num_threads(1)  # as here: sums are equal then
 from test_evaluation import METHODS, PROMPTS, SETTINGS
 from redream import evaluation
 from redream.models import Models

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 START = "import redream.settings as s; from tiny_stack import TINY; s.PRESETS['mini'] = TINY.with_(iterations={}); " + (
     "from redream import results; results.MESH_TEXTURE = 64; import app; app.main()"
 )
-ITERATIONS = 16
+ITERATIONS = 24
 TABS = ("Create", "Compare", "Library", "Prior", "About")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 QUIET += ("--disable-component-update", "--disable-sync")

@@ -284,13 +284,13 @@ def test_the_endpoints_are_documented_and_answer(app):
 
 def test_a_script_can_stop_a_run_and_keeps_what_there_is(app):
     client = Client(app[0], verbose=False, analytics_enabled=False)
-    job = client.submit("a purple owl", "sds", iterations=100 * ITERATIONS, api_name="/generate")
+    job = client.submit("a purple owl", "sds", particles=4, iterations=5 * ITERATIONS, api_name="/generate")
     while not job.outputs() or "iteration" not in job.outputs()[-1][0]["state"]:
         time.sleep(0.2)
     run = job.outputs()[-1][0]["run"]
     assert client.predict(run, api_name="/stop") == {"stopping": True}
     state, videos, models = job.result(120)
-    assert state["state"].startswith("Stopped.") and len(videos) == len(models) == 1
+    assert state["state"].startswith("Stopped.") and len(videos) == len(models) == 4
     assert client.predict(run, api_name="/stop") == {"stopping": False}
 
 

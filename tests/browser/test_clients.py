@@ -67,7 +67,7 @@ def test_tools_are_listed_and_called_by_an_mcp_client(app):
 
 def test_each_of_many_visitors_sees_its_place_and_one_too_many_is_told_so(app):
     """One run is made and all places are taken; retrieval answers meanwhile."""
-    first = client_of(app).submit("a red car", "sds", iterations=200 * ITERATIONS, api_name="/generate")
+    first = client_of(app).submit("a red car", "redream", particles=4, iterations=5 * ITERATIONS, api_name="/generate")
     wait_for(lambda: states(first) and "iteration" in states(first)[-1]["state"])
     with ThreadPoolExecutor(MAX_WAITING) as pool:
         clients = list(pool.map(lambda _: client_of(app), range(MAX_WAITING)))
