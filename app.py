@@ -176,16 +176,24 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     def show(run, first=None):
         """Follow a run; what did not change on the page is left alone."""
         off = dict.fromkeys((create_button, number, onward, command, samples), gr.update(visible=False))
+        if worker.ahead(run) is None:  # all at once: what is hidden and shown again in a moment may stay hidden
+            shown = page_of(run)
+            over = {outcome: gr.update(visible=True), samples: gr.update(visible=False), current: run}
+            yield everything(shown) | over | ended(run, shown) | (first or {})
+            return
         stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True), current: run}
         yield stand | {stop_button: gr.update(**STOP, visible=True), link: ""} | (first or {})
         before = {}
         for shown in pages(worker, run):
-            now = {assets: shown.assets_html(), state: shown.state_html(), preview: shown.preview_html()}
-            now |= {curves: shown.curves_html()} | result(shown, 0)
+            now = everything(shown)
             changed = {w: value for w, value in now.items() if w not in before or before[w] != value}
             yield stand | changed  # in any case something, so that a page that was closed is noticed
             before = now
         yield ended(run, shown)
+
+    def everything(shown):
+        now = {assets: shown.assets_html(), state: shown.state_html(), preview: shown.preview_html()}
+        return now | {curves: shown.curves_html()} | result(shown, 0)
 
     def result(shown, of):
         files = {video: shown.files.get(("turntable", of)), mesh: shown.files.get(("mesh", of))}

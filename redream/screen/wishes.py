@@ -103,10 +103,12 @@ def pages(worker: Worker, run: str) -> Iterator[Page]:
 
 
 def page_of(run: str) -> Page:
-    """The page of a run as it is now."""
+    """The page of a run that nobody works on."""
     shown = Page(find(run).folder)
     for event in find(run).events():
         shown.tell(event)
+    if not shown.ended:
+        shown.state = page.INTERRUPTED
     return shown
 
 
