@@ -180,7 +180,7 @@ class Worker:
         while True:
             ahead = self.ahead(run)  # asked before the history is read, so that its last lines are not missed
             new, read = after(history, read)
-            if ahead and ahead != told:
+            if ahead and ahead != told and not new:  # what was written meanwhile is newer than its place
                 new.append(Waiting(ahead, self.wait(run)))
                 told = ahead
             if new or time.monotonic() - last > PULSE:
