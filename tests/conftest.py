@@ -47,6 +47,15 @@ def tiny_stack(tmp_path_factory) -> Path:
     return make_tiny_stack(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="module")
+def models(tiny_stack):
+    """The models of the tiny stack. A run leaves its adapters on the prior until the next one begins."""
+    from redream.models import Models
+    from redream.stack import Stack
+
+    return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
+
+
 @pytest.fixture(scope="session")
 def models_with_truth(tiny_stack, tmp_path_factory):
     """The models of the tiny stack, and two variants of purple owls as its truth. Read only."""

@@ -12,20 +12,14 @@ from tiny_stack import TINY
 from examples import experiments
 from examples.experiments import EXPERIMENTS, Lab, Row, distil, frechet, generate, pairwise, perform, sheet
 from redream import evaluation
-from redream.models import Models
 from redream.runs import Run
-from redream.stack import STACKS, Stack
+from redream.stack import STACKS
 
 PROMPTS = {
     "away": ("a red owl", "a purple cat"),
     "overfit": ("a red owl", "a blue cat"),
 }
 ASSETS = {name: ("a red owl", "a green cat") for name in ("away", "assets", "overfit")}
-
-
-@pytest.fixture(scope="module")
-def models(tiny_stack):
-    return Models.load(Stack.load(tiny_stack, environ={}))
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,10 @@ from tiny_stack import TINY
 from redream import jobs, pipeline
 from redream.events import Failed, Finished, Progress, Warned
 from redream.jobs import JobError, Waiting, Worker
-from redream.models import Models
 from redream.pace import cost
 from redream.runs import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
-from redream.stack import PromptError, Stack
-
-
-@pytest.fixture(scope="module")
-def models(tiny_stack):
-    return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
+from redream.stack import PromptError
 
 
 @pytest.fixture(autouse=True)

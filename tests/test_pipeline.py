@@ -23,11 +23,6 @@ PROMPT = "a purple owl"
 
 
 @pytest.fixture(scope="module")
-def models(tiny_stack):
-    return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
-
-
-@pytest.fixture(scope="module")
 def models_v(tiny_stack_v):
     return Models.load(Stack.load(tiny_stack_v, environ={}), "cpu")
 

@@ -9,15 +9,9 @@ from redream.hub import HubError
 from redream.models import Models
 from redream.retrieval.clip import ClipError
 from redream.runs import Run, RunError
-from redream.stack import Stack
 
 PROMPT = "a purple owl"
 SETTINGS = TINY.with_(method="sds", preview_every=1, checkpoint_every=1)  # SDS needs no assets: that is faster
-
-
-@pytest.fixture(scope="module")
-def models(tiny_stack):
-    return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
 
 
 def begin(models, folder, until=None, settings=SETTINGS):

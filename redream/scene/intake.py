@@ -1,6 +1,6 @@
 """Intake: check a stranger's GLB before anything parses it, and keep only what is drawn of it.
 
-A GLB is a header, a chunk of JSON that describes, and a chunk of bytes that is described. Every size the JSON states is
+A GLB is JSON that describes and bytes that are described (`redream.scene.glb`). Every size the JSON states is
 compared with the bytes that are there, so that memory stays within a small multiple of the file. What comes back is the
 same model with nothing but its scene tree, triangles and base colours: no extensions, cameras, animations or extras.
 
@@ -10,14 +10,13 @@ The format: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html (section n
 import base64
 import binascii
 import io
-import json
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from redream.scene.glb import IntakeError, damaged, pack, too_many, unpack
 
 TRIANGLES, TRIANGLE_STRIP = 4, 5
 COMPONENT_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # 3.6.2.2
@@ -27,10 +26,6 @@ FLOAT, INDEX, COLOUR = (5126,), (5121, 5123, 5125), (5126, 5121, 5123)
 ATTRIBUTES = {"POSITION": (FLOAT, ("VEC3",)), "TEXCOORD_0": (FLOAT, ("VEC2",)), "COLOR_0": (COLOUR, ("VEC3", "VEC4"))}
 # Extensions that change light and shine only, which an unlit picture does not show.
 HARMLESS = ("KHR_materials_", "KHR_lights_punctual", "KHR_animation_pointer", "KHR_xmp_json_ld")
-
-
-class IntakeError(ValueError):
-    """A file that is refused before it is parsed; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ def check(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
     data = source if isinstance(source, bytes) else _read(source, limits)
     if len(data) > limits.size:
         raise IntakeError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
-    document, binary = _chunks(data, limits)
+    document, binary = unpack(data, limits.json_size)
     for name in document.get("extensionsRequired", []):
         if not str(name).startswith(HARMLESS) and name != "KHR_materials_pbrSpecularGlossiness":
             raise IntakeError(
@@ -118,17 +113,17 @@ class _Reduction:
     def _list(self, name: str, limit: int | None = None) -> list[dict]:
         entries = self.document.get(name, [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise _damaged(f"its list of {name} is not a list")
+            raise damaged(f"its list of {name} is not a list")
         limit = limit or self.limits.entries
         if len(entries) > limit:
-            raise IntakeError(_too_many(name, len(entries), limit, "Merge some of them"))
+            raise IntakeError(too_many(name, len(entries), limit, "Merge some of them"))
         return entries
 
     def _spend(self, what: str, amount: int, limit: int) -> None:
         """Keep the total of what a file asks for in proportion, however often it names the same bytes."""
         self.spent[what] += amount
         if self.spent[what] > limit:
-            raise IntakeError(_too_many(what + " in all", self.spent[what], limit, "Simplify it"))
+            raise IntakeError(too_many(what + " in all", self.spent[what], limit, "Simplify it"))
 
     def _view(self, view: dict) -> dict:
         """3.6.1: a slice of the binary chunk."""
@@ -158,7 +153,7 @@ class _Reduction:
         offset = _whole(accessor, "byteOffset", below=view["byteLength"], default=0)
         count = _whole(accessor, "count", below=2**32, least=1)
         if stride < size or offset + (count - 1) * stride + size > view["byteLength"]:
-            raise _damaged("an array in it is longer than the data that is there")
+            raise damaged("an array in it is longer than the data that is there")
         if number not in self.accessors:
             self._spend("bytes of arrays", count * size, 4 * len(self.binary))
         self.accessors[number] = {
@@ -174,14 +169,14 @@ class _Reduction:
         """3.7.2: the primitives that are triangles, with the attributes that are drawn."""
         primitives = mesh.get("primitives", [])
         if not isinstance(primitives, list):
-            raise _damaged("a mesh has no list of primitives")
+            raise damaged("a mesh has no list of primitives")
         self._spend("parts", len(primitives), self.limits.nodes)
         return {"primitives": [c for p in primitives if (c := self._primitive(p, materials)) is not None]}
 
     def _primitive(self, primitive: object, materials: int) -> dict | None:
         attributes = primitive.get("attributes") if isinstance(primitive, dict) else None
         if not isinstance(attributes, dict):
-            raise _damaged("a mesh has no attributes")
+            raise damaged("a mesh has no attributes")
         mode = _whole(primitive, "mode", below=7, default=TRIANGLES)
         if mode not in (TRIANGLES, TRIANGLE_STRIP) or "POSITION" not in attributes:
             return None
@@ -191,7 +186,7 @@ class _Reduction:
                 checked[name] = _whole(attributes, name, below=len(self.stated))
                 counts.add(self._accessor(checked[name], components, types)["count"])
         if len(counts) > 1:
-            raise _damaged("its colours do not belong to its vertices")
+            raise damaged("its colours do not belong to its vertices")
         material = _whole(primitive, "material", below=materials, default=materials)
         reduced = {"attributes": checked, "mode": mode, "material": material}
         corners = counts.pop()
@@ -199,7 +194,7 @@ class _Reduction:
             reduced["indices"] = _whole(primitive, "indices", below=len(self.stated))
             corners = self._accessor(reduced["indices"], INDEX, ("SCALAR",))["count"]
         if corners < 3 or (mode == TRIANGLES and corners % 3):
-            raise _damaged("its corners do not make whole triangles")
+            raise damaged("its corners do not make whole triangles")
         return reduced
 
     def _material(self, material: dict, textures: list[dict], images: int) -> dict:
@@ -211,11 +206,11 @@ class _Reduction:
             found = extensions["KHR_materials_pbrSpecularGlossiness"]
             factor, texture = "diffuseFactor", "diffuseTexture"
         if not isinstance(found, dict):
-            raise _damaged("a material is not readable")
+            raise damaged("a material is not readable")
         reduced = {"baseColorFactor": _numbers(found[factor], 4)} if factor in found else {}
         if texture in found:
             if not isinstance(found[texture], dict):
-                raise _damaged("a material is not readable")
+                raise damaged("a material is not readable")
             number = _whole(found[texture], "index", below=len(textures))
             if "source" in textures[number]:
                 self.textures[number] = _whole(textures[number], "source", below=images)
@@ -236,7 +231,7 @@ class _Reduction:
             try:
                 data = base64.b64decode(uri.split(",", 1)[1], validate=True)
             except (binascii.Error, ValueError):
-                raise _damaged("a picture in it is not readable") from None
+                raise damaged("a picture in it is not readable") from None
             reduced = {"uri": uri}
         try:
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
@@ -282,9 +277,9 @@ class _Reduction:
         while waiting:
             number, depth = waiting.pop()
             if number in seen:
-                raise _damaged("a part of its scene belongs to two others, or to itself")
+                raise damaged("a part of its scene belongs to two others, or to itself")
             if depth > self.limits.depth:
-                raise IntakeError(_too_many("levels in its scene", depth, self.limits.depth, "Flatten it"))
+                raise IntakeError(too_many("levels in its scene", depth, self.limits.depth, "Flatten it"))
             seen.add(number)
             if "mesh" in nodes[number]:
                 total += sizes[nodes[number]["mesh"]]
@@ -295,7 +290,7 @@ class _Reduction:
         # In this order: many faces are the likeliest reason.
         for name, count, limit in zip(("faces", "vertices", "parts"), total.tolist(), limits, strict=True):
             if count > limit:
-                raise IntakeError(_too_many(name, count, limit, "Simplify it"))
+                raise IntakeError(too_many(name, count, limit, "Simplify it"))
         if not total[0]:
             raise IntakeError("This GLB has no triangles, so there is nothing to see in it.")
         for number in set(range(len(nodes))) - seen:
@@ -320,54 +315,6 @@ def _read(path: Path, limits: Limits) -> bytes:
         raise IntakeError("This file cannot be read. Choose it again.") from None
 
 
-def _chunks(data: bytes, limits: Limits) -> tuple[dict, bytes]:
-    """4.4: the JSON document and the binary chunk (which may be absent)."""
-    if len(data) < 20 or data[:4] != b"glTF":
-        raise IntakeError("This file is not a GLB. Export the model as glTF binary (.glb).")
-    version, length = struct.unpack_from("<II", data, 4)
-    if version != 2:
-        raise IntakeError(f"This GLB is of version {version}; only version 2 is read. Export it as glTF 2.0.")
-    if length > len(data):
-        raise _damaged("it ends too early")
-    chunks = list(_split(memoryview(data)[12:length]))
-    if not chunks or chunks[0][0] != b"JSON":
-        raise _damaged("it does not start with its description")
-    text = chunks[0][1]
-    if len(text) > limits.json_size:
-        raise IntakeError(_too_many("bytes of description", len(text), limits.json_size, "Simplify it"))
-    try:
-        document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise _damaged("its description is not readable") from None
-    if not isinstance(document, dict) or not isinstance(document.get("extensionsRequired", []), list):
-        raise _damaged("its description is not readable")
-    binary = chunks[1][1] if len(chunks) > 1 and chunks[1][0] == b"BIN\0" else b""
-    return document, binary
-
-
-def _split(body: memoryview) -> Iterator[tuple[bytes, bytes]]:
-    """The first two chunks, each a length, a type and as many bytes."""
-    at = 0
-    for _ in range(2):
-        if at + 8 > len(body):
-            return
-        length = struct.unpack_from("<I", body, at)[0]
-        if at + 8 + length > len(body):
-            raise _damaged("it ends too early")
-        yield bytes(body[at + 4 : at + 8]), bytes(body[at + 8 : at + 8 + length])
-        at += 8 + length
-
-
-def pack(document: dict, binary: bytes) -> bytes:
-    """4.4: a GLB from its document and its binary chunk."""
-    text = json.dumps(document, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 4)
-    binary += b"\0" * (-len(binary) % 4)
-    length = 12 + 8 + len(text) + 8 + len(binary)
-    head = struct.pack("<4sII", b"glTF", 2, length)
-    return head + struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
-
-
 def _whole(owner: dict, key: str, below: int, default: int | None = None, least: int = 0) -> int:
     """The whole number owner[key] in [least, below); `default` where there is none, which may be `below` itself."""
     if key not in owner and default is not None:
@@ -376,13 +323,13 @@ def _whole(owner: dict, key: str, below: int, default: int | None = None, least:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < below:
-        raise _damaged(f"its number {key} is missing or out of range")
+        raise damaged(f"its number {key} is missing or out of range")
     return value
 
 
 def _indices(values: object, below: int) -> list[int]:
     if not isinstance(values, list) or not all(type(v) is int and 0 <= v < below for v in values):
-        raise _damaged("its scene names parts that do not exist")
+        raise damaged("its scene names parts that do not exist")
     return values
 
 
@@ -390,19 +337,5 @@ def _numbers(values: object, length: int) -> list[float]:
     right = isinstance(values, list) and len(values) == length
     # Far below the largest float, so that products stay finite.
     if not right or not all(type(v) in (int, float) and -1e12 < v < 1e12 for v in values):
-        raise _damaged("it holds numbers that are missing or not finite")
+        raise damaged("it holds numbers that are missing or not finite")
     return [float(v) for v in values]
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _damaged(what: str) -> IntakeError:
-    return IntakeError(f"This GLB is damaged: {what}. Export it again.")
-
-
-def _too_many(what: str, count: int, limit: int, advice: str) -> str:
-    """`This GLB has 4.1 million faces; the limit is 500,000. Simplify it and try again.`"""
-    number = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,.0f}"
-    return f"This GLB has {number} {what}; the limit is {limit:,.0f}. {advice} and try again."

@@ -15,7 +15,7 @@ from scipy import ndimage
 from skimage import measure
 
 from redream.files import replacing
-from redream.scene import intake
+from redream.scene import glb
 from redream.scene.assets import GLTF_TO_WORLD, Asset, Tree, to_linear
 from redream.scene.cameras import Camera, ring
 from redream.scene.volume import FieldFunction, OccupancyGrid, render, volume_weights
@@ -97,20 +97,20 @@ def save(asset: Asset, path: Path) -> None:
     turn = trimesh.transformations.rotation_matrix(np.radians(asset.yaw_deg), [0, 0, 1])
     vertices = trimesh.transform_points(asset.mesh.vertices, GLTF_TO_WORLD.T @ turn)  # a rotation: Tᵀ is its inverse
     kinds = np.full(len(asset.mesh.faces), -1) if asset.face_texture is None else asset.face_texture
-    glb = _Glb()
+    drawn = _Glb()
     for kind in np.unique(kinds):
         used, faces = np.unique(asset.mesh.faces[kinds == kind], return_inverse=True)
-        attributes = {"POSITION": glb.array(vertices[used].astype(np.float32), bounds=True)}
+        attributes = {"POSITION": drawn.array(vertices[used].astype(np.float32), bounds=True)}
         if kind >= 0:
             uv = asset.uv[used] * [1, -1] + [0, 1]  # glTF's v = 0 is the top edge
-            attributes["TEXCOORD_0"] = glb.array(uv.astype(np.float32))
+            attributes["TEXCOORD_0"] = drawn.array(uv.astype(np.float32))
         if (asset.colours[used] < 1).any():
             light = np.column_stack([to_linear(asset.colours[used]), np.ones(len(used))])  # (v, 4)
-            attributes["COLOR_0"] = glb.array(np.round(light * 65535).astype(np.uint16), normalized=True)
-        indices = glb.array(faces.reshape(-1, 1).astype(np.uint32))
-        glb.primitive(attributes, indices, asset.textures[kind] if kind >= 0 else None)
+            attributes["COLOR_0"] = drawn.array(np.round(light * 65535).astype(np.uint16), normalized=True)
+        indices = drawn.array(faces.reshape(-1, 1).astype(np.uint32))
+        drawn.primitive(attributes, indices, asset.textures[kind] if kind >= 0 else None)
     with replacing(path) as temporary:
-        temporary.write_bytes(glb.packed())
+        temporary.write_bytes(drawn.packed())
 
 
 @torch.no_grad()
@@ -323,7 +323,7 @@ class _Glb:
             "meshes": [{"primitives": self.primitives}],
             "buffers": [{"byteLength": len(self.binary)}],
         }
-        return intake.pack(document | {name: entries for name, entries in self.lists.items() if entries}, self.binary)
+        return glb.pack(document | {name: entries for name, entries in self.lists.items() if entries}, self.binary)
 
     def _view(self, data: bytes) -> int:
         self.binary += b"\0" * (-len(self.binary) % 4)  # arrays start at multiples of their component's size

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from redream.scene import assets, intake
+from redream.scene import assets, glb
 from redream.scene.assets import Asset, AssetError
 from redream.scene.cameras import Camera, ring
 
@@ -65,7 +65,7 @@ def triangle_glb(**changes) -> bytes:
         "bufferViews": views,
         "buffers": [{"byteLength": int(starts[-1])}],
     }
-    return intake.pack(document | changes, b"".join(parts))
+    return glb.pack(document | changes, b"".join(parts))
 
 
 def test_a_sphere_has_the_outline_that_geometry_says():

@@ -16,7 +16,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from redream.scene import assets, intake, mesh
+from redream.scene import assets, glb, intake, mesh
 from redream.scene.assets import Asset, AssetError
 from redream.scene.intake import LIMITS, IntakeError
 
@@ -46,7 +46,7 @@ def unpacked(data: bytes) -> tuple[dict, bytes]:
 def changed(data: bytes, change: Callable[[dict], object]) -> bytes:
     document, binary = unpacked(data)
     change(document)
-    return intake.pack(document, binary)
+    return glb.pack(document, binary)
 
 
 def set_at(*path_and_value: object) -> Callable[[dict], None]:

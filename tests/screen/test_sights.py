@@ -8,15 +8,9 @@ from redream import pipeline
 from redream.events import Progress
 from redream.jobs import Worker
 from redream.judging import SCORES
-from redream.models import Models
 from redream.screen import about, sights
 from redream.settings import PRESETS
-from redream.stack import PromptError, Stack
-
-
-@pytest.fixture(scope="module")
-def models(tiny_stack):
-    return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
+from redream.stack import PromptError
 
 
 @pytest.fixture(autouse=True)
