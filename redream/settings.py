@@ -93,6 +93,9 @@ class Settings:
     prefix_learning_rate: float = 5e-2
     adaptation_t_power: float = 3.0  # p of t = T u^(1/p); 1: the paper's U(0, T)
     adaptation_empty: float = 0.1  # share of empty prompts
+    # Share of ω in the score gradient (ours; the paper: 1). What ω learns of views an initialised particle has already,
+    # but it repeats its assets' colours: CLIP a of ten prompts .768 with 1, .779 with 0.25 (the true objects: .777).
+    adaptation_scale: float = 0.25
 
     # What comes out
     score_elevation_deg: float = 15.0
@@ -122,6 +125,7 @@ class Settings:
             "asset_steps": self.asset_steps >= 1,
             "epsilon": self.epsilon >= 0,
             "adaptation_t_power": self.adaptation_t_power > 0,
+            "adaptation_scale": 0 <= self.adaptation_scale <= 1,
             "preview_every": self.preview_every >= 1,
             "checkpoint_every": self.checkpoint_every >= 1,
             "samples_per_ray": self.samples_per_ray >= 1,
@@ -194,6 +198,7 @@ _SD21 = Settings(
     adaptation_batch=4,
     adaptation_learning_rate=1e-4,
     adaptation_t_power=1.0,
+    adaptation_scale=1.0,
     prefix_learning_rate=1e-3,
     turntable_size=512,
     turntable_rays=512,

@@ -219,7 +219,7 @@ class Distillation:
         noised = prior.add_noise(latents, t, noise)
         adapted = bool(self.by_prefix)
         words = (self.by_prefix if adapted else self.by_words)[camera.view]
-        with prior.using(ADAPTER if adapted else None):
+        with prior.using(ADAPTER if adapted else None, scale=settings.adaptation_scale):
             prior_noise = prior.guided_noise(
                 noised,
                 t,

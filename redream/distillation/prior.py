@@ -57,7 +57,7 @@ class Prior:
         self.latent_size: int = self.unet.config.sample_size
         self.size: int = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels
         self._layers: dict[str, list[BaseTunerLayer]] = {}  # of each adapter
-        self._active: str | None = None
+        self._active: tuple[str | None, float] = None, 1.0  # the adapter in use and its scale
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> "Prior":
@@ -228,15 +228,16 @@ class Prior:
             del self._layers[name]
 
     @contextmanager
-    def using(self, adapter: str | None, train: bool = False) -> Iterator[None]:
-        """Within it the U-Net is ε_φ with this adapter (None: φ alone); only with `train` has the adapter gradients.
+    def using(self, adapter: str | None, train: bool = False, scale: float = 1.0) -> Iterator[None]:
+        """Within it the U-Net is ε_φ with `scale` times this adapter's change of each weight (None: φ alone); only with
+        `train` has the adapter gradients.
 
         What was before is restored at the end.
         """
         if adapter is not None and adapter not in self._layers:
             raise PriorError(f"The prior has no adapter named {adapter!r}.")
         before = self._active
-        self._switch(adapter)
+        self._switch(adapter, scale)
         trained = [p for n, p in self.unet.named_parameters() if f".{adapter}." in n] if train else []
         try:
             for parameter in trained:
@@ -245,16 +246,17 @@ class Prior:
         finally:
             for parameter in trained:
                 parameter.requires_grad_(False)
-            self._switch(before)
+            self._switch(*before)
 
-    def _switch(self, adapter: str | None) -> None:
+    def _switch(self, adapter: str | None, scale: float = 1.0) -> None:
         # peft's own switch walks the whole U-Net and flips requires_grad: 10 ms, as long as half a forward pass.
-        self._active = adapter
+        self._active = adapter, scale
         for layer in {layer for layers in self._layers.values() for layer in layers}:
             layer._disable_adapters = True
         for layer in self._layers.get(adapter, ()):
             layer._disable_adapters = False
             layer._active_adapter = [adapter]
+            layer.scaling[adapter] = scale  # alpha / rank is 1 (`add_adapter`)
 
     # Samples
 

@@ -51,6 +51,18 @@ def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, referen
     assert done == [(2, False), (3, False), (4, False), (5, True)] + [(5, True)] * 4
 
 
+def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(tiny_stack, references, monkeypatch):
+    used, real = [], Prior.using
+
+    def using(self, adapter, train=False, scale=1.0):
+        used.append((adapter, train, scale))
+        return real(self, adapter, train, scale)
+
+    monkeypatch.setattr(Prior, "using", using)
+    list(start(tiny_stack, TINY.with_(adaptation_scale=0.3), references).steps())
+    assert {u for u in used if u[0] == "prior"} == {("prior", True, 1.0), ("prior", False, 0.3)}
+
+
 def test_particles_take_turns_and_start_from_different_assets(tiny_stack, references):
     distillation = start(tiny_stack, TINY.with_(particles=2, iterations=3), references)
     assert [s.particle for s in distillation.steps()] == [0, 1] * 3

@@ -241,6 +241,25 @@ def test_adapters_are_restored_after_an_error_and_when_nested(prior, case):
             assert torch.equal(prior.predict_noise(*case), omega)
 
 
+def test_the_scale_of_an_adapter_multiplies_what_it_adds_to_the_weights(prior, case):
+    parameters = prior.add_adapter("prior", rank=2, seed=1)
+    lora_step(prior, "prior", parameters, case)
+    base, omega = predictions(prior, case, None, "prior")
+    with torch.no_grad():
+        with prior.using("prior", scale=0.0):
+            torch.testing.assert_close(prior.predict_noise(*case), base)
+        with prior.using("prior", scale=0.25):
+            part = prior.predict_noise(*case)
+            with prior.using("prior"):
+                assert torch.equal(prior.predict_noise(*case), omega)
+            assert torch.equal(prior.predict_noise(*case), part)  # restored with its scale
+        up = [p for n, p in prior.unet.named_parameters() if ".lora_B.prior." in n]
+        for matrix in up:
+            matrix *= 0.25
+    torch.testing.assert_close(predictions(prior, case, "prior")[0], part)
+    assert (part - base).abs().max() > 1e-5 and (part - omega).abs().max() > 1e-5
+
+
 def test_only_an_adapter_in_training_has_gradients(prior, case):
     prior.add_adapter("prior", rank=2, seed=0)
     mine = set(map(id, prior.add_adapter("variational", rank=2, seed=0)))
