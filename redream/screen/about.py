@@ -38,7 +38,8 @@ def page_html(stack: Stack, reason: str) -> str:
         f"<li>{_picture(number, head)}<b>{head}</b><br>{words}</li>" for number, (head, words) in enumerate(STEPS, 1)
     )
     scores = "".join(
-        f"<tr><th scope='row'>{escape(s.label)}</th><td>{escape(_read(s))}</td></tr>" for s in SCORES.values()
+        f"<tr><th scope='row'>{escape(s.words)}<br><span class='small'>{escape(s.label)}</span></th><td>{escape(_read(s))}</td></tr>"
+        for s in SCORES.values()
     )
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     facts = {"stack": f"{stack.name}: {reason}", "device": machine.device_name(machine.device()), "versions": versions}

@@ -149,11 +149,15 @@ def grid_html(made: Sequence[Made]) -> str:
         return NOTHING
     heads = "".join(f"<th scope='col'>{escape(VARIANTS[one.variant])}</th>" for one in made)
     rows = [("Assets", [_assets(one.run) for one in made]), ("Object", [_object(one) for one in made])]
-    rows += [(SCORES[key].label, _scores(made, key)) for key in SHOWN]
+    rows += [(_named(key), _scores(made, key)) for key in SHOWN]
     body = "".join(
         f"<tr><th scope='row'>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in rows
     )
     return f"<div class='wide' tabindex='0'><table class='grid'><thead><tr><td></td>{heads}</tr></thead>{body}</table></div>"
+
+
+def _named(key: str) -> str:
+    return f"{escape(SCORES[key].words)}<br><span class='small'>{escape(SCORES[key].label)}</span>"
 
 
 def _object(one: Made) -> str:

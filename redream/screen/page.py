@@ -6,26 +6,19 @@ from pathlib import Path
 
 from redream import events as told
 from redream.jobs import Waiting
+from redream.judging import SCORES
 from redream.screen.curves import curves_html
 from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
 
 STAGES = {"loading": "Loading the models", "filming": "Filming the turntable", "scoring": "Scoring"}
 STAGES |= {"warm-up": "Warming up", "painting": "Painting"}
 ITERATES = ("warm-up", "painting")
-SCORES = {  # name in scores.json: in words, what the number says, how it is written
-    "clip": ("Likeness to the prompt", "CLIP score, two models: higher is better.", "{:.3f}"),
-    "a_lpips": ("Change from view to view", "A-LPIPS, two networks: lower is steadier (so is a plain ball).", "{:.3f}"),
-    "view_agreement": (
-        "Sides where they belong",
-        "Share of views that CLIP calls front, side or back rightly.",
-        "{:.0%}",
-    ),
-    "front_behind": (
-        "Faces on the back",
-        "Share of views from behind that CLIP calls a front: lower is better.",
-        "{:.0%}",
-    ),
-    "coverage": ("Share of the picture", "How much of it the object covers.", "{:.0%}"),
+SHOWN = {  # name in scores.json, for one model or for two: what the number says, how it is written
+    "clip": ("CLIP score, two models: higher is better.", "{:.3f}"),
+    "a_lpips": ("A-LPIPS, two networks: lower is steadier (so is a plain ball).", "{:.3f}"),
+    "view_agreement": ("Share of views that CLIP calls front, side or back rightly.", "{:.0%}"),
+    "front_behind": ("Share of views from behind that CLIP calls a front: lower is better.", "{:.0%}"),
+    "coverage": ("How much of it the object covers.", "{:.0%}"),
 }
 NO_ASSETS = quiet("The three assets closest to your words will turn here.")
 NO_STATE = quiet("Describe an object and press Create.")
@@ -128,8 +121,8 @@ class Page:
             return ""
         scores = self.scores[number]
         rows = "".join(
-            f"<tr><th scope='row'>{name}<br><span class='small'>{meaning}</span></th><td>{_numbers(scores, key, form)}</td></tr>"
-            for key, (name, meaning, form) in SCORES.items()
+            f"<tr><th scope='row'>{words_of(key)}<br><span class='small'>{meaning}</span></th><td>{_numbers(scores, key, form)}</td></tr>"
+            for key, (meaning, form) in SHOWN.items()
         )
         return f"<table class='scores'>{rows}</table>"
 
@@ -138,6 +131,11 @@ class Page:
         front = [("front found" if self.fronts[number] else "no clear front")] if number in self.fronts else []
         views = turning(data_uri(self.folder / self.strips[number]), f"{asset['caption']}, turning")
         return f"<div class='card'>{views}<b>{escape(asset['caption'])}</b>{asset_facts(asset, front)}</div>"
+
+
+def words_of(key: str) -> str:
+    """What a score is called on every page, as HTML; `key` may leave open by which of two models it is."""
+    return escape((SCORES.get(key) or SCORES[f"{key}_a"]).words)
 
 
 def _numbers(scores: dict, key: str, form: str) -> str:
