@@ -26,6 +26,8 @@ from redream.scene.volume import OccupancyGrid, Rendering, render
 from redream.settings import Settings
 
 GRID_EVERY = 8  # iterations of a particle between two looks at its occupancy
+REMEMBERED = 0.8  # share of what was known of a particle's disagreement that stays when it is seen again
+RATE_FACTORS = 0.1, 6.0  # the least and the most that a disagreement makes of the learning rates
 RAYS_PER_CHUNK = 2048
 
 
@@ -54,6 +56,7 @@ class Particle:
         self.optimizer = torch.optim.AdamW(
             self.field.parameter_groups(settings), betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0
         )
+        self.disagreement: float | None = None  # running mean of (RMS of v_2D) / s while it is painted
 
     @torch.no_grad()
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
@@ -62,10 +65,22 @@ class Particle:
             self.field, camera, size, background, self.grid, self.settings.samples_per_ray, None, RAYS_PER_CHUNK
         )
 
-    def set_rate(self, share: float) -> None:
-        """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`."""
+    def set_rate(self, share: float, disagreement: float | None = None) -> None:
+        """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`.
+
+        `disagreement` is that of the prior with the view just seen, (RMS of v_2D) / s: with `rate_reference` the rates
+        are multiplied by the square of its running mean over that reference. AdamW's steps are of one length however
+        small the gradients are; so what already looks like the prompt would drift as fast as what does not (ours).
+        """
+        factor, reference = 1.0, self.settings.rate_reference
+        if reference and disagreement is not None:
+            known = disagreement if self.disagreement is None else self.disagreement
+            self.disagreement = REMEMBERED * known + (1 - REMEMBERED) * disagreement
+        if reference and self.disagreement is not None:
+            least, most = RATE_FACTORS
+            factor = min(max((self.disagreement / reference) ** 2, least), most)
         for group, start in zip(self.optimizer.param_groups, self.field.parameter_groups(self.settings), strict=True):
-            group["lr"] = start["lr"] * self.settings.learning_rate_end**share
+            group["lr"] = start["lr"] * self.settings.learning_rate_end**share * factor
 
     def descend(self, loss: Float[Tensor, ""]) -> None:
         """One step of the optimizer down a loss."""
@@ -165,8 +180,9 @@ class Distillation:
             if len(compared) == 2:
                 gradient = gradient - settings.delta_weight * gradients[1:]
             losses["score"] = float(gradient.norm())
+            disagreement = losses["score"] / (settings.guidance_scale or 1) / gradient.numel() ** 0.5
             if not math.isfinite(losses["score"]):  # half precision overflowed: rather no score than no particle
-                gradient = torch.zeros_like(gradient)
+                gradient, disagreement = torch.zeros_like(gradient), None
             loss = gradient_loss(latents, self.weights * gradient)
             if warming:
                 matching = self._asset_loss(seen, *target)  # Eq. 3
@@ -175,7 +191,7 @@ class Distillation:
             loss = loss + self._regularisers(seen, share)
 
             # 6. The particle, then one step of Eq. 4 on ζ with the render just made.
-            particle.set_rate(share)
+            particle.set_rate(share, None if warming else disagreement)
             particle.descend(loss)
             for _ in range(settings.asset_steps - 1 if warming else 0):  # v_asset alone, from further cameras
                 other, background, seen = self._look(particle, size)
@@ -278,6 +294,7 @@ class Distillation:
                 tensors |= {f"{name}.optimizer/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         state = {"format": 1, "iteration": self.iteration}
+        state["disagreements"] = [particle.disagreement for particle in self.particles]
         state["adaptation_steps"] = self.adaptation.steps_done if self.adaptation else 0
         with replacing(folder / "state.safetensors") as file:
             save_file(tensors, file)
@@ -300,6 +317,8 @@ class Distillation:
                         moments.setdefault(int(index), {})[field] = value
                 optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
             self.iteration = int(state["iteration"])
+            for particle, disagreement in zip(self.particles, state["disagreements"], strict=True):
+                particle.disagreement = None if disagreement is None else float(disagreement)
             if self.adaptation:
                 self.adaptation.steps_done = int(state["adaptation_steps"])
             self.generator.set_state(tensors["generator"])

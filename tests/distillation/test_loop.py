@@ -63,6 +63,39 @@ def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(t
     assert {u for u in used if u[0] == "prior"} == {("prior", True, 1.0), ("prior", False, 0.3)}
 
 
+def test_rates_follow_the_square_of_the_disagreement_within_limits_and_keep_it_where_there_is_none():
+    particle = loop.Particle(TINY.with_(rate_reference=0.1), torch.Generator(), torch.device("cpu"))
+    plain = loop.Particle(TINY.with_(rate_reference=0.0), torch.Generator(), torch.device("cpu"))
+
+    def factor(disagreement, share=0.5):
+        for one in (particle, plain):
+            one.set_rate(share, disagreement)
+        rates = [[group["lr"] for group in one.optimizer.param_groups] for one in (particle, plain)]
+        (same,) = {round(a / b, 6) for a, b in zip(*rates, strict=True)}
+        return same
+
+    assert factor(None) == 1
+    assert factor(0.2) == pytest.approx(4) == factor(0.2)
+    assert factor(0.1) == pytest.approx((0.8 * 2 + 0.2) ** 2)  # a running mean
+    assert factor(None) == pytest.approx((0.8 * 2 + 0.2) ** 2)
+    least, most = loop.RATE_FACTORS
+    particle.disagreement = None
+    assert factor(10.0) == pytest.approx(most)
+    particle.disagreement = None
+    assert factor(1e-6) == pytest.approx(least)
+
+
+def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_as_the_prior_agrees(
+    tiny_stack, references, monkeypatch
+):
+    def rates(reference):
+        distillation = start(tiny_stack, TINY.with_(rate_reference=reference), references)
+        return [distillation.particles[0].optimizer.param_groups[0]["lr"] for _ in distillation.steps()]
+
+    usual, high = rates(0.0), rates(1e6)
+    assert [b / a for a, b in zip(usual, high)] == pytest.approx([1, 1, *[loop.RATE_FACTORS[0]] * 2])
+
+
 def test_particles_take_turns_and_start_from_different_assets(tiny_stack, references):
     distillation = start(tiny_stack, TINY.with_(particles=2, iterations=3), references)
     assert [s.particle for s in distillation.steps()] == [0, 1] * 3
