@@ -211,7 +211,8 @@ def test_a_checkpoint_that_is_json_of_another_kind_is_refused_in_a_sentence(tiny
 def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_stack, references, method, value):
     runs = []
     for spoil in (lambda gradient: gradient.clone().index_fill_(-1, torch.tensor([0]), value), torch.zeros_like):
-        distillation = start(tiny_stack, TINY.with_(method=method), references)
+        # without rates that follow the score: they keep what they were, where zero would lower them
+        distillation = start(tiny_stack, TINY.with_(method=method, rate_reference=0.0), references)
 
         def score(*arguments, own=distillation, spoil=spoil, real=distillation._score_gradient):
             gradient = real(*arguments)
