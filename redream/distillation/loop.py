@@ -185,7 +185,7 @@ class Distillation:
                 gradient, disagreement = torch.zeros_like(gradient), None
             loss = gradient_loss(latents, self.weights * gradient)
             if warming:
-                matching = self._asset_loss(seen, *target)  # Eq. 3
+                matching = self._asset_loss(seen, *target, share)  # Eq. 3
                 losses["asset"] = float(matching.detach())
                 loss = loss + matching
             loss = loss + self._regularisers(seen, share)
@@ -195,7 +195,7 @@ class Distillation:
             particle.descend(loss)
             for _ in range(settings.asset_steps - 1 if warming else 0):  # v_asset alone, from further cameras
                 other, background, seen = self._look(particle, size)
-                particle.descend(self._asset_loss(seen, *asset.render(other, size, background)))
+                particle.descend(self._asset_loss(seen, *asset.render(other, size, background), share))
             if (own + 1) % GRID_EVERY == 0:
                 particle.grid.update(particle.field.density, self.generator)
             if self.variational is not None:
@@ -266,11 +266,16 @@ class Distillation:
             render(particle.field, camera, size, background, particle.grid, samples, self.generator),
         )
 
-    def _asset_loss(self, seen: Rendering, image: Tensor, opacity: Tensor) -> Tensor:
-        """Eq. 3: (1/σ²) mean ‖g(θ, ψ) − g(θ_ret, ψ)‖², and the same of opacity with its own weight (ours)."""
+    def _asset_loss(self, seen: Rendering, image: Tensor, opacity: Tensor, share: float) -> Tensor:
+        """Eq. 3: (1/σ²) mean ‖g(θ, ψ) − g(θ_ret, ψ)‖², and the same of opacity with its own weight (ours).
+
+        Late in the warm-up colours are let go and outlines held: what has another colour than its asset can turn to it
+        while the rates are high (ours)."""
+        settings = self.settings
         colour = (seen.image - image).square().sum(dim=1).mean()
         cover = (seen.opacity - opacity).square().mean()
-        return (colour + self.settings.asset_opacity_weight * cover) / self.settings.asset_sigma**2
+        held = 1.0 if share < settings.asset_colour_until * settings.warmup else settings.asset_colour_after
+        return (held * colour + settings.asset_opacity_weight * cover) / settings.asset_sigma**2
 
     def _regularisers(self, seen: Rendering, share: float) -> Tensor:
         """Sparsity and, after the anneal, opacity that is all or nothing (threestudio)."""

@@ -12,6 +12,7 @@ from redream.distillation.loop import CheckpointError, Distillation, set_epsilon
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
 from redream.scene.cameras import Camera
+from redream.scene.volume import Rendering
 
 
 @pytest.fixture
@@ -96,6 +97,16 @@ def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_a
     assert [b / a for a, b in zip(usual, high)] == pytest.approx([1, 1, *[loop.RATE_FACTORS[0]] * 2])
 
 
+def test_late_in_the_warm_up_the_asset_holds_outlines_and_hardly_colours(tiny_stack):
+    settings = TINY.with_(warmup=0.5, asset_colour_until=0.4, asset_colour_after=0.25, asset_sigma=0.1)
+    distillation = start(tiny_stack, settings)
+    image, opacity = torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8)
+    other = Rendering(image + 0.1, opacity + 0.2, opacity)
+    colour, cover = 3 * 0.1**2 / 0.1**2, 0.2**2 / 0.1**2
+    found = [float(distillation._asset_loss(other, image, opacity, share)) for share in (0.0, 0.19, 0.2, 0.49)]
+    assert found == pytest.approx([colour + cover] * 2 + [0.25 * colour + cover] * 2, rel=1e-4)
+
+
 def test_particles_take_turns_and_start_from_different_assets(tiny_stack, references):
     distillation = start(tiny_stack, TINY.with_(particles=2, iterations=3), references)
     assert [s.particle for s in distillation.steps()] == [0, 1] * 3
@@ -104,7 +115,9 @@ def test_particles_take_turns_and_start_from_different_assets(tiny_stack, refere
 
 
 def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, references):
-    settings = TINY.with_(iterations=150, warmup=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005)
+    settings = TINY.with_(
+        iterations=150, warmup=1.0, asset_colour_until=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005
+    )
     settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
     settings = settings.with_(render_size=((0.0, 24),))
     settings = settings.with_(features=4, max_resolution=32, hidden=32, occupancy_resolution=16, samples_per_ray=24)
@@ -124,7 +137,15 @@ def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, re
 def test_more_steps_of_the_asset_velocity_an_iteration_come_closer_to_the_asset(tiny_stack, references):
     distances = []
     for count in (1, 4):
-        settings = TINY.with_(iterations=40, warmup=1.0, adapt=False, delta_every=0, guidance=0.0, asset_steps=count)
+        settings = TINY.with_(
+            iterations=40,
+            warmup=1.0,
+            asset_colour_until=1.0,
+            adapt=False,
+            delta_every=0,
+            guidance=0.0,
+            asset_steps=count,
+        )
         settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
         distillation = start(tiny_stack, settings, references[:1])
         for _ in distillation.steps():
