@@ -114,7 +114,8 @@ def sample(
     """What the 2D prior sees (fig. 4): `count` pictures of the prompt in a view, as Float[Tensor, "count 3 h w"] in [0, 1].
 
     The view is named in words; with `adapt` the prior first learns the retrieved assets' views, and the view is a
-    learned prefix. None: no view. `progress` is told the adaptation's steps (done, total).
+    learned prefix. What was learned counts in full here, while painting uses `adaptation_scale` of it. None: no view.
+    `progress` is told the adaptation's steps (done, total).
     """
     models = models or Models.load(stack)
     settings = settings or PRESETS[models.stack.preset]
@@ -152,7 +153,8 @@ def views(
 ) -> Iterator[Progress | Seen]:
     """What the 2D prior sees from back to front, before and after adaptation (fig. 4 and 14), always of the same noise.
 
-    Tells how far it is, and at last a `Seen`, or nothing more if it is stopped. Raises as `sample`, at once.
+    What was learned counts in full here, while painting uses `adaptation_scale` of it. Tells how far it is, and at last
+    a `Seen`, or nothing more if it is stopped. Raises as `sample`, at once.
     """
     settings = settings or PRESETS[models.stack.preset]
     checked = check_prompt(prompt, models.stack.vocabulary)

@@ -101,7 +101,7 @@ class Settings:
     adaptation_t_power: float = 3.0  # p of t = T u^(1/p); 1: the paper's U(0, T)
     adaptation_empty: float = 0.1  # share of empty prompts
     # Share of ω in the score gradient (ours; the paper: 1). What ω learns of views an initialised particle has already,
-    # but it repeats its assets' colours: CLIP a of ten prompts .768 with 1, .779 with 0.25 (the true objects: .777).
+    # but it repeats its assets' colours: CLIP a of ten prompts .768 with 1, .780 with 0.25 (the true objects: .777).
     adaptation_scale: float = 0.25
 
     # What comes out
