@@ -211,9 +211,11 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
         }
 
-    @saying(trouble, idle)
-    def come_back(known, request: gr.Request):
+    @saying(trouble, idle, asked=False)  # a visitor who is quick has asked for something before the page has loaded
+    def come_back(known, followed, request: gr.Request):
         """Show the run that the address names, or that this browser saw last, with what was asked for."""
+        if followed:
+            return
         for run in still_here([request.query_params.get("run", ""), *known])[:1]:
             asked, answers = run.request, Wish.of(run.request.settings, preset)
             stand = switches_for(answers.method, answers.initialise, answers.adapt)
@@ -235,7 +237,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     how = [method, *switches, iterations, particles, seed, guidance, delta, resolution]  # a Wish's fields
     shown = [current, mine, trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
     shown += [table, onward, again, record, command, link, outcome, samples]
-    coming_back = demo.load(come_back, mine, [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
+    coming_back = demo.load(come_back, [mine, current], [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
     wanted = [create_button.click, prompt.submit]
     going_on = again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
     asked = [mine, current, prompt, file, uid, *how]

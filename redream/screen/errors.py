@@ -56,15 +56,15 @@ def streaming(call: Callable) -> Callable:
     return stream
 
 
-def saying(trouble: gr.HTML, otherwise: Mapping | None = None) -> Callable:
-    """For events that yield updates: an error's sentence stands in `trouble` and is gone when all is well; with it come
-    the updates `otherwise`."""
+def saying(trouble: gr.HTML, otherwise: Mapping | None = None, asked: bool = True) -> Callable:
+    """For events that yield updates: an error's sentence stands in `trouble`, and with it come the updates `otherwise`.
+    What a visitor `asked` for takes an earlier sentence away; what the page does by itself leaves it."""
 
     def wrap(event: Callable) -> Callable:
         @functools.wraps(event)
         def said(*values):
             try:
-                yield {trouble: gr.update(visible=False)}
+                yield {trouble: gr.update(visible=False) if asked else gr.skip()}
                 yield from event(*values)
             except Exception as error:  # noqa: BLE001 - whatever it was, a person is told
                 yield {trouble: complaint(error), **(otherwise or {})}

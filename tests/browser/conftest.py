@@ -22,7 +22,14 @@ def browser(chromium):
 
 @pytest.fixture
 def page(browser, app, request):
-    """A fresh visitor's page; with REDREAM_SHOTS a picture of how it was left is put into that folder."""
+    """A fresh visitor's page; with REDREAM_SHOTS a picture of how it was left is put into that folder.
+
+    What it said on the way and last is printed, which pytest shows for a test that fails.
+    """
     with visitor(browser, app[0]) as page:
+        page.on("console", lambda message: print("console:", message.text))
+        page.on("framenavigated", lambda frame: print("opened:", frame.url))
+        page.on("requestfailed", lambda request: print("not answered:", request.url, request.failure))
         yield page
         shoot(page, request.node.originalname)
+        print("left at:", page.get_by_role("main").inner_text())

@@ -16,11 +16,23 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api")
 
 ROOT = Path(__file__).parents[2]
-# The app over a stack whose preset is the tests' tiny one.
-START = "import redream.settings as s; from tiny_stack import TINY; s.PRESETS['mini'] = TINY.with_(iterations={}); " + (
-    "from redream import results; results.MESH_TEXTURE = 64; import app; app.main()"
-)
 ITERATIONS = 24
+LONG = 2000  # iterations, of runs that are stopped
+# The app over a stack whose preset is the tests' tiny one.
+START = f"""
+import redream.settings
+from redream import results
+from redream.screen import wishes
+from tiny_stack import TINY
+
+redream.settings.PRESETS["mini"] = TINY.with_(iterations={ITERATIONS})
+wishes.most_iterations = lambda preset: {LONG}
+results.MESH_TEXTURE = 64
+
+import app
+
+app.main()
+"""
 TABS = ("Create", "Compare", "Library", "Prior", "About")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 QUIET += ("--disable-component-update", "--disable-sync")
@@ -41,7 +53,7 @@ def serving(stack: Path, runs: Path, uploads: Path) -> Iterator[str]:
         "OMP_NUM_THREADS": "1",
     }
     address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-c", START.format(ITERATIONS)], env=environ, cwd=runs)
+    process = subprocess.Popen([sys.executable, "-c", START], env=environ, cwd=runs)
     try:
         wait_for_address(address, process)
         yield address
@@ -100,6 +112,14 @@ def create_button(page):
 def wait_until_done(page, said: str = "Done.") -> None:
     sync_api.expect(page.locator(".now").first).to_have_text(said, timeout=WAIT)
     sync_api.expect(create_button(page)).to_be_visible(timeout=WAIT)
+
+
+def until(page, seen) -> None:
+    for _ in range(WAIT // 100):
+        if seen():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("it did not come about")
 
 
 def open_tab(page, name: str) -> None:

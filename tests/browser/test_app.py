@@ -12,6 +12,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from served import (
     ITERATIONS,
+    LONG,
     ROOT,
     TABS,
     WAIT,
@@ -23,6 +24,7 @@ from served import (
     open_tab,
     shoot,
     sync_api,
+    until,
     visitor,
     wait_until_done,
 )
@@ -79,7 +81,7 @@ def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_
 
 
 def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
-    fill_iterations(page, 5 * ITERATIONS)
+    fill_iterations(page, LONG)
     ask(page, "a green dog")
     sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
@@ -100,6 +102,24 @@ def test_a_bad_prompt_is_answered_by_a_sentence(page, prompt, said):
     sync_api.expect(page.get_by_role("alert")).to_contain_text(said, timeout=WAIT)
     sync_api.expect(create_button(page)).to_be_visible()
     assert not page.get_by_text("Traceback").count()
+
+
+def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(browser, app):
+    """The page's own first event, which looks for earlier runs, is held back until the visitor's is answered."""
+    held, ended = [], []
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.route("**/queue/join*", lambda r: r.continue_() if "ironman" in r.request.post_data else held.append(r))
+        for over in ("requestfinished", "requestfailed"):  # a stream of answers
+            page.on(over, lambda request: ended.append(request) if "queue/data" in request.url else None)
+        page.goto(app[0], wait_until="domcontentloaded")
+        ask(page, "ironman")
+        sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
+        until(page, lambda: held and len(ended) == 1)
+        held[0].continue_()
+        until(page, lambda: len(ended) == 2)
+        page.wait_for_timeout(300)  # milliseconds: what the last answer changes is drawn
+        sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know")
 
 
 def test_markup_in_a_prompt_stays_text(page):
@@ -184,7 +204,7 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
 def test_a_refused_wish_does_not_end_what_is_followed(page):
     """Nor can a second run be started from the page that follows one: Continue and a new prompt do not mix."""
     page.get_by_label("DreamFusion (SDS)").check()
-    fill_iterations(page, 5 * ITERATIONS)
+    fill_iterations(page, LONG)
     ask(page, "a red car")
     sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
     page.reload(wait_until="domcontentloaded")
@@ -231,7 +251,7 @@ def test_the_prior_is_seen_from_back_to_front(page):
 
 def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser, app):
     with visitor(browser, app[0]) as first, visitor(browser, app[0]) as second:
-        fill_iterations(first, 5 * ITERATIONS)
+        fill_iterations(first, LONG)
         ask(first, "a red car")
         sync_api.expect(first.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
         ask(second, "a blue mug")
@@ -284,7 +304,7 @@ def test_the_endpoints_are_documented_and_answer(app):
 
 def test_a_script_can_stop_a_run_and_keeps_what_there_is(app):
     client = Client(app[0], verbose=False, analytics_enabled=False)
-    job = client.submit("a purple owl", "sds", particles=4, iterations=5 * ITERATIONS, api_name="/generate")
+    job = client.submit("a purple owl", "sds", particles=4, iterations=LONG, api_name="/generate")
     while not job.outputs() or "iteration" not in job.outputs()[-1][0]["state"]:
         time.sleep(0.2)
     run = job.outputs()[-1][0]["run"]
