@@ -25,7 +25,6 @@ from redream.screen.wishes import (
     MOST_OBJECTS,
     Wish,
     duration,
-    guidance_of,
     most_iterations,
     named,
     page_of,
@@ -106,11 +105,13 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
                 dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
             with gr.Accordion("More", open=False) as more:
-                iterations = gr.Slider(1, most_iterations(preset), preset.iterations, step=1, label="Iterations")
+                iterations = gr.Slider(
+                    1, most_iterations(preset), preset["redream"].iterations, step=1, label="Iterations"
+                )
                 particles = gr.Slider(1, MOST_OBJECTS, 1, step=1, label="Objects at once (particles)")
-                guidance = gr.Number(preset.guidance, label="Guidance", minimum=0, maximum=200)
+                guidance = gr.Number(preset["redream"].guidance, label="Guidance", minimum=0, maximum=200)
                 delta = gr.Checkbox(True, label="Delta denoising", info="Leaves out what the prior does to any asset.")
-                size = preset.render_size[-1][1]
+                size = preset["redream"].render_size[-1][1]
                 sizes = [("the usual", 0), *((f"{n} px", n) for n in (size, size * 3 // 2, size * 2))]
                 resolution = gr.Radio(sizes, value=0, label="Resolution while forming")
                 file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
@@ -245,7 +246,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     stop_button.click(end, current, stop_button, **QUICK)
     number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **QUICK)
-    method.input(lambda method: guidance_of(preset, method), method, guidance, **QUICK)
+    method.input(lambda method: preset[method].guidance_scale, method, guidance, **QUICK)
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
     gr.on([demo.load, command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
@@ -275,15 +276,15 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
                     votes = [gr.Button(words, size="sm", interactive=False) for words in ("A", "B", "the same")]
                 counts = gr.HTML(comparison.tally_html({}))
 
-    def asked(base, seed):
-        """Settings that all are made with, but for their method."""
-        return comparison.base_of(next(iter(still_here([base])), None), preset, int(seed or 0))
+    def asked(base, seed, ticks):
+        """The settings of each of them."""
+        return comparison.wanted(ticks, next(iter(still_here([base])), None), preset, int(seed or 0))
 
     @saying(trouble)
     def compare(prompt, seed, base, ticks, known):
         made, forming, before = {}, True, None
         try:
-            for made in comparison.runs_for(worker, prompt or "", asked(base, seed), ticks, still_here(known)):
+            for made in comparison.runs_for(worker, prompt or "", asked(base, seed, ticks), still_here(known)):
                 yield {chosen: made, mine: list(dict.fromkeys([*made.values(), *known]))[:REMEMBERED]}
         except ValueError as error:  # those that were taken on are followed nevertheless
             yield {trouble: complaint(error)}
@@ -298,7 +299,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
 
     def estimate(prompt, seed, base, ticks, known):
         try:
-            left = comparison.missing(worker, prompt or "", asked(base, seed), ticks, still_here(known))
+            left = comparison.missing(worker, prompt or "", asked(base, seed, ticks), still_here(known))
         except ValueError:
             return "Compare"
         return f"Compare{duration(worker, left)}"

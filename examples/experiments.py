@@ -54,7 +54,7 @@ from redream.runs import Run
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, ring
 from redream.scene.turntable import as_bytes
-from redream.settings import PRESETS, Settings
+from redream.settings import PRESETS, Preset, Settings
 from redream.stack import check_prompt
 from redream.tables import FORMAT
 
@@ -76,7 +76,7 @@ class Lab:
     """What an experiment works with."""
 
     models: Models
-    settings: Settings
+    preset: Preset
     out: Path
     prompts: tuple[str, ...]
     assets: tuple[str, ...] = ()  # in words: the library's best asset for each of them
@@ -87,6 +87,11 @@ class Lab:
     def weights(self) -> str:
         """The fingerprint of all models."""
         return evaluation.fingerprint(self.models.stack)
+
+    @property
+    def settings(self) -> Settings:
+        """ReDream's."""
+        return self.preset["redream"]
 
     @property
     def prior(self) -> Prior:
@@ -208,7 +213,7 @@ def progress(lab: Lab) -> Outcome:
         rows.append(Row(prompt))
         for method in ("redream", "redream-no-init", "vsd"):
             say(f"{prompt}, {method}")
-            settings = lab.settings.with_(**evaluation.METHODS[method])
+            settings = evaluation.own_settings(method, lab.preset)
             known = found_for(lab, prompt) if settings.uses_assets else []
             distillation, pictures = Distillation(lab.prior, settings, text, known), {}
             for step in distillation.steps():
@@ -727,12 +732,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     usual = EXPERIMENTS[options.name]
     try:
-        settings = PRESETS[options.preset].with_(seed=options.seed)
+        changes = {"seed": options.seed}
         iterations = usual.iterations if options.iterations is None else options.iterations
-        settings = settings if iterations is None else settings.with_(iterations=iterations)
+        changes |= {} if iterations is None else {"iterations": iterations}
+        preset = {method: settings.with_(**changes) for method, settings in PRESETS[options.preset].items()}
         prompts, known = tuple(options.prompts or usual.prompts), tuple(options.assets or usual.assets)
         models = Models.load(options.stack)
-        lab = Lab(models, settings, options.out, prompts, known, options.samples, options.runs)
+        lab = Lab(models, preset, options.out, prompts, known, options.samples, options.runs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of libraries are nobody's business here
             for line in perform(options.name, lab):

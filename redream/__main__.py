@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def generate(options: argparse.Namespace) -> None:
     stack = Stack.load(options.stack)
-    settings = PRESETS[options.preset or stack.preset].with_(
-        method=options.method, initialise=options.initialise, adapt=options.adapt, seed=options.seed
+    settings = PRESETS[options.preset or stack.preset][options.method].with_(
+        initialise=options.initialise, adapt=options.adapt, seed=options.seed
     )
     if options.particles is not None:
         settings = settings.with_(particles=options.particles)
@@ -121,7 +121,8 @@ def evaluate(options: argparse.Namespace) -> None:
     asked: dict[str, dict] = {}  # method, "" for all → name → value
     for method, name, value in options.set:
         asked.setdefault(method, {})[name] = value
-    settings = PRESETS[options.preset or models.stack.preset].with_(**asked.pop("", {}))
+    preset, common = PRESETS[options.preset or models.stack.preset], asked.pop("", {})
+    settings = {method: own.with_(**common) for method, own in preset.items()}
     file = options.prompts or PROMPTS / ("prompts_mini.txt" if models.stack.vocabulary else "prompts.txt")
     prompts = evaluation.read_prompts(file, options.part, options.limit)
     methods, missing = options.methods or list(evaluation.METHODS), 0
@@ -242,7 +243,7 @@ def _setting(text: str) -> tuple[str, str, object]:
     method, _, name = name.rpartition(".")
     if method and METHODS.get(method) is None:
         raise argparse.ArgumentTypeError(f"there is no method {method} that has settings")
-    # SDS's guidance may be set: only sds-25 has its own.
+    # SDS's guidance may be set: only sds-100 has its own.
     varied = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
     if name not in vars(Settings()) or name in varied:
         raise argparse.ArgumentTypeError(f"there is no setting {name} to change")

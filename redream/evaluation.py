@@ -27,18 +27,17 @@ from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded,
 from redream.metrics import SCORES_VERSION
 from redream.models import Models
 from redream.runs import Run, RunError
-from redream.settings import PRESETS, Settings
+from redream.settings import PRESETS, Preset, Settings
 from redream.stack import Checked, Stack, check_prompt
 from redream.tables import TRUTH, Outcome
 
 METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
-GUIDANCE_SDS_LOWER = 25.0  # a guess, not tuned yet; DreamFusion has 100
 
-METHODS: dict[str, dict | None] = {  # name → what it changes in the settings; None: no run at all
+METHODS: dict[str, dict | None] = {  # name → what it changes in its method's settings; None: no run at all
     "redream": {},
     "vsd": {"method": "vsd"},
     "sds": {"method": "sds"},
-    "sds-25": {"method": "sds", "guidance_sds": GUIDANCE_SDS_LOWER},
+    "sds-100": {"method": "sds", "guidance_sds": 100.0},  # DreamFusion's own
     "redream-no-init": {"initialise": False},
     "redream-no-adapt": {"adapt": False},
     "redream-no-prefix": {"prefix_learned": False},
@@ -145,6 +144,12 @@ def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Set
     return Trial(prompt, method, seed, own, out / "runs" / method / name)
 
 
+def own_settings(name: str, preset: Preset) -> Settings:
+    """What a preset is for a name of `METHODS`; for what is no run, ReDream's."""
+    changes = METHODS.get(name) or {}
+    return preset[changes.get("method", "redream")].with_(**changes)
+
+
 def evaluate(
     out: Path,
     prompts: Sequence[Prompt],
@@ -152,13 +157,13 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     *,
     models: Models,
-    settings: Settings | None = None,
+    settings: Preset | None = None,
     tuned: Mapping[str, Mapping] | None = None,
 ) -> Iterator[Told]:
     """Make or reuse a run for each prompt, method and seed, and write the tables and the gallery to `out`.
 
-    `settings` (by default the stack's preset) are those of every method, which changes some of them by `METHODS` and,
-    where they were tuned for it alone, by `tuned` (method → changes).
+    `settings` (by default the stack's preset) are changed by `METHODS` and, for a name of these alone, by `tuned` (name →
+    changes).
     The sweep goes on as what it tells is asked for; a run that fails by a named error is listed and the rest goes on.
     Raises `EvaluationError`.
     """
@@ -177,12 +182,17 @@ def evaluate(
     still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if METHODS[m] is None]
     asked = [(prompt, method, None) for prompt in prompts for method in still]
     asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
-    own = {method: {**(METHODS[method] or {}), **tuned.get(method, {})} for method in methods}
-    trials = [plan(out, *one, settings.with_(**own.get(one[1], {})), weights) for one in asked]
-    header = {"stack": models.stack.name, "models": weights, "settings": asdict(settings), "seeds": list(seeds)}
+    own = {name: own_settings(name, settings).with_(**tuned.get(name, {})) for name in (*methods, *still)}
+    trials = [plan(out, *one, own[one[1]], weights) for one in asked]
+    common = asdict(settings["redream"])
+    header = {"stack": models.stack.name, "models": weights, "settings": common, "seeds": list(seeds)}
     header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
-    header |= {"changes": own}
+    header |= {"changes": {name: _changes(asdict(own[name]), common) for name in methods}}
     return _sweep(out, trials, models, header)
+
+
+def _changes(own: dict, common: dict) -> dict:
+    return {name: value for name, value in own.items() if value != common[name]}
 
 
 def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> Iterator[Told]:

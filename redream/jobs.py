@@ -79,7 +79,7 @@ class Worker:
     def submit(self, prompt: str, settings: Settings | None = None, **more) -> str:
         """Take a run on; its id, which is hard to guess. `more`: assets or uids. All as in `pipeline.generate`, which also
         says what it raises; raises `JobError` when too many wait."""
-        run, settings = runs.new_id(), settings or PRESETS[self.models.stack.preset]
+        run, settings = runs.new_id(), settings or PRESETS[self.models.stack.preset]["redream"]
 
         def begin(stop: Callable[[], bool]) -> Iterator[Event]:
             return self._generate(

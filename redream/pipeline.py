@@ -48,7 +48,7 @@ def generate(
     shared between runs, and then theirs is the stack. Raises a named error, each with a sentence for its author.
     """
     stack = models.stack if models else stack if isinstance(stack, Stack) else Stack.load(stack)
-    settings = settings or PRESETS[stack.preset]
+    settings = settings or PRESETS[stack.preset]["redream"]
     checked = check_prompt(prompt, stack.vocabulary)
     if (assets or uids) and not settings.uses_assets:
         raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
@@ -96,7 +96,7 @@ def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, mod
     """The `k` assets nearest to a prompt, best first, as `redream.retrieval.index.Hit`."""
     models = models or Models.load(stack)
     checked = check_prompt(prompt, models.stack.vocabulary)
-    candidates = max(k, PRESETS[models.stack.preset].candidates)
+    candidates = max(k, PRESETS[models.stack.preset]["redream"].candidates)
     return models.index.search(checked.prompt, models.clip("retrieval"), k, candidates)
 
 
@@ -118,7 +118,7 @@ def sample(
     `progress` is told the adaptation's steps (done, total).
     """
     models = models or Models.load(stack)
-    settings = settings or PRESETS[models.stack.preset]
+    settings = settings or PRESETS[models.stack.preset]["redream"]
     checked = check_prompt(prompt, models.stack.vocabulary)
     import torch
 
@@ -156,7 +156,7 @@ def views(
     What was learned counts in full here, while painting uses `adaptation_scale` of it. Tells how far it is, and at last
     a `Seen`, or nothing more if it is stopped. Raises as `sample`, at once.
     """
-    settings = settings or PRESETS[models.stack.preset]
+    settings = settings or PRESETS[models.stack.preset]["redream"]
     checked = check_prompt(prompt, models.stack.vocabulary)
 
     def told() -> Iterator[Progress | Seen]:

@@ -69,7 +69,7 @@ class Request:
         """The command line that asks for the same, if it can: settings that are no preset's need settings.json."""
         own = self.settings
         said = {key: getattr(own, key) for key in ("method", "initialise", "adapt", "particles", "iterations", "seed")}
-        preset = next((name for name, p in PRESETS.items() if p.with_(**said) == own), None)
+        preset = next((name for name, p in PRESETS.items() if p[own.method].with_(**said) == own), None)
         if preset is None:
             return "python -m redream resume FOLDER  # a folder with nothing but this run's settings.json"
         # Texts may begin with a dash: they follow an equals sign, and the prompt comes after "--".

@@ -1,4 +1,4 @@
-"""Every number of a run in one frozen dataclass; presets are instances of it; it is saved with every run.
+"""Every number of a run in one frozen dataclass; presets are its instances, one for each method; it is saved with every run.
 
 Schedules are fractions of a particle's iterations, so a shorter run is the same run in small.
 Sources of the numbers: METHOD.md ("A": ReDream appendix A; "PD": ProlificDreamer; "3S": threestudio; "ours": measured).
@@ -6,6 +6,7 @@ Sources of the numbers: METHOD.md ("A": ReDream appendix A; "PD": ProlificDreame
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -219,10 +220,25 @@ _SD21 = Settings(
     checkpoint_every=1000,
 )
 
-PRESETS: dict[str, Settings] = {
-    "mini": Settings(),
-    "mini-fast": Settings(iterations=160, adaptation_steps=240, turntable_rays=96),
-    "sd21": _SD21,
-    "sd21-zerogpu": _SD21.with_(iterations=1200, adaptation_steps=120, render_size=((0.0, 64), (0.5, 128))),
-    "paper": _SD21.with_(iterations=20_000, render_size=((0.0, 512),)),
+Preset = Mapping[Method, Settings]
+
+
+def by_method(settings: Settings, vsd: Mapping = {}, sds: Mapping = {}) -> Preset:
+    """ReDream's settings, and the same for the other methods with what is better for these."""
+    return {"redream": settings, "vsd": settings.with_(method="vsd", **vsd), "sds": settings.with_(method="sds", **sds)}
+
+
+# What the other methods need on the miniature, found by trials like ReDream's (examples/report/TRIALS.md): from noise, rates
+# that stay higher and that do not follow the score.
+_FROM_NOISE = {"learning_rate_end": 0.1, "rate_reference": 0.0, "latent_weights": False}
+_VSD = _FROM_NOISE | {"guidance": 7.5, "learning_rate_variational": 0.0003, "opaque": 200.0}
+_SDS = _FROM_NOISE | {"guidance_sds": 15.0, "opaque": 50.0}
+_FAST = {"iterations": 160, "adaptation_steps": 240, "turntable_rays": 96}
+
+PRESETS: dict[str, Preset] = {
+    "mini": by_method(Settings(), _VSD, _SDS),
+    "mini-fast": by_method(Settings(**_FAST), _VSD, _SDS),
+    "sd21": by_method(_SD21),
+    "sd21-zerogpu": by_method(_SD21.with_(iterations=1200, adaptation_steps=120, render_size=((0.0, 64), (0.5, 128)))),
+    "paper": by_method(_SD21.with_(iterations=20_000, render_size=((0.0, 512),))),
 }

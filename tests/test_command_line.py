@@ -14,14 +14,14 @@ from tiny_stack import TINY
 from redream import events, pipeline
 from redream.__main__ import main
 from redream.runs import Run
-from redream.settings import PRESETS
+from redream.settings import PRESETS, by_method
 
 COMMAND = [sys.executable, "-m", "redream"]
 
 
 @pytest.fixture(autouse=True)
 def tiny_presets(monkeypatch, tmp_path):
-    monkeypatch.setitem(PRESETS, "mini", TINY.with_(iterations=2))
+    monkeypatch.setitem(PRESETS, "mini", by_method(TINY.with_(iterations=2)))
     monkeypatch.setenv("REDREAM_RUNS", str(tmp_path / "runs"))
 
 
@@ -43,7 +43,7 @@ def test_generate_says_where_the_files_are_and_the_scores_in_words(tiny_stack, c
     assert str(folder / "turntable-0.mp4") in out and str(folder / "mesh-0.glb") in out
     assert "CLIP" in out and "higher is better" in out and "A-LPIPS" in out
     assert "Found in the library" in err and "iteration 2 of 2" in err
-    assert Run.open(folder).request.settings == PRESETS["mini"].with_(seed=3)
+    assert Run.open(folder).request.settings == PRESETS["mini"]["redream"].with_(seed=3)
 
     assert main(["resume", folder.name]) == 0
     assert "is finished" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_every_switch_reaches_the_settings(tiny_stack, tmp_path, monkeypatch):
     words = "generate owl --preset mini-fast --method redream --no-init --particles 2 --iterations 7 --seed 5"
     words = [*words.split(), "--asset", "a.glb", "b.glb", "--asset", "c.glb", "--asset-caption", "an owl"]
     assert main([*words, "--stack", str(tiny_stack), "--out", str(tmp_path / "run")]) == 0
-    expected = PRESETS["mini-fast"].with_(initialise=False, particles=2, iterations=7, seed=5)
+    expected = PRESETS["mini-fast"]["redream"].with_(initialise=False, particles=2, iterations=7, seed=5)
     assert asked["settings"] == expected and asked["out"] == tmp_path / "run"
     assert asked["assets"] == [("a.glb", "an owl"), ("b.glb", "an owl"), ("c.glb", "an owl")]
 
@@ -134,7 +134,9 @@ def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_
     out, err = capsys.readouterr()
     assert "table.md" in out and "missing" not in out and "1 of 1: sds: a purple owl" in err
     (folder,) = (tmp_path / "out/runs/sds").iterdir()
-    assert Run.open(folder).request.settings == PRESETS["mini"].with_(method="sds", iterations=1, t_max=(1.0, 0.5))
+    assert Run.open(folder).request.settings == PRESETS["mini"]["redream"].with_(
+        method="sds", iterations=1, t_max=(1.0, 0.5)
+    )
     assert main(words) == 0
     out, err = capsys.readouterr()
     assert "1 of 2 runs are missing" in out and "*ironman*" in err

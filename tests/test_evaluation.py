@@ -23,6 +23,7 @@ from redream.judging import EvaluationError
 from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.runs import Run
+from redream.settings import by_method
 from redream.stack import STACKS, Stack, Vocabulary, check_prompt
 
 EXAMPLES = STACKS.parent / "examples"
@@ -37,7 +38,7 @@ def models(models_with_truth) -> Models:
 
 
 def sweep(out: Path, models: Models, **changes) -> list[evaluation.Told]:
-    asked = {"prompts": PROMPTS, "methods": METHODS, "seeds": [0], "settings": SETTINGS} | changes
+    asked = {"prompts": PROMPTS, "methods": METHODS, "seeds": [0], "settings": by_method(SETTINGS)} | changes
     return list(evaluation.evaluate(out, models=models, **asked))
 
 
@@ -72,7 +73,7 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, t
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
-    sweep(out, models, settings=SETTINGS.with_(t_min=0.2), **asked)
+    sweep(out, models, settings=by_method(SETTINGS.with_(t_min=0.2)), **asked)
     assert len(begun) == 1 and len(list((out / "runs/sds").iterdir())) == 1 + len(PROMPTS)
     monkeypatch.setattr(evaluation, "fingerprint", lambda stack: "other weights")
     sweep(out, models, **asked)
@@ -100,8 +101,9 @@ torch.set_num_threads(1)  # as here: sums are equal then
 from test_evaluation import METHODS, PROMPTS, SETTINGS
 from redream import evaluation
 from redream.models import Models
+from redream.settings import by_method
 models = Models.load({str(models.stack.base)!r}, "cpu")
-for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=SETTINGS):
+for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=by_method(SETTINGS)):
     if now.trial.method == "sds" and list(now.trial.folder.glob("checkpoint/0*")):
         os._exit(9)
 """
@@ -109,7 +111,7 @@ for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models
     path = os.pathsep.join([str(here), str(here.parent)])
     died = subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ, "PYTHONPATH": path})
     assert died.returncode == 9
-    told = evaluation.evaluate(tmp_path, PROMPTS, METHODS, models=models, settings=SETTINGS)
+    told = evaluation.evaluate(tmp_path, PROMPTS, METHODS, models=models, settings=by_method(SETTINGS))
     next(now for now in told if now.trial.method == "sds" and now.ended)
     told.close()
     assert not (tmp_path / "table.json").exists()
@@ -230,11 +232,18 @@ def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
 
     monkeypatch.setattr(pipeline, "generate", generate)
     changed = SETTINGS.with_(guidance=5.0)
-    sweep(tmp_path, models, settings=changed, methods=list(evaluation.METHODS), prompts=PROMPTS[:1], seeds=[7])
+    sweep(
+        tmp_path,
+        models,
+        settings=by_method(changed, sds={"guidance_sds": 30.0}),
+        methods=list(evaluation.METHODS),
+        prompts=PROMPTS[:1],
+        seeds=[7],
+    )
     assert set(asked) == set(evaluation.METHODS) - {"retrieval"}
     assert asked["redream"] == changed.with_(seed=7)
     assert all(settings.guidance == 5.0 for settings in asked.values())
-    assert asked["sds"].guidance_scale == 100 > asked["sds-25"].guidance_scale
+    assert asked["sds"].guidance_scale == 30.0 and asked["sds-100"].guidance_scale == 100.0
     assert not asked["vsd"].uses_assets and asked["redream-no-init"].uses_assets
     different = {json.dumps(dataclasses.asdict(s)) for s in asked.values()}
     assert len(different) == len(asked)

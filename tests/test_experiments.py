@@ -13,6 +13,7 @@ from examples import experiments
 from examples.experiments import EXPERIMENTS, Lab, Row, distil, frechet, generate, pairwise, perform, sheet
 from redream import evaluation
 from redream.runs import Run
+from redream.settings import by_method
 from redream.stack import STACKS
 
 PROMPTS = {
@@ -29,7 +30,7 @@ def lab(models, tmp_path_factory):
 
     def make(name, **more):
         prompts = PROMPTS.get(name, ("a red owl",))
-        return Lab(models, TINY, out, prompts, ASSETS.get(name, ()), samples=4, **more)
+        return Lab(models, by_method(TINY), out, prompts, ASSETS.get(name, ()), samples=4, **more)
 
     return make
 
@@ -41,8 +42,8 @@ def evaluated(models, tmp_path_factory):
         tmp_path_factory.mktemp("evaluated"),
         [evaluation.Prompt("a blue cat"), evaluation.Prompt("a red owl")],
     )
-    list(evaluation.evaluate(out, prompts[:1], ["vsd"], models=models, settings=TINY.with_(iterations=1)))
-    list(evaluation.evaluate(out, prompts, ["vsd", "sds"], models=models, settings=TINY))
+    list(evaluation.evaluate(out, prompts[:1], ["vsd"], models=models, settings=by_method(TINY.with_(iterations=1))))
+    list(evaluation.evaluate(out, prompts, ["vsd", "sds"], models=models, settings=by_method(TINY)))
     for folder in (out / "runs/vsd").glob("a-blue-cat*"):
         run = Run.open(folder)
         if run.request.settings.iterations == TINY.iterations:
@@ -90,7 +91,9 @@ def test_only_prompts_that_all_methods_have_are_compared(lab, evaluated):
 def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_prompts(lab, evaluated, monkeypatch):
     monkeypatch.setattr(experiments, "NAMED_METHOD", "sds")
     monkeypatch.setattr(experiments, "TO_NAME", 2)
-    drawn = [experiments.blind(replace(lab("blind", runs=evaluated), settings=TINY.with_(seed=s))) for s in range(9)]
+    drawn = [
+        experiments.blind(replace(lab("blind", runs=evaluated), preset=by_method(TINY.with_(seed=s)))) for s in range(9)
+    ]
     assert {outcome.prompts for outcome in drawn} == {("a blue cat", "a red owl"), ("a red owl", "a blue cat")}
     assert all([row.label for row in outcome.rows] == ["1", "2"] for outcome in drawn)
     monkeypatch.setattr(experiments, "TO_NAME", 3)

@@ -15,7 +15,7 @@ from redream.scene.cameras import ring
 from redream.settings import PRESETS
 
 PROMPT = "a purple owl"
-FAST = PRESETS["mini-fast"].with_(iterations=60, adaptation_steps=90)  # enough for one face
+FAST = PRESETS["mini-fast"]["redream"].with_(iterations=60, adaptation_steps=90)  # enough for one face
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from redream.pace import Pace, cost, finishing_cost, iteration_costs
 from redream.runs import Request, Run
 from redream.settings import PRESETS
 
-MINI = PRESETS["mini"]
+MINI = PRESETS["mini"]["redream"]
 
 
 def test_all_of_adaptation_lies_in_the_warm_up_and_is_paid_once_for_all_particles():

@@ -181,7 +181,7 @@ assert not large, large
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
     request = Run.open(tmp_path / "run").request
-    assert (request.prompt, request.stack, request.settings) == (PROMPT, str(tiny_stack), PRESETS["mini"])
+    assert (request.prompt, request.stack, request.settings) == (PROMPT, str(tiny_stack), PRESETS["mini"]["redream"])
 
 
 def test_what_the_environment_replaced_in_a_stack_is_remembered(tiny_stack, tiny_stack_v, tmp_path):
@@ -266,7 +266,7 @@ def test_an_asset_that_cannot_be_had_is_left_out_with_a_warning(models, tmp_path
         return path_of(index, uid)
 
     monkeypatch.setattr(Index, "asset_path", without_the_best)
-    settings = TINY.with_(candidates=PRESETS["mini"].candidates)
+    settings = TINY.with_(candidates=PRESETS["mini"]["redream"].candidates)
     told = pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models)
     _, warned, retrieved = next(told), next(told), next(told)
     assert "Objaverse did not answer" in warned.sentence

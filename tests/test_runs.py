@@ -35,7 +35,7 @@ def test_a_request_is_read_as_it_was_written():
 
 
 def test_the_command_says_all_that_differs_from_a_preset():
-    settings = PRESETS["mini-fast"].with_(seed=7, initialise=False, particles=2)
+    settings = PRESETS["mini-fast"]["redream"].with_(seed=7, initialise=False, particles=2)
     request = Request("it's an owl", settings, "mini", {"REDREAM_PRIOR": "a/b"})
     words = shlex.split(request.command)
     assert words[:5] == ["REDREAM_PRIOR=a/b", "python", "-m", "redream", "generate"] and words[-1] == "it's an owl"
@@ -92,7 +92,7 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
 def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_path, monkeypatch):
     caption = text.removeprefix("--") or "-"  # no option of argparse takes "--" itself
     given = (GivenAsset("given-0.glb", "-my owl.glb", caption), GivenAsset("given-1.glb", "owl", text + "!"))
-    settings = PRESETS["mini-fast"].with_(seed=7, adapt=False, particles=2, iterations=11)
+    settings = PRESETS["mini-fast"]["redream"].with_(seed=7, adapt=False, particles=2, iterations=11)
     overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
     request = Request(text, settings, "mini", overrides, given, extra, (caption, "-a"))
     assert asked_by(request.command, tmp_path, monkeypatch) == request

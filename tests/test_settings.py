@@ -9,7 +9,8 @@ from redream.settings import PRESETS, Settings, SettingsError
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_survives_its_own_file(name):
-    assert Settings.from_json(PRESETS[name].to_json()) == PRESETS[name]
+    for method, settings in PRESETS[name].items():
+        assert settings.method == method and Settings.from_json(settings.to_json()) == settings
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from redream.jobs import Worker, after
 from redream.judging import SCORES
 from redream.runs import Run
 from redream.screen.markup import data_uri, quiet, turning, waiting
-from redream.screen.wishes import still_here
-from redream.settings import Settings
+from redream.screen.wishes import Wish, still_here
+from redream.settings import Preset, Settings
 
 VARIANTS = {  # of `METHODS`: in words
     "redream": "ReDream",
@@ -42,13 +42,24 @@ NOTHING = quiet("Choose a prompt and what to compare; what is missing will be ma
 NOTHING_BLIND = quiet("When two objects are there, they are shown without their names.")
 
 
-def settings_for(name: str, settings: Settings) -> Settings:
-    """The same settings by another variant."""
-    return settings.with_(**({"method": "redream", "initialise": True, "adapt": True} | METHODS[name]))
-
-
 class ComparisonError(ValueError):
     """What cannot be compared; the message says why."""
+
+
+def wanted(variants: Sequence[str], run: Run | None, preset: Preset, seed: int) -> dict[str, Settings]:
+    """The settings of each variant of a run, or of the preset; what another method has of its own is the preset's.
+    Raises `ComparisonError`."""
+    if run is not None and (run.request.assets or run.request.uids):
+        raise ComparisonError("This run started from an asset of one's own choice; compare one that did not.")
+    base = (preset["redream"] if run is None else run.request.settings).with_(seed=seed)
+    found = {}
+    for variant in variants:
+        method = METHODS[variant].get("method", "redream")
+        own = base
+        if method != base.method:
+            own = replace(Wish.of(base, preset), method=method, guidance=None).settings(preset)
+        found[variant] = own.with_(**({"initialise": True, "adapt": True} | METHODS[variant]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -107,33 +118,20 @@ def _sentence(run: Run, ahead: int | None) -> str:
 
 
 def runs_for(
-    worker: Worker, prompt: str, base: Settings, variants: Sequence[str], known: Sequence[Run]
+    worker: Worker, prompt: str, wanted: Mapping[str, Settings], known: Sequence[Run]
 ) -> Iterator[dict[str, str]]:
     """A run for each variant of a prompt: one that is known already or, at its turn, a new one; told after each of them.
     Raises as `Worker.submit`."""
     found: dict[str, str] = {}
-    for variant in variants:
-        wanted = settings_for(variant, base)
-        equal = next((run for run in known if _is_usable(worker, run, prompt, wanted)), None)
-        found = found | {variant: equal.folder.name if equal else worker.submit(prompt, wanted)}
+    for variant, settings in wanted.items():
+        equal = next((run for run in known if _is_usable(worker, run, prompt, settings)), None)
+        found = found | {variant: equal.folder.name if equal else worker.submit(prompt, settings)}
         yield found
 
 
-def missing(
-    worker: Worker, prompt: str, base: Settings, variants: Sequence[str], known: Sequence[Run]
-) -> list[Settings]:
+def missing(worker: Worker, prompt: str, wanted: Mapping[str, Settings], known: Sequence[Run]) -> list[Settings]:
     """The settings of the runs that would have to be made."""
-    wanted = [settings_for(variant, base) for variant in variants]
-    return [settings for settings in wanted if not any(_is_usable(worker, run, prompt, settings) for run in known)]
-
-
-def base_of(run: Run | None, preset: Settings, seed: int) -> Settings:
-    """What all variants have in common: a run's settings, or the preset's. Raises `ComparisonError`."""
-    if run is None:
-        return preset.with_(seed=seed)
-    if run.request.assets or run.request.uids:
-        raise ComparisonError("This run started from an asset of one's own choice; compare one that did not.")
-    return run.request.settings.with_(seed=seed)
+    return [s for s in wanted.values() if not any(_is_usable(worker, run, prompt, s) for run in known)]
 
 
 def _is_usable(worker: Worker, run: Run, prompt: str, settings: Settings) -> bool:

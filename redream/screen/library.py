@@ -66,7 +66,7 @@ class Library:
 
     def asset_html(self, uid: str) -> str:
         """One asset: its views from its front on, its front and how clear it is, faces, where it is from."""
-        row, settings = self.models.index.row(uid), PRESETS[self.models.stack.preset]
+        row, settings = self.models.index.row(uid), PRESETS[self.models.stack.preset]["redream"]
         asset = assets.load(self.models.index.asset_path(uid))
         alignment = align(asset, row["caption"], self.models.clip("retrieval"), settings)
         front = f"front found, {alignment.yaw_deg:.0f}° from where it was" if alignment.clear else "no clear front"
@@ -88,5 +88,5 @@ class Library:
     def _drawn(self, asset: assets.Asset) -> str:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "strip.png"
-            results.save_strip(asset, PRESETS[self.models.stack.preset], file)
+            results.save_strip(asset, PRESETS[self.models.stack.preset]["redream"], file)
             return data_uri(file)

@@ -17,10 +17,12 @@ NOTHING = quiet("Type a prompt: the model is asked for its back, its side and it
 
 def sights(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
     """A line of state and, at last, what is seen from each of `NAMES`, as HTML. Raises as `pipeline.views`."""
-    made = pipeline.views(prompt, COUNT, settings=preset_of(worker), models=worker.models)  # refused at once
+    made = pipeline.views(prompt, COUNT, settings=preset_of(worker)["redream"], models=worker.models)  # refused at once
     made.close()
     for news in worker.do(
-        lambda stop: pipeline.views(prompt, COUNT, settings=preset_of(worker), models=worker.models, stop=stop)
+        lambda stop: pipeline.views(
+            prompt, COUNT, settings=preset_of(worker)["redream"], models=worker.models, stop=stop
+        )
     ):
         match news:
             case Waiting(ahead, seconds):

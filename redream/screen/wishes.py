@@ -8,7 +8,7 @@ from redream.runs import Run
 from redream.screen import page
 from redream.screen.markup import in_words
 from redream.screen.page import Page
-from redream.settings import MAX_ITERATIONS, PRESETS, Settings
+from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
 
 METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
 MOST_OBJECTS = 4  # at once, for one visitor of a device that all share
@@ -18,9 +18,9 @@ class WishError(ValueError):
     """More than one visitor gets; the message says how much that is."""
 
 
-def most_iterations(preset: Settings) -> int:
+def most_iterations(preset: Preset) -> int:
     """For each object of a visitor."""
-    return min(MAX_ITERATIONS, 5 * preset.iterations)
+    return min(MAX_ITERATIONS, 5 * preset["redream"].iterations)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Wish:
     delta: bool = True
     resolution: int | None = None  # pixels of the renders while it forms; None or 0: the preset's
 
-    def settings(self, preset: Settings) -> Settings:
+    def settings(self, preset: Preset) -> Settings:
         """A preset with what was asked for. Raises `WishError`, `SettingsError`."""
         if self.particles > MOST_OBJECTS:
             raise WishError(
@@ -49,7 +49,7 @@ class Wish:
             )
         # For the other methods both switches mean nothing, so that equal runs have equal settings.
         asked = {"initialise": self.initialise, "adapt": self.adapt} if self.method == "redream" else {}
-        asked |= {"method": self.method, "particles": int(self.particles), "seed": int(self.seed or 0)}
+        asked |= {"particles": int(self.particles), "seed": int(self.seed or 0)}
         if self.iterations is not None:
             asked["iterations"] = int(self.iterations)
         if self.guidance is not None:
@@ -58,21 +58,16 @@ class Wish:
             asked["delta_every"] = 0
         if self.resolution:
             asked["render_size"] = ((0.0, int(self.resolution)),)
-        return preset.with_(**asked)
+        return preset[self.method].with_(**asked)
 
     @staticmethod
-    def of(settings: Settings, preset: Settings) -> "Wish":
+    def of(settings: Settings, preset: Preset) -> "Wish":
         """The wish that gives such settings, or within the limits the nearest one."""
         s = settings
-        resolution = 0 if s.render_size == preset.render_size else s.render_size[-1][1]
+        resolution = 0 if s.render_size == preset[s.method].render_size else s.render_size[-1][1]
         iterations, particles = min(s.iterations, most_iterations(preset)), min(s.particles, MOST_OBJECTS)
         more = (iterations, particles, s.seed, s.guidance_scale, s.delta_every > 0, resolution)
         return Wish(s.method, s.initialise, s.adapt, *more)
-
-
-def guidance_of(preset: Settings, method: str) -> float:
-    """The preset's guidance for a method."""
-    return preset.with_(method=method).guidance_scale
 
 
 def duration(worker: Worker, several: Sequence[Settings]) -> str:
@@ -85,7 +80,7 @@ def duration(worker: Worker, several: Sequence[Settings]) -> str:
     return f" — about {in_words(seconds)} on {device}"
 
 
-def preset_of(worker: Worker) -> Settings:
+def preset_of(worker: Worker) -> Preset:
     """The preset of its stack."""
     return PRESETS[worker.models.stack.preset]
 

@@ -20,12 +20,11 @@ ITERATIONS = 24
 LONG = 2000  # iterations, of runs that are stopped
 # The app over a stack whose preset is the tests' tiny one.
 START = f"""
-import redream.settings
-from redream import results
+from redream import results, settings
 from redream.screen import wishes
 from tiny_stack import TINY
 
-redream.settings.PRESETS["mini"] = TINY.with_(iterations={ITERATIONS})
+settings.PRESETS["mini"] = settings.by_method(TINY.with_(iterations={ITERATIONS}))
 wishes.most_iterations = lambda preset: {LONG}
 results.MESH_TEXTURE = 64
 

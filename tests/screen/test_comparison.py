@@ -13,9 +13,11 @@ from redream.events import Failed, Finished, Progress
 from redream.jobs import JobError, Worker
 from redream.runs import Request, Run
 from redream.screen import comparison
-from redream.screen.comparison import Made, counted, grid_html, look, missing, next_pair, runs_for, settings_for
+from redream.screen.comparison import Made, counted, grid_html, look, missing, next_pair, runs_for, wanted
+from redream.settings import by_method
 
 PROMPT = "a purple owl"
+PRESET = by_method(TINY)
 
 
 @pytest.fixture(autouse=True)
@@ -23,8 +25,9 @@ def runs_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
 
 
-def run_of(variant, scores=None, prompt=PROMPT, **more):
-    run = Run.create(Request(prompt, settings_for(variant, TINY), "tiny", {}, **more))
+def run_of(variant, scores=None, prompt=PROMPT, changes=(), **more):
+    settings = wanted([variant], None, PRESET, 0)[variant].with_(**dict(changes))
+    run = Run.create(Request(prompt, settings, "tiny", {}, **more))
     if scores:
         run.write_json("record.json", {"done": run.request.total})
         run.write_json("scores.json", {"objects": [scores]})
@@ -51,10 +54,17 @@ class Idle(Worker):
 
 
 def test_variants_differ_from_each_other_and_keep_all_other_settings():
-    base = TINY.with_(method="sds", seed=5)
-    made = [settings_for(variant, base) for variant in comparison.VARIANTS]
-    assert len(set(made)) == len(made) and all(s.seed == 5 and s.iterations == TINY.iterations for s in made)
+    run = run_of("sds", changes={"iterations": 7, "guidance_sds": 33.0})
+    made = list(wanted(list(comparison.VARIANTS), run, PRESET, 5).values())
+    assert len(set(made)) == len(made) and all(s.seed == 5 and s.iterations == 7 for s in made)
     assert [s.uses_assets for s in made] == [True, True, True, False, False]
+    assert made[-1] == run.request.settings.with_(seed=5)
+
+
+def test_another_method_has_its_own_settings_and_the_same_one_keeps_those_of_the_run():
+    preset = by_method(TINY, vsd={"t_min": 0.3})
+    found = wanted(["redream", "redream-no-init", "vsd"], run_of("redream", changes={"t_min": 0.2}), preset, 0)
+    assert [settings.t_min for settings in found.values()] == [0.2, 0.2, 0.3]
 
 
 def test_an_equal_run_that_is_finished_or_will_be_is_used_again_and_what_is_missing_is_made():
@@ -62,12 +72,12 @@ def test_an_equal_run_that_is_finished_or_will_be_is_used_again_and_what_is_miss
     known = [run_of("vsd", scores), run_of("sds"), run_of("redream")]  # the last one broke off
     known += [run_of("redream", scores, prompt="another")]
     known += [run_of("redream", scores, extra=3), run_of("redream", scores, uids=("x",))]
-    wanted, worker = ("redream", "vsd", "sds"), Idle([known[1].folder.name])
-    assert missing(worker, PROMPT, TINY, wanted, known) == [settings_for("redream", TINY)]
-    told = list(runs_for(worker, PROMPT, TINY, wanted, known))
+    three, worker = wanted(("redream", "vsd", "sds"), None, PRESET, 0), Idle([known[1].folder.name])
+    assert missing(worker, PROMPT, three, known) == [TINY]
+    told = list(runs_for(worker, PROMPT, three, known))
     assert [list(runs) for runs in told] == [["redream"], ["redream", "vsd"], ["redream", "vsd", "sds"]]
     assert told[-1]["vsd"] == known[0].folder.name and told[-1]["sds"] == known[1].folder.name
-    assert worker.taken == [settings_for("redream", TINY)]
+    assert worker.taken == [TINY]
 
 
 def test_what_was_taken_on_before_the_queue_was_full_is_told():
@@ -79,16 +89,16 @@ def test_what_was_taken_on_before_the_queue_was_full_is_told():
 
     told, worker = [], Full()
     with pytest.raises(JobError):
-        told.extend(runs_for(worker, PROMPT, TINY, ("redream", "vsd"), []))
+        told.extend(runs_for(worker, PROMPT, wanted(("redream", "vsd"), None, PRESET, 0), []))
     assert len(told) == 1 and list(told[0]) == ["redream"] and told[0]["redream"] in worker.queue
 
 
 def test_a_run_from_an_asset_of_ones_own_is_no_base_and_the_seed_is_ones_own():
     plain, own = run_of("vsd"), run_of("redream", uids=("x",))
-    assert comparison.base_of(plain, TINY, 7) == settings_for("vsd", TINY).with_(seed=7)
-    assert comparison.base_of(None, TINY, 7) == TINY.with_(seed=7)
+    assert wanted(["vsd"], plain, PRESET, 7) == {"vsd": PRESET["vsd"].with_(seed=7)}
+    assert wanted(["redream"], None, PRESET, 7) == {"redream": TINY.with_(seed=7)}
     with pytest.raises(comparison.ComparisonError, match="own choice"):
-        comparison.base_of(own, TINY, 7)
+        wanted(["redream"], own, PRESET, 7)
 
 
 def test_the_picture_of_a_run_that_went_on_is_made_anew(monkeypatch):

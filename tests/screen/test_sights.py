@@ -9,14 +9,14 @@ from redream.events import Progress
 from redream.jobs import Worker
 from redream.judging import SCORES
 from redream.screen import about, sights
-from redream.settings import PRESETS
+from redream.settings import PRESETS, by_method
 from redream.stack import PromptError
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch, tmp_path):
     monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
-    monkeypatch.setitem(PRESETS, "mini", TINY)
+    monkeypatch.setitem(PRESETS, "mini", by_method(TINY))
 
 
 def test_the_sides_are_what_sampling_them_one_by_one_gives(models):

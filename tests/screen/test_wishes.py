@@ -2,19 +2,19 @@
 
 import pytest
 
-from redream.screen.wishes import MOST_OBJECTS, Wish, WishError, guidance_of, most_iterations
+from redream.screen.wishes import MOST_OBJECTS, Wish, WishError, most_iterations
 from redream.settings import PRESETS
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_wish_for_nothing_special_is_the_preset_and_settings_come_back_as_their_wish(name):
     preset = PRESETS[name]
-    assert Wish().settings(preset) == preset
+    assert Wish().settings(preset) == preset["redream"]
     for method in ("redream", "vsd", "sds"):
-        wish = Wish(method, True, method != "redream", 12, 2, 5, guidance_of(preset, method), False, 96)
+        wish = Wish(method, True, method != "redream", 12, 2, 5, 33.0, False, 96)
         assert Wish.of(wish.settings(preset), preset) == wish
-        plain = Wish.of(preset.with_(method=method), preset)
-        assert plain.settings(preset) == preset.with_(method=method) and plain.resolution == 0
+        plain = Wish.of(preset[method], preset)
+        assert plain.settings(preset) == preset[method] == Wish(method).settings(preset) and plain.resolution == 0
 
 
 def test_the_switches_mean_nothing_without_assets_so_that_equal_runs_have_equal_settings():
@@ -29,6 +29,6 @@ def test_one_visitor_gets_only_so_much():
         Wish(iterations=1501).settings(preset)
     with pytest.raises(WishError, match="limit here is 4"):
         Wish(particles=5).settings(preset)
-    largest = preset.with_(iterations=50_000, particles=8)
+    largest = preset["redream"].with_(iterations=50_000, particles=8)
     assert Wish.of(largest, preset).settings(preset).iterations == most_iterations(preset)
     assert Wish.of(largest, preset).particles == MOST_OBJECTS
