@@ -38,6 +38,11 @@ RECENT = 20  # iterations that the time left is estimated from
 UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there is no score: the run is worth keeping without it
 
 
+def is_previewed(iteration: int, every: int) -> bool:
+    """At every multiple, and before the first one at the powers of two: then most changes, and somebody waits."""
+    return iteration % every == 0 or (iteration < every and iteration.bit_count() == 1)
+
+
 @dataclass
 class Session:
     """What one call of `generate` or `resume` does; a run that is resumed has several."""
@@ -140,7 +145,7 @@ class Session:
         previews, overflowed = True, 0
         costs, finishing = pace.iteration_costs(settings, self.run.request.extra), pace.finishing_cost(settings)
         moments = deque([time.perf_counter()], maxlen=RECENT + 1)
-        steps = distillation.steps(self.run.request.extra)
+        steps = distillation.steps(self.run.request.extra, self.stop)
         while not self.stop():
             with self._timed("distillation"):
                 step = next(steps, None)
@@ -152,7 +157,7 @@ class Session:
             left = float(self.ratio * (costs[done:].sum() + finishing))
             yield Progress(step.stage, done, step.total, left, step.losses)
             overflowed += not math.isfinite(step.losses["score"])
-            if previews and done % settings.preview_every == 0:
+            if previews and is_previewed(done, settings.preview_every):
                 try:
                     told = self._preview(distillation)
                 except UNSCORED as error:

@@ -114,7 +114,7 @@ class Settings:
     turntable_rays: int = 128  # rays along a side; the picture is enlarged to its size where there are fewer
     mesh_resolution: int = 96
     mesh_faces: int = 20_000
-    preview_every: int = 10
+    preview_every: int = 10  # iterations; before the first of them also the powers of two
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:

@@ -60,7 +60,7 @@ def check_files(folder: Path, particles: int = 1) -> None:
 
 def test_a_prompt_becomes_a_turntable_a_mesh_scores_and_a_record(whole):
     folder, told = whole
-    expected = ["Started", "Retrieved", *["Oriented"] * 3, "Preview", "Preview", "Artefact", "Artefact", "Scored"]
+    expected = ["Started", "Retrieved", *["Oriented"] * 3, *["Preview"] * 3, "Artefact", "Artefact", "Scored"]
     assert kinds(told) == [*expected, "Finished"]
     check_files(folder)
     for event in told:
@@ -158,7 +158,7 @@ def test_several_particles_have_a_turntable_a_mesh_and_scores_each(models, tmp_p
 def test_an_object_without_a_surface_is_said_and_the_rest_is_made(models, tmp_path):
     settings = TINY.with_(method="sds", iterations=1, density_scale=-50.0, density_radius=5.0)
     told = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
-    assert kinds(told) == ["Started", "Artefact", "Warned", "Scored", "Finished"]
+    assert kinds(told) == ["Started", "Preview", "Artefact", "Warned", "Scored", "Finished"]
     assert "no surface" in next(event.sentence for event in told if isinstance(event, events.Warned))
     assert not (tmp_path / "mesh-0.glb").exists()
 

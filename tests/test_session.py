@@ -3,7 +3,7 @@
 import pytest
 from tiny_stack import TINY
 
-from redream import events, pipeline, results
+from redream import events, pipeline, results, session
 from redream.distillation.loop import CheckpointError, Distillation
 from redream.hub import HubError
 from redream.models import Models
@@ -89,6 +89,11 @@ def test_without_the_scores_clips_there_are_neither_previews_nor_scores_and_this
     assert warnings(told) == [f"There are no {what}. The Hub did not answer." for what in ("more previews", "scores")]
     names = {path.name for path in tmp_path.iterdir()}
     assert {"turntable-0.mp4", "mesh-0.glb", "record.json"} <= names and "scores.json" not in names
+
+
+def test_previews_come_early_and_then_evenly():
+    assert [n for n in range(1, 31) if session.is_previewed(n, 10)] == [1, 2, 4, 8, 10, 20, 30]
+    assert all(session.is_previewed(n, 1) for n in range(1, 9))
 
 
 def test_iterations_without_a_score_are_counted_and_said(models, tmp_path, monkeypatch):

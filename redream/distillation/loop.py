@@ -5,7 +5,7 @@ s iteration   ψ camera   θ particle   ε̂ prior_noise   ε_{φ,ζ} variationa
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,10 +146,11 @@ class Distillation:
         """Iterations planned, over all particles."""
         return self.settings.iterations * self.settings.particles
 
-    def steps(self, extra: int = 0) -> Iterator[Step]:
+    def steps(self, extra: int = 0, stop: Callable[[], bool] = lambda: False) -> Iterator[Step]:
         """Iterate until the plan is done, and `extra` times per particle beyond it at the schedule's end values.
 
-        The caller may stop consuming after any step and use, or save, what there is.
+        The caller may stop consuming after any step and use, or save, what there is. So that nobody waits for many steps
+        of Eq. 5, `stop` is asked before each of them: it ends the steps, and what was learned so far counts later.
         """
         settings, prior = self.settings, self.prior
         total = self.total + extra * settings.particles
@@ -158,7 +159,9 @@ class Distillation:
             share = min(own / settings.iterations, 1.0)  # of this particle's iterations
             warming = bool(self.references) and settings.initialise and share < settings.warmup
             particle = self.particles[number]
-            losses = self._adapt(share)
+            losses = self._adapt(share, stop)
+            if losses is None:
+                return
 
             # 1. A camera, a background, a render, its latents.
             size = [pixels for start, pixels in settings.render_size if share >= start][-1]
@@ -206,8 +209,8 @@ class Distillation:
             self.iteration += 1
             yield Step(self.iteration, total, number, "warm-up" if warming else "painting", losses)
 
-    def _adapt(self, share: float) -> dict[str, float]:
-        """Those steps of Eq. 5 that are due: spread over the warm-up, all done at τ."""
+    def _adapt(self, share: float, stop: Callable[[], bool]) -> dict[str, float] | None:
+        """Those steps of Eq. 5 that are due: spread over the warm-up, all done at τ; None if they were stopped."""
         adaptation, settings = self.adaptation, self.settings
         if adaptation is None or (adaptation.finished and self.by_prefix):
             return {}
@@ -215,6 +218,8 @@ class Distillation:
         due = min(settings.adaptation_steps, math.ceil(settings.adaptation_steps * reached))
         loss = None
         while adaptation.steps_done < due:
+            if stop():
+                return None
             loss = adaptation.step()
         self._embed_prefixes()
         return {} if loss is None else {"adaptation": loss}

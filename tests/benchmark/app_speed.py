@@ -72,7 +72,9 @@ def report_estimates(client) -> None:
     from redream.settings import PRESETS
 
     known: list[float] = []
-    for wish in (Wish(), Wish(iterations=150), Wish("vsd"), Wish("sds"), Wish("sds", particles=2), Wish(adapt=False)):
+    few = {"iterations": 60}
+    wishes = [Wish(**few), Wish(iterations=150), Wish("vsd", **few), Wish("sds", iterations=120)]
+    for wish in (*wishes, Wish("sds", particles=2, **few), Wish(adapt=False, **few)):
         settings = wish.settings(PRESETS["mini"])
         begun = time.perf_counter()
         job = client.submit(

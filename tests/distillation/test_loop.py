@@ -197,6 +197,20 @@ def test_a_run_that_was_stopped_and_loaded_ends_as_one_that_was_not(
     assert equal(tensors(whole), tensors(second))
 
 
+def test_a_stop_between_steps_of_the_adaptation_waits_for_no_further_one_and_loses_none(
+    tiny_stack, references, tmp_path
+):
+    settings = TINY.with_(iterations=8, adaptation_steps=10)  # 3, 5, 8 and 10 steps are done after an iteration
+    whole, first, second = (start(tiny_stack, settings, references) for _ in range(3))
+    list(whole.steps())
+    done = list(first.steps(stop=lambda: first.adaptation.steps_done == 4))
+    assert len(done) == first.iteration == 1 and first.adaptation.steps_done == 4
+    first.save(tmp_path / "checkpoint")
+    second.load(tmp_path / "checkpoint")
+    assert [s.iteration for s in second.steps()] == list(range(2, 9))
+    assert equal(tensors(whole), tensors(second))
+
+
 def test_a_finished_run_continues_for_extra_iterations_at_the_end_of_its_schedule(tiny_stack):
     distillation = start(tiny_stack, TINY.with_(method="vsd"))
     assert len(list(distillation.steps())) == 4
