@@ -24,9 +24,9 @@ from redream.screen.wishes import (
     METHODS,
     MOST_OBJECTS,
     Wish,
+    choices_of,
     duration,
     most_iterations,
-    named,
     page_of,
     pages,
     preset_of,
@@ -118,6 +118,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 uid = gr.Textbox(label="Start from this asset of the library", placeholder="its uid", max_length=200)
             create_button = gr.Button("Create", variant="primary", size="lg")
             stop_button = gr.Button(**STOP, visible=False, size="lg")
+            earlier = gr.Dropdown([], value=None, label="Your objects", info="Made in this browser.", visible=False)
         with gr.Column(scale=3, min_width=300):
             gr.Markdown("### Found in the library")
             assets = gr.HTML(page.NO_ASSETS)
@@ -231,6 +232,9 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         except ValueError:
             return "Create"
 
+    def choices_again(known):
+        return gr.update(choices=choices_of(still_here(known)), visible=bool(known))
+
     def end(run):
         worker.stop(run or "")
         return gr.update(**STOPPING)
@@ -247,6 +251,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **QUICK)
     method.input(lambda method: preset[method].guidance_scale, method, guidance, **QUICK)
+    gr.on([demo.load, mine.change], choices_again, mine, earlier, **QUICK)
+    earlier.input(None, earlier, js="run => {location.search = '?run=' + run}")  # as its link does
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
     gr.on([demo.load, command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
@@ -309,8 +315,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             worker.stop(run)
 
     def choices(known, **value):
-        finished = [run for run in still_here(known) if run.finished]
-        return gr.update(choices=[NEW, *((named(run), run.folder.name) for run in finished)], **value)
+        return gr.update(choices=[NEW, *choices_of([run for run in still_here(known) if run.finished])], **value)
 
     def adopt(run):
         """A run's prompt and seed."""
@@ -367,13 +372,11 @@ def library_tab(worker, tab, tabs, uid, more) -> None:
     @saying(trouble)
     def look(event: gr.EventData):
         name = str(event.uid)
-        yield {
-            opened: name,
-            one: gr.update(value=library.asset_html(name), visible=True),
-            start: gr.update(visible=True),
-        }
+        shown = gr.update(value=library.asset_html(name), visible=True)
+        yield {opened: name, one: shown, start: gr.update(visible=True)}
 
     def adopt(name):
+        gr.Info("The next object that you create starts from this asset, which stands under More.")
         return name, gr.Accordion(open=True), gr.Tabs(selected="create")
 
     gr.on([tab.select, words.submit, licence.input], search, [words, licence], [cards, trouble], **FOLLOWS, **PRIVATE)
@@ -385,14 +388,11 @@ def prior_tab(worker) -> None:
     """What the 2D model sees."""
     seen = gr.State([])
     with gr.Row():
-        prompt = gr.Textbox(
-            label="What the 2D model sees", placeholder="a purple owl", max_length=PROMPT_LIMIT, scale=3
-        )
+        prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
         button = gr.Button("Show it", variant="primary", scale=1)
     trouble, state = gr.HTML(visible=False), gr.HTML(sights.NOTHING)
-    turn = gr.Slider(
-        0, len(sights.NAMES) - 1, len(sights.NAMES) - 1, step=1, label="Side asked for: 0 back, 2 side, 4 front"
-    )
+    front = len(sights.NAMES) - 1
+    turn = gr.Slider(0, front, front, step=1, label="Side asked for: 0 back, 2 side, 4 front")
     shown = gr.HTML()
 
     @saying(trouble)

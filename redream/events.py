@@ -48,7 +48,7 @@ class Oriented(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """An iteration is done, or a stage without iterations begins ("loading", "filming", "scoring")."""
+    """An iteration is done, or a stage without iterations begins or goes on ("loading", "filming", "meshing", "scoring")."""
 
     stage: str
     iteration: int  # done, over all particles

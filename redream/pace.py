@@ -53,11 +53,16 @@ def iteration_costs(settings: Settings, extra: int = 0) -> Float[np.ndarray, "n"
     return costs
 
 
+def filming_cost(settings: Settings) -> float:
+    """The cost of one object's turntable."""
+    s = settings
+    return s.turntable_frames * FRAME * (s.turntable_rays / 96) ** 2 * s.samples_per_ray / 48
+
+
 def finishing_cost(settings: Settings) -> float:
     """The cost of films, meshes and scores."""
     s = settings
-    frames = s.turntable_frames * FRAME * (s.turntable_rays / 96) ** 2 * s.samples_per_ray / 48
-    return s.particles * (frames + MESH * (s.mesh_resolution / 96) ** 2 + SCORES)
+    return s.particles * (filming_cost(s) + MESH * (s.mesh_resolution / 96) ** 2 + SCORES)
 
 
 def cost(settings: Settings, extra: int = 0, begin: int = 0) -> float:

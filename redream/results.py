@@ -1,10 +1,12 @@
 """From what is optimised to files and screens: strips, previews, turntables, meshes, scores."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -79,11 +81,11 @@ class Studio:
         seen = self._seen[camera]
         return seen[:, :3], seen[:, 3:]
 
-    def film(self, path: Path) -> None:
-        """Write the turntable."""
+    def frames(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+        """Of the turntable, one after the other."""
         s = self.settings
         cameras = ring(s.turntable_frames, s.score_elevation_deg, s.score_distance, s.score_fovy_deg)
-        turntable.write(turntable.frames_of(self.render, cameras), path)
+        return turntable.frames_of(self.render, cameras)
 
 
 def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:

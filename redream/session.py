@@ -30,11 +30,13 @@ from redream.metrics import MetricsError
 from redream.models import Models
 from redream.retrieval.clip import ClipError
 from redream.runs import Run
+from redream.scene import turntable
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
 from redream.stack import Checked, Stack, StackError
 
 RECENT = 20  # iterations that the time left is estimated from
+FILM_NEWS = 10  # times that is told how far a film is
 UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there is no score: the run is worth keeping without it
 
 
@@ -190,6 +192,7 @@ class Session:
         """A turntable, a mesh and scores of every particle; where one has no scores, no scores.json."""
         run, total, settings = self.run, self.run.request.total, self.run.request.settings
         finishing = self.ratio and self.ratio * pace.finishing_cost(settings) / settings.particles  # of one object
+        filming = self.ratio and self.ratio * pace.filming_cost(settings)
         scored, unscored = [], None
         try:
             size = self.models.score_size
@@ -197,14 +200,20 @@ class Session:
             size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
             studio = results.Studio(particle, settings, size)
+            frames, count = [], settings.turntable_frames
             left = finishing and finishing * (settings.particles - number)
-            yield Progress("filming", distillation.iteration, total, left)
             try:
                 with self._timed("turntables"):
-                    studio.film(run.folder / f"turntable-{number}.mp4")
+                    for frame in studio.frames():
+                        if len(frames) % math.ceil(count / FILM_NEWS) == 0:
+                            rest = left and left - filming * len(frames) / count
+                            yield Progress("filming", distillation.iteration, total, rest)
+                        frames.append(frame)
+                    turntable.write(frames, run.folder / f"turntable-{number}.mp4")
                 yield Artefact("turntable", number, f"turntable-{number}.mp4")
             except TurntableError as error:
                 yield Warned(str(error))
+            yield Progress("meshing", distillation.iteration, total, left and left - filming)
             try:
                 with self._timed("meshes"):
                     results.save_mesh(particle, settings, run.folder / f"mesh-{number}.glb")

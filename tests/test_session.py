@@ -91,6 +91,13 @@ def test_without_the_scores_clips_there_are_neither_previews_nor_scores_and_this
     assert {"turntable-0.mp4", "mesh-0.glb", "record.json"} <= names and "scores.json" not in names
 
 
+def test_a_film_tells_how_far_it_is(models, tmp_path):
+    told = list(pipeline.generate(PROMPT, settings=SETTINGS.with_(particles=2), out=tmp_path, models=models))
+    filming = [event for event in told if isinstance(event, events.Progress) and event.stage == "filming"]
+    left = [event.seconds_left for event in filming]
+    assert len(left) == 2 * TINY.turntable_frames and left == sorted(left, reverse=True) and left[-1] > 0
+
+
 def test_previews_come_early_and_then_evenly():
     assert [n for n in range(1, 31) if session.is_previewed(n, 10)] == [1, 2, 4, 8, 10, 20, 30]
     assert all(session.is_previewed(n, 1) for n in range(1, 9))

@@ -10,8 +10,8 @@ from redream.judging import SCORES
 from redream.screen.curves import curves_html
 from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
 
-STAGES = {"loading": "Loading the models", "filming": "Filming the turntable", "scoring": "Scoring"}
-STAGES |= {"warm-up": "Warming up", "painting": "Painting"}
+STAGES = {"loading": "Loading the models", "warm-up": "Warming up", "painting": "Painting"}
+STAGES |= {"filming": "Filming the turntable", "meshing": "Making the 3D model", "scoring": "Scoring"}
 ITERATES = ("warm-up", "painting")
 SHOWN = {  # name in scores.json, for one model or for two: what the number says, how it is written
     "clip": ("CLIP score, two models: higher is better.", "{:.3f}"),

@@ -118,6 +118,10 @@ def still_here(ids: Sequence[str]) -> list[Run]:
     return found
 
 
-def named(run: Run) -> str:
-    """A run in a few words."""
-    return f"{run.request.prompt} · {METHODS[run.request.settings.method]} · seed {run.request.settings.seed}"
+def choices_of(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Runs to choose from: each in a few words, and its id."""
+    found = []
+    for run in runs:
+        settings = run.request.settings
+        found.append((f"{run.request.prompt} · {METHODS[settings.method]} · seed {settings.seed}", run.folder.name))
+    return found

@@ -215,6 +215,17 @@ def test_a_refused_wish_does_not_end_what_is_followed(page):
     wait_until_done(page, "Stopped. These are the results of what there was.")
 
 
+def test_an_earlier_object_is_found_again(page):
+    sync_api.expect(page.get_by_label("Your objects")).to_be_hidden()
+    for prompt in ("a red car", "a blue mug"):
+        finished(page, prompt, "DreamFusion (SDS)")
+    page.get_by_label("Your objects").click()
+    page.get_by_role("option", name="a red car").click()
+    sync_api.expect(page.get_by_label("Describe an object")).to_have_value("a red car", timeout=WAIT)
+    wait_until_done(page)
+    sync_api.expect(page.locator(".command textarea")).to_have_value(re.compile("a red car"), timeout=WAIT)
+
+
 def test_methods_are_compared_side_by_side_and_blind(page):
     finished(page, "a red car", "DreamFusion (SDS)")
     button(page, "Compare without …").click()
