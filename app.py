@@ -98,7 +98,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         with gr.Column(scale=2, min_width=300):
             prompt = gr.Textbox(label="Describe an object", max_length=PROMPT_LIMIT, max_lines=3, autofocus=True)
             gr.Examples(EXAMPLES, prompt, label="For example", **PRIVATE)
-            trouble = gr.HTML(visible=False)
+            trouble = gr.HTML(elem_classes="trouble")
             switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
             method = gr.Radio([(name, key) for key, name in METHODS.items()], value="redream", label="Method")
             with gr.Row():
@@ -109,7 +109,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                     1, most_iterations(preset), preset["redream"].iterations, step=1, label="Iterations"
                 )
                 particles = gr.Slider(1, MOST_OBJECTS, 1, step=1, label="Objects at once (particles)")
-                guidance = gr.Number(preset["redream"].guidance, label="Guidance", minimum=0, maximum=200)
+                usual = ", ".join(f"{METHODS[method]} {preset[method].guidance_scale:g}" for method in METHODS)
+                guidance = gr.Number(0, label="Guidance", info=f"0: the usual ({usual}).", minimum=0, maximum=200)
                 delta = gr.Checkbox(True, label="Delta denoising", info="Leaves out what the prior does to any asset.")
                 size = preset["redream"].render_size[-1][1]
                 sizes = [("the usual", 0), *((f"{n} px", n) for n in (size, size * 3 // 2, size * 2))]
@@ -158,7 +159,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         try:
             run = worker.submit(prompt or "", wish.settings(preset), **given)
         except ValueError as error:
-            yield {trouble: complaint(error)}
+            yield {trouble: complaint(error, "Nothing was started.")}
             if worker.ahead(followed or "") is not None:  # what was followed when this was asked for
                 yield from show(followed)
             return
@@ -250,9 +251,9 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     stop_button.click(end, current, stop_button, **QUICK)
     number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **QUICK)
-    method.input(lambda method: preset[method].guidance_scale, method, guidance, **QUICK)
     gr.on([demo.load, mine.change], choices_again, mine, earlier, **QUICK)
     earlier.input(None, earlier, js="run => {location.search = '?run=' + run}")  # as its link does
+    prompt.input(None, None, trouble, js="() => ''")  # it is about what was asked for before
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
     gr.on([demo.load, command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
@@ -270,7 +271,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
             names = [(name, key) for key, name in comparison.VARIANTS.items()]
             ticks = gr.CheckboxGroup(names, value=["redream", "redream-no-adapt", "vsd"], label="Compare")
-            trouble = gr.HTML(visible=False)
+            trouble = gr.HTML(elem_classes="trouble")
             button = gr.Button("Compare", variant="primary")
             halt = gr.Button("Stop what is being made", size="sm")
         with gr.Column(scale=3, min_width=300):
@@ -361,7 +362,7 @@ def library_tab(worker, tab, tabs, uid, more) -> None:
     with gr.Row():
         words = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
         licence = gr.Dropdown([("any", ""), *library.licences], value="", label="Licence", scale=1)
-    trouble, one = gr.HTML(visible=False), gr.HTML(visible=False)
+    trouble, one = gr.HTML(elem_classes="trouble"), gr.HTML(visible=False)
     start = gr.Button("Start from this", visible=False, variant="primary")
     cards = gr.HTML(js_on_load=CHOOSES)
 
@@ -371,9 +372,8 @@ def library_tab(worker, tab, tabs, uid, more) -> None:
 
     @saying(trouble)
     def look(event: gr.EventData):
-        name = str(event.uid)
-        shown = gr.update(value=library.asset_html(name), visible=True)
-        yield {opened: name, one: shown, start: gr.update(visible=True)}
+        shown = gr.update(value=library.asset_html(str(event.uid)), visible=True)
+        yield {opened: str(event.uid), one: shown, start: gr.update(visible=True)}
 
     def adopt(name):
         gr.Info("The next object that you create starts from this asset, which stands under More.")
@@ -390,7 +390,7 @@ def prior_tab(worker) -> None:
     with gr.Row():
         prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
         button = gr.Button("Show it", variant="primary", scale=1)
-    trouble, state = gr.HTML(visible=False), gr.HTML(sights.NOTHING)
+    trouble, state = gr.HTML(elem_classes="trouble"), gr.HTML(sights.NOTHING)
     front = len(sights.NAMES) - 1
     turn = gr.Slider(0, front, front, step=1, label="Side asked for: 0 back, 2 side, 4 front")
     shown = gr.HTML()

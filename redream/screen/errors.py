@@ -19,9 +19,9 @@ def sentence(error: Exception) -> str:
     return "Something in this program went wrong. Try again; if it stays, its log says more."
 
 
-def complaint(error: Exception) -> dict:
-    """The sentence where a page shows it."""
-    return gr.update(value=problem(sentence(error)), visible=True)
+def complaint(error: Exception, more: str = "") -> str:
+    """The sentence, and what `more` there is to say, as a page shows it."""
+    return problem(f"{sentence(error)} {more}".strip())
 
 
 @contextmanager
@@ -58,13 +58,16 @@ def streaming(call: Callable) -> Callable:
 
 def saying(trouble: gr.HTML, otherwise: Mapping | None = None, asked: bool = True) -> Callable:
     """For events that yield updates: an error's sentence stands in `trouble`, and with it come the updates `otherwise`.
-    What a visitor `asked` for takes an earlier sentence away; what the page does by itself leaves it."""
+    What a visitor `asked` for takes an earlier sentence away; what the page does by itself leaves it.
+
+    `trouble` is always visible, at most empty: Gradio may lose one of two updates that come in the same moment and make
+    something visible that was not."""
 
     def wrap(event: Callable) -> Callable:
         @functools.wraps(event)
         def said(*values):
             try:
-                yield {trouble: gr.update(visible=False) if asked else gr.skip()}
+                yield {trouble: "" if asked else gr.skip()}
                 yield from event(*values)
             except Exception as error:  # noqa: BLE001 - whatever it was, a person is told
                 yield {trouble: complaint(error), **(otherwise or {})}

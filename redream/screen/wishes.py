@@ -25,7 +25,7 @@ def most_iterations(preset: Preset) -> int:
 
 @dataclass(frozen=True)
 class Wish:
-    """How an object shall be made, as plain answers; None: as the preset has it."""
+    """How an object shall be made, as plain answers; None, for guidance and resolution also 0: as the preset has it."""
 
     method: str = "redream"
     initialise: bool = True
@@ -33,9 +33,9 @@ class Wish:
     iterations: int | None = None
     particles: int = 1
     seed: int | None = None
-    guidance: float | None = None
+    guidance: float | None = None  # scale of classifier-free guidance
     delta: bool = True
-    resolution: int | None = None  # pixels of the renders while it forms; None or 0: the preset's
+    resolution: int | None = None  # pixels of the renders while it forms
 
     def settings(self, preset: Preset) -> Settings:
         """A preset with what was asked for. Raises `WishError`, `SettingsError`."""
@@ -52,7 +52,7 @@ class Wish:
         asked |= {"particles": int(self.particles), "seed": int(self.seed or 0)}
         if self.iterations is not None:
             asked["iterations"] = int(self.iterations)
-        if self.guidance is not None:
+        if self.guidance:
             asked["guidance_sds" if self.method == "sds" else "guidance"] = float(self.guidance)
         if not self.delta:
             asked["delta_every"] = 0
@@ -64,9 +64,11 @@ class Wish:
     def of(settings: Settings, preset: Preset) -> "Wish":
         """The wish that gives such settings, or within the limits the nearest one."""
         s = settings
-        resolution = 0 if s.render_size == preset[s.method].render_size else s.render_size[-1][1]
+        own = preset[s.method]
+        resolution = 0 if s.render_size == own.render_size else s.render_size[-1][1]
+        guidance = 0.0 if s.guidance_scale == own.guidance_scale else s.guidance_scale
         iterations, particles = min(s.iterations, most_iterations(preset)), min(s.particles, MOST_OBJECTS)
-        more = (iterations, particles, s.seed, s.guidance_scale, s.delta_every > 0, resolution)
+        more = (iterations, particles, s.seed, guidance, s.delta_every > 0, resolution)
         return Wish(s.method, s.initialise, s.adapt, *more)
 
 

@@ -137,7 +137,8 @@ def fill_iterations(page, count: int) -> None:
 
 
 def finished(page, prompt: str, method: str = "ReDream") -> None:
-    """Ask for an object and wait for it."""
+    """Ask at once for an object with the method's own settings (others have no such command), and wait for this one."""
     page.get_by_label(method, exact=True).first.check()
     ask(page, prompt)
+    sync_api.expect(page.locator(".command textarea")).to_have_value(re.compile(prompt), timeout=WAIT)
     wait_until_done(page)

@@ -102,6 +102,8 @@ def test_a_bad_prompt_is_answered_by_a_sentence(page, prompt, said):
     sync_api.expect(page.get_by_role("alert")).to_contain_text(said, timeout=WAIT)
     sync_api.expect(create_button(page)).to_be_visible()
     assert not page.get_by_text("Traceback").count()
+    page.get_by_label("Describe an object").press("a")
+    sync_api.expect(page.get_by_role("alert")).to_be_hidden()
 
 
 def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(browser, app):
