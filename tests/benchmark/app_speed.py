@@ -111,7 +111,7 @@ def report_retrieval(client, address: str) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = list(pool.map(lambda _: Client(address, verbose=False, analytics_enabled=False), range(CLIENTS)))
         jobs = [one.submit(PROMPT, api_name="/generate") for one in clients[:3]]
-        while not any("iteration" in output[0]["state"] for output in jobs[0].outputs()):
+        while not any("iteration" in output[0]["state"] for job in jobs for output in job.outputs()[-1:]):
             time.sleep(0.5)
 
         def timed(one) -> list[float]:
