@@ -19,7 +19,7 @@ from redream.models import Models
 from redream.screen import about, comparison, page, sights
 from redream.screen.errors import answering, complaint, saying, sentence, streaming
 from redream.screen.library import CHOOSES, Library
-from redream.screen.theme import SCRIPT, STYLE, theme
+from redream.screen.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
 from redream.screen.wishes import (
     METHODS,
     MOST_OBJECTS,
@@ -30,6 +30,7 @@ from redream.screen.wishes import (
     page_of,
     pages,
     preset_of,
+    resolutions,
     still_here,
 )
 from redream.settings import PROMPT_LIMIT
@@ -112,16 +113,14 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 usual = ", ".join(f"{METHODS[method]} {preset[method].guidance_scale:g}" for method in METHODS)
                 guidance = gr.Number(0, label="Guidance", info=f"0: the usual ({usual}).", minimum=0, maximum=200)
                 delta = gr.Checkbox(True, label="Delta denoising", info="Leaves out what the prior does to any asset.")
-                size = preset["redream"].render_size[-1][1]
-                sizes = [("the usual", 0), *((f"{n} px", n) for n in (size, size * 3 // 2, size * 2))]
-                resolution = gr.Radio(sizes, value=0, label="Resolution while forming")
+                resolution = gr.Radio(resolutions(preset), value=0, label="Resolution while forming")
                 file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
                 uid = gr.Textbox(label="Start from this asset of the library", placeholder="its uid", max_length=200)
             create_button = gr.Button("Create", variant="primary", size="lg")
             stop_button = gr.Button(**STOP, visible=False, size="lg")
             earlier = gr.Dropdown([], value=None, label="Your objects", info="Made in this browser.", visible=False)
         with gr.Column(scale=3, min_width=300):
-            gr.Markdown("### Found in the library")
+            gr.Markdown("### Found in the library", elem_id="results")
             assets = gr.HTML(page.NO_ASSETS)
             gr.Markdown("### Forming")
             state, preview = gr.HTML(page.NO_STATE), gr.HTML()
@@ -248,6 +247,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     going_on = again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
     asked = [mine, current, prompt, file, uid, *how]
     gr.on(wanted, create, asked, [*shown, seed], cancels=[coming_back, going_on], **FOLLOWS, **PRIVATE)
+    mine.change(None, None, None, js=SHOW_RESULTS)
     stop_button.click(end, current, stop_button, **QUICK)
     number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **QUICK)

@@ -82,6 +82,12 @@ def duration(worker: Worker, several: Sequence[Settings]) -> str:
     return f" — about {in_words(seconds)} on {device}"
 
 
+def resolutions(preset: Preset) -> list[tuple[str, int]]:
+    """What `Wish.resolution` can be: words and pixels."""
+    usual = preset["redream"].render_size[-1][1]
+    return [("the usual", 0), *((f"{size} px", size) for size in (usual, usual * 3 // 2, usual * 2))]
+
+
 def preset_of(worker: Worker) -> Preset:
     """The preset of its stack."""
     return PRESETS[worker.models.stack.preset]

@@ -276,6 +276,17 @@ def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser
         assert len(links) == 2
 
 
+def test_on_a_phone_what_forms_comes_into_sight(browser, app):
+    with visitor(browser, app[0], width=390) as page:
+        sync_api.expect(page.get_by_role("heading", name="Forming")).not_to_be_in_viewport()
+        ask(page, "a red car")
+        sync_api.expect(page.get_by_role("heading", name="Forming")).to_be_in_viewport(timeout=WAIT)
+        wait_until_done(page)
+        page.reload(wait_until="domcontentloaded")
+        sync_api.expect(page.get_by_role("link", name="Link to this run")).to_be_visible(timeout=WAIT)
+        sync_api.expect(page.get_by_label("Describe an object")).to_be_in_viewport()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_no_tab_is_wider_than_a_phone(browser, app, theme):
     with visitor(browser, app[0], width=390, color_scheme=theme) as page:
