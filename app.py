@@ -427,8 +427,7 @@ def main() -> None:
     try:
         stack, reason = choose()
         runs.root().mkdir(parents=True, exist_ok=True)
-        days = float(os.environ.get("REDREAM_KEEP_DAYS") or (2 if "SPACE_ID" in os.environ else 0))
-        worker = Worker(Models.load(stack), keep_days=days or None)
+        worker = Worker(Models.load(stack), keep_days=runs.days_kept())
         demo = build(worker, reason)
     except ValueError as error:
         sys.exit(sentence(error))

@@ -19,6 +19,8 @@ from pathlib import Path
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from redream.files import replacing
+
 AT_ONCE = 8  # requests; the app says no when too many wait
 
 
@@ -49,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         for file in (*turntables, *models):
             shutil.copy(file, folder)
-        (folder / "result.json").write_text(json.dumps(state, indent=2))
+        with replacing(folder / "result.json") as file:  # whole or not there: it says that this object is made
+            file.write_text(json.dumps(state, indent=2))
         return (
             f"{prompt}: CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else f"{prompt}: {state['state']}"
         )

@@ -46,7 +46,7 @@ from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
 from redream.files import read_json, replacing
 from redream.judging import Still, objects_of
-from redream.metrics import clip_score, silhouette_iou, view_agreement
+from redream.metrics import SCORES_VERSION, clip_score, silhouette_iou, view_agreement
 from redream.models import Models
 from redream.results import Shown
 from redream.retrieval.clip import Clip
@@ -432,7 +432,9 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> li
     settings = lab.settings.with_(**changes)
     given = [(asset.path, asset.caption)] if asset else []
     asked = [prompt, asdict(settings), [caption for _, caption in given], lab.weights]
-    digest = hashlib.sha256(json.dumps([*asked, [path.name for path, _ in given]]).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(
+        json.dumps([*asked, [path.name for path, _ in given], evaluation.METHODS_VERSION, SCORES_VERSION]).encode()
+    ).hexdigest()[:12]
     folder = lab.out / "runs" / f"{re.sub('[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}-{digest}"
     say(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
     if (folder / "settings.json").is_file():

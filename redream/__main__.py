@@ -3,7 +3,7 @@
 This is the only place that parses and prints.
 
 Exit status: 0, or 2 for input that cannot be used, with one sentence on stderr. Ctrl-C once: stop and keep what is
-there.
+there; twice: end at once (130).
 """
 
 import argparse

@@ -51,7 +51,7 @@ class Endpoints:
             adapt: teach the model the views of retrieved assets
             particles: objects at once, 1 to 4
             iterations: for each object; none: as the preset has it
-            seed: equal seeds give equal objects on the same machine
+            seed: equal seeds give equal objects on the same machine; on a GPU nearly equal ones
             asset: a GLB to start from instead of retrieved assets
         """
         wish = Wish(method, initialise, adapt, iterations or None, particles or 1, seed)

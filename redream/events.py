@@ -65,7 +65,7 @@ class Preview(Event):
     iteration: int
     particle: int
     azimuth_deg: float  # the camera's
-    clip_score: float  # cosine with the prompt, by the stack's first scoring CLIP
+    clip_score: float | None  # cosine with the prompt, by the stack's first scoring CLIP; None: not a number
 
 
 @dataclass(frozen=True)

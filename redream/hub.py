@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
@@ -87,7 +87,7 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Resolved:
         raise HubError(
             f"The Hub has no public repository {name}; check its name, or log in if it is private."
         ) from error
-    except OSError as error:  # also what huggingface_hub raises for timeouts, refusals and HTTP errors
+    except (OSError, HTTPError) as error:  # OSError: also what huggingface_hub makes of most of what goes wrong
         raise HubError(
             f"The Hub did not answer; {name} could not be fetched. Check the network and try again."
         ) from error

@@ -204,7 +204,7 @@ class Worker:
                         job.seconds_left = event.seconds_left
             except Exception as error:  # its sentence is in the history; the next run has its turn
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not pipeline.is_named(error))
-            with suppress(RunError):  # somebody removed it
+            with suppress(RunError, OSError):  # somebody removes it
                 self.pace.learn(find(run))
             with self._changed:
                 del self._jobs[run]
@@ -222,7 +222,7 @@ def _latest(count: int) -> list[Run]:
     records = sorted(runs.root().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
     found = []
     for record in records[-count:]:
-        with suppress(RunError):
+        with suppress(RunError, OSError):
             found.append(find(record.parent.name))
     return found
 

@@ -132,7 +132,7 @@ class Judge:
     def run(self, folder: Path) -> dict[str, float | None]:
         """What scores.json says and what is seen of the last checkpoint; the mean over particles.
 
-        Scores of another version are made again. Raises as `objects_of`."""
+        Scores of another version, and those that are missing, are made again. Raises as `objects_of`."""
         true, scored = self._true_outlines(), []
         for particle, known in objects_of(Run.open(folder)):
             own = _only_scores(known) if known.get("version") == SCORES_VERSION else self._alone(particle)
@@ -185,10 +185,12 @@ class Judge:
 
 
 def objects_of(run: Run) -> list[tuple[results.Shown, dict]]:
-    """A finished run's particles, each with its object in scores.json. Raises `EvaluationError` if they are damaged."""
+    """A finished run's particles, each with its object in scores.json, empty for a run without scores. Raises
+    `EvaluationError` if they are damaged."""
     try:
         particles = load_particles(run.checkpoints()[-1], run.request.settings)
-        known = [dict(one) for one in run.read_json("scores.json")["objects"]]
+        unscored = not (run.folder / "scores.json").exists()
+        known = [{} for _ in particles] if unscored else [dict(one) for one in run.read_json("scores.json")["objects"]]
         return list(zip(particles, known, strict=True))
     except (ValueError, IndexError, KeyError, TypeError, SafetensorError) as error:
         reason = "Its scores.json or its last checkpoint is missing or damaged"

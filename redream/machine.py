@@ -12,6 +12,7 @@ from redream import hub
 from redream.stack import Entry, Stack, StackError
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "faiss-cpu", "trimesh", "embreex")
+PACKAGES += ("numpy", "scikit-image", "xatlas")
 OPTIONAL = ("nerfacc", "tinycudann", "gradio", "lpips", "spaces")
 
 

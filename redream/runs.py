@@ -8,6 +8,7 @@ turntable-0.mp4 … mesh-0.glb … scores.json, record.json, and pictures: asset
 """
 
 import json
+import math
 import os
 import re
 import secrets
@@ -30,6 +31,7 @@ except ImportError:  # Windows: there a run is not kept from being worked on twi
     fcntl = None
 
 CHECKPOINTS_KEPT = 2
+LONGER = 4  # times as long as others, runs that broke off are kept
 ID = re.compile(r"run-[A-Za-z0-9_-]{16}")  # as `new_id` makes them
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}(\.\w+)?")  # as `replacing` and `Run.checkpoint` name them
 
@@ -71,7 +73,8 @@ class Request:
         said = {key: getattr(own, key) for key in ("method", "initialise", "adapt", "particles", "iterations", "seed")}
         preset = next((name for name, p in PRESETS.items() if p[own.method].with_(**said) == own), None)
         if preset is None:
-            return "python -m redream resume FOLDER  # a folder with nothing but this run's settings.json"
+            files = " and ".join(["settings.json", *(asset.file for asset in self.assets)])
+            return f"python -m redream resume FOLDER  # a folder with nothing but this run's {files}"
         # Texts may begin with a dash: they follow an equals sign, and the prompt comes after "--".
         words = ["python", "-m", "redream", "generate", f"--stack={self.stack}", "--preset", preset]
         words += ["--method", own.method, *(["--no-init"] * (not own.initialise)), *(["--no-adapt"] * (not own.adapt))]
@@ -233,20 +236,43 @@ class Run:
         return sorted((path for path in found if path.name.isdigit()), key=lambda path: int(path.name))
 
 
+def days_kept() -> float | None:
+    """How long runs are kept after they ended: `REDREAM_KEEP_DAYS`, else 2 days on a Space and for ever (None) elsewhere.
+
+    0 and nothing mean for ever. Raises `RunError`.
+    """
+    said = os.environ.get("REDREAM_KEEP_DAYS") or ("2" if "SPACE_ID" in os.environ else "0")
+    try:
+        days = float(said)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise RunError(f"REDREAM_KEEP_DAYS is {said}; give a number of days, or 0 to keep runs for ever.")
+    return days or None
+
+
 def prune(days: float) -> None:
     """Remove the runs under the root that are finished or were stopped, more than `days` days ago.
 
-    Runs that broke off are kept, as they can be resumed, and so is everything whose name is no run's id.
+    Runs that broke off can be resumed, so they are kept longer (`LONGER`). What has no run's id for a name is left alone.
     """
     for folder in root().glob("run-*"):
         if not ID.fullmatch(folder.name) or folder.is_symlink():
             continue
         with suppress(RunError, OSError):  # no run, one that is worked on, or one that somebody else removes
-            run, written = Run.open(folder), max(path.stat().st_mtime for path in folder.iterdir())
-            over = isinstance((list(run.events()) or [None])[-1], events.Finished)
-            if over and time.time() - written > days * 86_400:
-                with run.working():
+            run = Run.open(folder)
+            if not _is_old(run, days):
+                continue
+            with run.working():
+                if _is_old(run, days):  # still: somebody may have come back to it meanwhile
                     shutil.rmtree(run.folder)
+
+
+def _is_old(run: Run, days: float) -> bool:
+    """Whether the limit is over since anything of it was written."""
+    over = isinstance((list(run.events()) or [None])[-1], events.Finished)
+    written = max(path.stat().st_mtime for path in run.folder.iterdir())
+    return time.time() - written > days * (1 if over else LONGER) * 86_400
 
 
 def _lock(file) -> bool:

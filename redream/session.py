@@ -180,8 +180,8 @@ class Session:
             image = results.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
             file = f"preview/{iteration:06d}.png"
             results.save_png(image[0], self.run.folder / file)
-            cosine = clip.embed_images(image)[0] @ clip.embed_texts([self.checked.prompt])[0]
-        return Preview(file, iteration, particle, camera.azimuth_deg, float(cosine))
+            likeness = float(clip.embed_images(image)[0] @ clip.embed_texts([self.checked.prompt])[0])
+        return Preview(file, iteration, particle, camera.azimuth_deg, likeness if math.isfinite(likeness) else None)
 
     def _save(self, distillation) -> int:
         with self._timed("checkpoints"), self.run.checkpoint(distillation.iteration) as folder:
@@ -212,6 +212,7 @@ class Session:
                     turntable.write(frames, run.folder / f"turntable-{number}.mp4")
                 yield Artefact("turntable", number, f"turntable-{number}.mp4")
             except TurntableError as error:
+                (run.folder / f"turntable-{number}.mp4").unlink(missing_ok=True)  # one of an earlier session
                 yield Warned(str(error))
             yield Progress("meshing", distillation.iteration, total, left and left - filming)
             try:

@@ -157,6 +157,19 @@ def test_a_finished_run_whose_files_are_damaged_is_made_anew_unless_its_scores_a
     assert (tmp_path / "out/table.json").read_bytes() == before
 
 
+def test_a_finished_run_without_scores_is_scored_and_not_made_anew(whole, models, begun, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
+    asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
+    sweep(tmp_path / "out", models, **asked)
+    before = (tmp_path / "out/table.json").read_bytes()
+    for file in ("scores.json", "evaluation.json"):
+        (folder / file).unlink()
+    told = sweep(tmp_path / "out", models, **asked)
+    assert not begun and not any(now.failure for now in told)
+    assert (tmp_path / "out/table.json").read_bytes() == before
+
+
 def test_an_interrupted_run_without_a_whole_checkpoint_is_made_anew(whole, models, begun, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")

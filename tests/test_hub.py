@@ -7,7 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub.constants
 import pytest
+from huggingface_hub.errors import HTTPError
 
+from redream import hub
 from redream.hub import HubError, resolve, sha256, verify
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -129,6 +131,15 @@ def test_a_repository_without_usable_files_is_refused(fake_hub, tmp_path):
 def test_a_hub_that_does_not_answer_is_said_to_be_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(HubError, match="The Hub did not answer"):
+        resolve("owner/model", base=tmp_path)
+
+
+def test_so_is_what_huggingface_hub_leaves_as_it_came(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise HTTPError("a proxy said no")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
     with pytest.raises(HubError, match="The Hub did not answer"):
         resolve("owner/model", base=tmp_path)
 

@@ -138,6 +138,16 @@ def test_a_run_that_breaks_off_does_not_take_the_worker_with_it(worker, fake, pr
     assert all_of(worker.follow(following))[-4:] == DONE
 
 
+def test_nor_does_one_whose_files_cannot_be_read_afterwards(worker, fake, monkeypatch):
+    def fail(run):
+        raise OSError("an error of the disk")
+
+    monkeypatch.setattr(worker.pace, "learn", fail)
+    following = [worker.submit("a"), worker.submit("b")][1]
+    fake.go.set()
+    assert all_of(worker.follow(following))[-4:] == DONE
+
+
 def test_runs_outside_their_folder_are_nobodys(worker, tmp_path_factory):
     outside = Run.create(Request("a", Settings(), "tiny", {}), tmp_path_factory.mktemp("elsewhere") / "run-x").folder
     for name in (str(outside), f"../{outside.parent.name}/run-x", "run-x", "", ".."):

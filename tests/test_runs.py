@@ -14,7 +14,7 @@ import pytest
 
 from redream import events, pipeline
 from redream.__main__ import main
-from redream.runs import GivenAsset, Request, Run, RunError, prune
+from redream.runs import GivenAsset, Request, Run, RunError, days_kept, prune
 from redream.settings import PRESETS, Settings
 
 
@@ -43,6 +43,8 @@ def test_the_command_says_all_that_differs_from_a_preset():
     assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
     assert "settings.json" in Request("an owl", settings.with_(t_min=0.3), "mini", {}).command
+    given = (GivenAsset("given-0.glb", "my owl.glb", "an owl"),)
+    assert "given-0.glb" in Request("an owl", settings.with_(t_min=0.3), "mini", {}, given).command
 
 
 NASTY = [
@@ -155,7 +157,7 @@ def test_what_killed_programs_left_half_written_is_removed_and_nothing_else():
     assert not (run.folder / "checkpoint" / ".100-0a1b2c3d").exists()
 
 
-def test_only_old_runs_that_ended_are_pruned(runs, tmp_path):
+def test_old_runs_are_pruned_later_if_they_broke_off(runs, tmp_path):
     def made(last, days=8.0, out=None):
         run = Run.create(REQUEST, out)
         run.log(events.Started(str(run.folder), "an owl", REQUEST.settings, 0, 20))
@@ -166,7 +168,7 @@ def test_only_old_runs_that_ended_are_pruned(runs, tmp_path):
         return run
 
     over = events.Finished(False)
-    gone = [made(over), made(events.Finished(True))]
+    gone = [made(over), made(events.Finished(True)), made(None, days=29.0), made(events.Failed("It broke."), days=29.0)]
     kept = [made(None), made(events.Failed("It broke.")), made(over, days=6.0), made(over, out=runs / "run-mine")]
     kept += [made(over, out=tmp_path / "run-0123456789abcdef"), made(over, out=runs / "0123456789abcdef")]
     kept.append(Run.create(REQUEST))  # waits for its turn
@@ -181,6 +183,38 @@ def test_only_old_runs_that_ended_are_pruned(runs, tmp_path):
     assert not (kept[-1].folder / "events.jsonl").exists()
     prune(7.0)
     assert not locked.folder.exists()
+
+
+def test_a_run_that_somebody_comes_back_to_is_not_pruned(runs, monkeypatch):
+    run = Run.create(REQUEST)
+    run.log(events.Finished(False))
+    for path in run.folder.iterdir():
+        os.utime(path, (0, 0))
+    taken = Run.working
+
+    def touched(self):
+        (self.folder / "settings.json").touch()
+        return taken(self)
+
+    monkeypatch.setattr(Run, "working", touched)
+    prune(7.0)
+    assert run.folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("said", "space", "days"), [("", "", None), ("0", "x", None), ("", "x", 2.0), ("7.5", "", 7.5)]
+)
+def test_how_long_runs_are_kept_is_said_by_the_environment(said, space, days, monkeypatch):
+    monkeypatch.setenv("REDREAM_KEEP_DAYS", said)
+    monkeypatch.setenv("SPACE_ID", space) if space else monkeypatch.delenv("SPACE_ID", raising=False)
+    assert days_kept() == days
+
+
+@pytest.mark.parametrize("said", ["-1", "nan", "inf", "a week"])
+def test_a_time_that_is_none_is_refused(said, monkeypatch):
+    monkeypatch.setenv("REDREAM_KEEP_DAYS", said)
+    with pytest.raises(RunError, match="REDREAM_KEEP_DAYS"):
+        days_kept()
 
 
 def test_there_is_nothing_to_prune_where_no_run_was_made(runs):

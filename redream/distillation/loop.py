@@ -56,7 +56,7 @@ class Particle:
         self.optimizer = torch.optim.AdamW(
             self.field.parameter_groups(settings), betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0
         )
-        self.disagreement: float | None = None  # running mean of (RMS of v_2D) / s while it is painted
+        self.disagreement: float | None = None  # running mean of (RMS of the score gradient) / s while it is painted
 
     @torch.no_grad()
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
@@ -68,8 +68,8 @@ class Particle:
     def set_rate(self, share: float, disagreement: float | None = None) -> None:
         """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`.
 
-        `disagreement` is that of the prior with the view just seen, (RMS of v_2D) / s: with `rate_reference` the rates
-        are multiplied by the square of its running mean over that reference. AdamW's steps are of one length however
+        `disagreement` is that of the prior with the view just seen, (RMS of the score gradient) / s, delta denoising
+        included: with `rate_reference` the rates are multiplied by the square of its running mean over that reference. AdamW's steps are of one length however
         small the gradients are; so what already looks like the prompt would drift as fast as what does not (ours).
         """
         factor, reference = 1.0, self.settings.rate_reference
@@ -118,8 +118,8 @@ def set_epsilon(optimizer: torch.optim.AdamW, share: float) -> None:
 class Distillation:
     """One run's particles, variational score and adaptation, and the loop over them.
 
-    Everything random comes from one generator seeded with `settings.seed`; on the same machine an equal run follows,
-    also when it is saved and loaded in between.
+    Everything random comes from one generator seeded with `settings.seed`; on the same machine an equal run follows
+    (on a GPU a nearly equal one: some of its sums have no fixed order), also when it is saved and loaded in between.
     """
 
     def __init__(self, prior: Prior, settings: Settings, prompt: str, references: Sequence[Reference] = ()) -> None:

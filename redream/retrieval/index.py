@@ -11,6 +11,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import faiss
@@ -137,6 +138,8 @@ class Index:
         else:
             path = _from_objaverse(uid)
         if row["sha256"] and hub.sha256(path) != row["sha256"]:
+            if not name:
+                path.unlink()  # Objaverse's: the next one who asks fetches it again
             raise AssetUnavailable(f"The file of asset {uid} is not the one that was indexed; fetch it again.")
         return path
 
@@ -196,5 +199,5 @@ def _from_objaverse(uid: str) -> Path:
         return Path(objaverse.load_objects([uid])[uid])
     except KeyError as error:
         raise AssetUnavailable(f"Objaverse has no object {uid}; choose another asset.") from error
-    except (OSError, ImportError) as error:
+    except (OSError, HTTPException, ImportError) as error:
         raise AssetUnavailable("Objaverse did not answer; check the network and try again.") from error

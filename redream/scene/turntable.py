@@ -41,7 +41,7 @@ def write(frames: Iterable[UInt8[np.ndarray, "h w 3"]], path: Path, fps: int = 2
     The frames are consumed one by one and share one size; an odd side gets one more row or column, as H.264 asks.
     Raises `TurntableError` for no frames, frames of different sizes, or a failing encoder.
     """
-    frames = iter(frames)
+    frames, count = iter(frames), 1
     first = next(frames, None)
     if first is None:
         raise TurntableError("A turntable needs at least one picture.")
@@ -59,15 +59,23 @@ def write(frames: Iterable[UInt8[np.ndarray, "h w 3"]], path: Path, fps: int = 2
         )
         try:
             writer.send(None)  # starts the encoder
-            for frame in chain([first], frames):
+            for count, frame in enumerate(chain([first], frames), 1):
                 if frame.shape != first.shape:
                     raise TurntableError("The pictures of a turntable must all have the same size.")
                 padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
                 _send(writer, np.ascontiguousarray(np.pad(frame, padding, mode="edge")))
         finally:
             writer.close()
-        if not temporary.exists() or temporary.stat().st_size == 0:
-            raise TurntableError("The video encoder stopped without a video. Check that ffmpeg works.")
+        if _frames_in(temporary) != count:
+            raise TurntableError("The video encoder stopped without a whole video. Check that the disk has room.")
+
+
+def _frames_in(path: Path) -> int:
+    """How many pictures a video has that can be played: 0 for a broken one."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(path)[0]
+    except (RuntimeError, OSError):
+        return 0
 
 
 def _send(writer, frame: np.ndarray) -> None:

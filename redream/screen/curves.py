@@ -6,7 +6,7 @@ from html import escape
 WIDTH, HEIGHT, POINTS = 220, 56, 110  # of a curve: units of its drawing, at most so many points
 NAMES = {  # as `Progress.losses` names them: in words, and the paper's
     "likeness": ("Likeness of the preview", "CLIP score"),
-    "score": ("Size of the score", "‖v₂D‖, Eq. 2"),
+    "score": ("Size of the score", "‖v₂D‖, with delta denoising"),
     "asset": ("Distance to the asset", "Eq. 3"),
     "variational": ("What the renders look like", "Eq. 4"),
     "adaptation": ("Learning the views", "Eq. 5"),

@@ -76,7 +76,8 @@ class Page:
                         self.series.setdefault(name, []).append((iteration, value))
             case told.Preview(iteration=iteration, clip_score=likeness):
                 self.preview = event
-                self.series.setdefault("likeness", []).append((iteration, likeness))
+                if likeness is not None:
+                    self.series.setdefault("likeness", []).append((iteration, likeness))
             case told.Artefact(kind, number, file):
                 self.files[kind, number] = str(self.folder / file)
             case told.Scored(scores):

@@ -47,15 +47,14 @@ class Wish:
             raise WishError(
                 f"{self.iterations:,} iterations are too many; the limit here is {most_iterations(preset):,}."
             )
-        # For the other methods both switches mean nothing, so that equal runs have equal settings.
-        asked = {"initialise": self.initialise, "adapt": self.adapt} if self.method == "redream" else {}
+        asked = {}
+        if self.method == "redream":  # for the others it means nothing, so that equal runs have equal settings
+            asked = {"initialise": self.initialise, "adapt": self.adapt} | ({} if self.delta else {"delta_every": 0})
         asked |= {"particles": int(self.particles), "seed": int(self.seed or 0)}
         if self.iterations is not None:
             asked["iterations"] = int(self.iterations)
         if self.guidance:
             asked["guidance_sds" if self.method == "sds" else "guidance"] = float(self.guidance)
-        if not self.delta:
-            asked["delta_every"] = 0
         if self.resolution:
             asked["render_size"] = ((0.0, int(self.resolution)),)
         return preset[self.method].with_(**asked)

@@ -70,6 +70,22 @@ def test_no_frames_and_changing_sizes_are_errors_in_words(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
+def test_a_video_that_the_encoder_did_not_finish_is_no_video(kept, tmp_path, monkeypatch):
+    write(moving_picture(20), tmp_path / "whole.mp4")
+    whole = (tmp_path / "whole.mp4").read_bytes()
+
+    def broken(path, *args, **kwargs):
+        path.write_bytes(whole[: int(kept * len(whole))])
+        while True:
+            yield
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", broken)
+    with pytest.raises(TurntableError, match="without a whole video"):
+        write(moving_picture(20), tmp_path / "a.mp4")
+    assert [p.name for p in tmp_path.iterdir()] == ["whole.mp4"]
+
+
 def test_frames_are_made_one_by_one_as_bytes():
     asked = []
 

@@ -57,6 +57,12 @@ def test_a_card_says_what_the_asset_is_and_whose(shown):
     assert "no clear front" in shown.assets_html()
 
 
+def test_a_preview_whose_likeness_is_no_number_is_shown_and_not_drawn(shown):
+    for iteration, likeness in enumerate((0.1, None, 0.3)):
+        shown.tell(told.Preview("preview.png", iteration, 0, 30.0, likeness))
+    assert "from 0.1 to 0.3" in shown.curves_html() and shown.preview.iteration == 2
+
+
 def test_texts_and_links_from_outside_stay_texts_and_links(shown):
     bad = "<img src=x onerror='alert(1)'>"
     asset = OWL | {"caption": bad, "author": bad, "license": bad, "source": "https://x.org/'onclick='alert(1)"}

@@ -11,7 +11,7 @@ def test_a_wish_for_nothing_special_is_the_preset_and_settings_come_back_as_thei
     preset = PRESETS[name]
     assert Wish().settings(preset) == preset["redream"]
     for method in ("redream", "vsd", "sds"):
-        wish = Wish(method, True, method != "redream", 12, 2, 5, 33.0, False, 96)
+        wish = Wish(method, True, method != "redream", 12, 2, 5, 33.0, method != "redream", 96)
         assert Wish.of(wish.settings(preset), preset) == wish
         plain = Wish.of(preset[method], preset)
         assert plain.settings(preset) == preset[method] == Wish(method).settings(preset) and plain.resolution == 0
@@ -19,7 +19,7 @@ def test_a_wish_for_nothing_special_is_the_preset_and_settings_come_back_as_thei
 
 def test_the_switches_mean_nothing_without_assets_so_that_equal_runs_have_equal_settings():
     preset = PRESETS["mini"]
-    assert Wish("vsd", False, False).settings(preset) == Wish("vsd").settings(preset)
+    assert Wish("vsd", False, False, delta=False).settings(preset) == Wish("vsd").settings(preset)
     assert Wish("redream", False, False).settings(preset) != Wish("redream").settings(preset)
 
 
