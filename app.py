@@ -17,7 +17,7 @@ from redream.endpoints import Endpoints
 from redream.jobs import Worker, find
 from redream.models import Models
 from redream.screen import about, comparison, page, sights
-from redream.screen.errors import answering, complaint, saying, sentence, streaming
+from redream.screen.errors import answering, complaint, saying, sentence, streaming, unhurried
 from redream.screen.library import CHOOSES, Library
 from redream.screen.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
 from redream.screen.wishes import (
@@ -181,7 +181,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         if worker.ahead(run) is None:  # all at once: what is hidden and shown again in a moment may stay hidden
             shown = page_of(run)
             over = {outcome: gr.update(visible=True), samples: gr.update(visible=False), current: run}
-            yield everything(shown) | over | ended(run, shown) | (first or {})
+            now = everything(shown) | over | ended(run, shown) | (first or {})
+            yield from unhurried(now, mesh)
             return
         stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True), current: run}
         yield stand | {stop_button: gr.update(**STOP, visible=True), link: ""} | (first or {})

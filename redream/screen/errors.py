@@ -1,7 +1,8 @@
-"""What a person or a script is told when something cannot be done: always a sentence."""
+"""How pages and scripts are answered: what cannot be done is always told in a sentence."""
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -75,3 +76,13 @@ def saying(trouble: gr.HTML, otherwise: Mapping | None = None, asked: bool = Tru
         return said
 
     return wrap
+
+
+def unhurried(updates: Mapping, viewer: gr.Model3D) -> Iterator[dict]:
+    """Updates of a page that an event shows at once, those of a 3D viewer by themselves: Gradio gives up loading its code
+    if anything else is told to it meanwhile, also that the event has begun or ended."""
+    yield {**updates, viewer: gr.skip()}
+    time.sleep(0.5)
+    yield {viewer: updates[viewer]}
+    time.sleep(2)
+    yield {viewer: gr.skip()}

@@ -52,6 +52,7 @@ def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
     assert video.evaluate("v => v.duration") == pytest.approx(8 / 24, abs=0.1)  # TINY's frames, 24 in a second
     assert video.evaluate("v => v.loop && v.autoplay")
     assert page.get_by_test_id("model3d-download-link").get_attribute("href").endswith("mesh-0.glb")
+    sync_api.expect(page.locator("canvas")).to_be_visible(timeout=WAIT)  # of the 3D viewer
     assert page.locator(".command textarea").input_value().startswith("python -m redream")
     page.get_by_role("button", name="Curves").click()
     sync_api.expect(page.locator(".curves svg")).to_have_count(5, timeout=WAIT)
@@ -73,6 +74,7 @@ def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_
     with visitor(browser, f"{app[0]}/{link[link.index('?') :]}") as other:
         sync_api.expect(other.get_by_label("Describe an object")).to_have_value("a blue cat", timeout=WAIT)
         wait_until_done(other)
+        sync_api.expect(other.locator("canvas").first).to_be_visible(timeout=WAIT)  # of the 3D viewer
         button(other, "Continue for 200 more").click()
         sync_api.expect(other.locator(".now").first).to_contain_text(f"of {ITERATIONS + 200}", timeout=WAIT)
         button(other, "Stop and keep").click()
