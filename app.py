@@ -21,6 +21,7 @@ from redream.screen.errors import answering, complaint, saying, sentence, stream
 from redream.screen.library import CHOOSES, Library
 from redream.screen.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
 from redream.screen.wishes import (
+    HELP,
     METHODS,
     MOST_OBJECTS,
     Wish,
@@ -38,10 +39,7 @@ from redream.stack import Stack
 
 SAMPLES = sorted((Path(__file__).parent / "examples/samples").glob("*.mp4"))  # made by this program
 EXAMPLES = ["a purple owl", "a blue cat", "a green dog", "a pink car", "a turquoise robot", "a yellow chair"]
-SWITCHES = {
-    "Start from retrieved assets": "Gives the shape its geometry (initialisation).",
-    "Teach the model their views": "Front, side and back stay different (adaptation).",
-}
+SWITCHES = {"Start from retrieved assets": HELP["initialise"], "Teach the model their views": HELP["adapt"]}
 MORE = 200  # iterations that a finished run goes on for
 REMEMBERED = 30  # runs of a browser
 NEW = ("none: a new prompt", "")
@@ -101,21 +99,23 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             gr.Examples(EXAMPLES, prompt, label="For example", **PRIVATE)
             trouble = gr.HTML(elem_classes="trouble")
             switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
-            method = gr.Radio([(name, key) for key, name in METHODS.items()], value="redream", label="Method")
+            method = gr.Radio(
+                [(name, key) for key, name in METHODS.items()], value="redream", label="Method", info=HELP["method"]
+            )
             with gr.Row():
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
                 dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
             with gr.Accordion("More", open=False) as more:
-                iterations = gr.Slider(
-                    1, most_iterations(preset), preset["redream"].iterations, step=1, label="Iterations"
-                )
+                most, planned = most_iterations(preset), preset["redream"].iterations
+                iterations = gr.Slider(1, most, planned, step=1, label="Iterations", info=HELP["iterations"])
                 particles = gr.Slider(1, MOST_OBJECTS, 1, step=1, label="Objects at once (particles)")
                 usual = ", ".join(f"{METHODS[method]} {preset[method].guidance_scale:g}" for method in METHODS)
-                guidance = gr.Number(0, label="Guidance", info=f"0: the usual ({usual}).", minimum=0, maximum=200)
-                delta = gr.Checkbox(True, label="Delta denoising", info="Leaves out what the prior does to any asset.")
+                guidance = gr.Number(0, label="Guidance", info=f"{HELP['guidance']} ({usual}).", minimum=0, maximum=200)
+                delta = gr.Checkbox(True, label="Delta denoising", info=HELP["delta"])
                 resolution = gr.Radio(resolutions(preset), value=0, label="Resolution while forming")
                 file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
-                uid = gr.Textbox(label="Start from this asset of the library", placeholder="its uid", max_length=200)
+                own = {"placeholder": "its name there; the tab Library fills it in", "max_length": 200}
+                uid = gr.Textbox(label="Start from this asset of the library", **own)
             create_button = gr.Button("Create", variant="primary", size="lg")
             stop_button = gr.Button(**STOP, visible=False, size="lg")
             earlier = gr.Dropdown([], value=None, label="Your objects", info="Made in this browser.", visible=False)
@@ -200,7 +200,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     def result(shown, of):
         files = {video: shown.files.get(("turntable", of)), mesh: shown.files.get(("mesh", of))}
-        return files | {table: shown.scores_html(of)}
+        return files | {table: shown.scores_html(of, worker.models.stack.true_scores)}
 
     def ended(run, shown):
         """What can be done with a run that is over."""

@@ -53,7 +53,7 @@ STACK = {
     "perceptual": {"a": {"source": "perceptual-a"}, "b": {"source": "perceptual-b"}},
     "vocabulary": "vocabulary.json",
     "truth": {"source": "truth"},
-}
+}  # its true_scores are those of `redream evaluate`'s row "truth" on the judging half, written there by hand
 TRUTH_VARIANTS = range(300, 303)  # they train no model, test none and lie in no index
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -55,6 +55,9 @@ class Stack:
     vocabulary_file: str | None = None
     note: str | None = None
     truth: Entry | None = None  # a folder with truth.csv: what things really look like, for `redream.judging`
+    true_scores: Mapping[str, float] = field(
+        default_factory=dict
+    )  # of such true objects in the mean, by name in scores.json
 
     @staticmethod
     def load(name_or_folder: str | Path, environ: Mapping[str, str] = os.environ) -> "Stack":
@@ -167,12 +170,15 @@ def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> Checked:
 def _read(values: object, base: Path) -> Stack:
     """Check the schema of a stack.json (format 1), key by key."""
     required = {"format", "name", "preset", "prior", "index", "clips", "perceptual"}
-    values = _mapping(values, "stack.json", required, {"vocabulary", "note", "truth"})
+    values = _mapping(values, "stack.json", required, {"vocabulary", "note", "truth", "true_scores"})
     if values["format"] != 1:
         raise StackError(f"This stack has format {values['format']!r}; this version of Redream reads format 1.")
     for key in ("name", "preset", "vocabulary", "note"):
         if not isinstance(values.get(key, ""), str):
             raise StackError(f"In stack.json, {key} must be text.")
+    true_scores = values.get("true_scores", {})
+    if not isinstance(true_scores, dict) or not all(type(score) in (int, float) for score in true_scores.values()):
+        raise StackError("In stack.json, true_scores must be an object of numbers.")
     if values["preset"] not in PRESETS:
         raise StackError(f"This stack's preset {values['preset']} does not exist; there are: {', '.join(PRESETS)}.")
     vocabulary = values.get("vocabulary")
@@ -192,6 +198,7 @@ def _read(values: object, base: Path) -> Stack:
         vocabulary_file=vocabulary,
         note=values.get("note"),
         truth=_entry(values["truth"], "truth") if "truth" in values else None,
+        true_scores={name: float(score) for name, score in true_scores.items()},
     )
 
 

@@ -79,6 +79,7 @@ def test_the_environment_replaces_prior_and_index(folder, tmp_path):
         ({"perceptual": {"a": {"lpips": "vgg"}, "b": {"lpips": "squeeze"}}}, "unknown LPIPS network"),
         ({"vocabulary": "../words.json"}, "outside its folder"),
         ({"name": None}, "name must be text"),
+        ({"true_scores": {"clip_a": "good"}}, "true_scores must be an object of numbers"),
     ],
 )
 def test_a_wrong_stack_is_refused_with_the_reason(folder, changes, sentence):
@@ -106,6 +107,12 @@ def test_a_stack_may_name_the_truth_and_need_not(folder):
     (folder / "stack.json").write_text(json.dumps(VALUES | {"truth": "prior"}))
     with pytest.raises(StackError, match="truth must be an object"):
         Stack.load(folder, environ={})
+
+
+def test_the_scores_of_true_objects_may_stand_there(folder):
+    assert Stack.load(folder, environ={}).true_scores == {}
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"true_scores": {"clip_a": 1}}))
+    assert Stack.load(folder, environ={}).true_scores == {"clip_a": 1.0}
 
 
 def test_the_shipped_stacks_are_right():

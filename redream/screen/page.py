@@ -1,5 +1,6 @@
 """What a screen shows of a run: its events become a line of state, cards, a preview, curves and tables, as HTML."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -20,6 +21,7 @@ SHOWN = {  # name in scores.json, for one model or for two: what the number says
     "front_behind": ("Share of views from behind that CLIP calls a front: lower is better.", "{:.0%}"),
     "coverage": ("How much of it the object covers.", "{:.0%}"),
 }
+NONE_KNOWN: Mapping[str, float] = {}
 NO_ASSETS = quiet("The three assets closest to your words will turn here.")
 NO_STATE = quiet("Describe an object and press Create.")
 NO_CURVES = quiet("Curves appear while the object forms.")
@@ -116,16 +118,10 @@ class Page:
         """The losses and the previews' likeness."""
         return curves_html(self.series) or NO_CURVES
 
-    def scores_html(self, number: int = 0) -> str:
-        """A row per score of an object: what it is called, what it says, and the numbers; "" if there are none."""
-        if number >= len(self.scores):
-            return ""
-        scores = self.scores[number]
-        rows = "".join(
-            f"<tr><th scope='row'>{words_of(key)}<br><span class='small'>{meaning}</span></th><td>{_numbers(scores, key, form)}</td></tr>"
-            for key, (meaning, form) in SHOWN.items()
-        )
-        return f"<table class='scores'>{rows}</table>"
+    def scores_html(self, number: int = 0, true: Mapping[str, float] = NONE_KNOWN) -> str:
+        """A row per score of an object: what it is called, what it says, and the numbers, with those of `true` objects
+        to compare them with; "" if there are none."""
+        return _scores_html(self.scores[number], true) if number < len(self.scores) else ""
 
     def _card(self, number: int) -> str:
         asset = self.assets[number]
@@ -139,8 +135,20 @@ def words_of(key: str) -> str:
     return escape((SCORES.get(key) or SCORES[f"{key}_a"]).words)
 
 
-def _numbers(scores: dict, key: str, form: str) -> str:
-    names = [name for name in (key, f"{key}_a", f"{key}_b") if name in scores]
-    reasons = [scores["not_available"].get(name, "not available") for name in names]
-    known = [form.format(scores[name]) for name in names if scores[name] is not None]
-    return " · ".join(known) or f"<span class='small'>{escape(reasons[0] if reasons else 'not available')}</span>"
+def _scores_html(scores: Mapping, true: Mapping[str, float]) -> str:
+    rows = []
+    for key, (meaning, form) in SHOWN.items():
+        names = [name for name in (key, f"{key}_a", f"{key}_b") if name in scores]
+        reasons = [scores["not_available"].get(name, "not available") for name in names]
+        numbers = (
+            _numbers(scores, names, form) or f"<span class='small'>{escape((reasons or ['not available'])[0])}</span>"
+        )
+        compared = _numbers(true, names, form)
+        about = f"<br><span class='small'>True objects: {compared}</span>" if compared else ""
+        name = f"{words_of(key)}<br><span class='small'>{meaning}</span>"
+        rows.append(f"<tr><th scope='row'>{name}</th><td>{numbers}{about}</td></tr>")
+    return f"<table class='scores'>{''.join(rows)}</table>"
+
+
+def _numbers(scores: Mapping, names: Sequence[str], form: str) -> str:
+    return " · ".join(form.format(scores[name]) for name in names if scores.get(name) is not None)

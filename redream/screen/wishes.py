@@ -11,6 +11,14 @@ from redream.screen.page import Page
 from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
 
 METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
+HELP = {  # what a widget asks for, in a sentence
+    "initialise": "Gives the shape its geometry (initialisation).",
+    "adapt": "Front, side and back stay different (adaptation).",
+    "method": "ReDream starts from assets. The other two start from nothing: earlier methods, to compare with.",
+    "iterations": "More take longer, and details become finer.",
+    "guidance": "How closely to follow the words; 0: the usual",
+    "delta": "Leaves out what the 2D model would do to any object, whatever the words.",
+}
 MOST_OBJECTS = 4  # at once, for one visitor of a device that all share
 
 

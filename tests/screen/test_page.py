@@ -82,6 +82,13 @@ def test_a_score_that_cannot_be_had_says_why(shown):
     assert "0.312 · 0.280" in table and "No weights." in table and ">75%<" in table and ">25%<" in table
 
 
+def test_scores_stand_beside_those_of_true_objects_where_they_are_known(shown):
+    shown.tell(told.Scored({"prompt": "an owl", "objects": [SCORES]}))
+    table = shown.scores_html(0, {"clip_a": 0.8, "clip_b": 0.9, "coverage": 0.3})
+    assert "True objects: 0.800 · 0.900" in table and "True objects: 30%" in table and table.count("True objects") == 2
+    assert "True objects" not in shown.scores_html(0)
+
+
 def test_durations_are_words():
     words = [markup.in_words(seconds) for seconds in (-1.0, 37.6, 60.0, 3599.9, 7500.0)]
     assert words == ["0 s", "38 s", "1 min 0 s", "1 h 0 min", "2 h 5 min"]
