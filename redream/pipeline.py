@@ -44,8 +44,9 @@ def generate(
 
     What can be checked is checked before this returns; the run goes on as its events are asked for. `settings`: by
     default the stack's preset. `assets`: GLB files and captions ("": the prompt) used instead of retrieved ones; `uids`:
-    assets of the library, likewise. `out`: a new or empty folder. `stop` is asked at every iteration; then results are made of what there is. `models` are
-    shared between runs, and then theirs is the stack. Raises a named error, each with a sentence for its author.
+    assets of the library, likewise. `out`: a new or empty folder. `stop` is asked at every iteration; then results are
+    made of what there is. `models` are shared between runs, and then theirs is the stack. Raises a named error, each
+    with a sentence for its author.
     """
     stack = models.stack if models else stack if isinstance(stack, Stack) else Stack.load(stack)
     settings = settings or PRESETS[stack.preset]["redream"]

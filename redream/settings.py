@@ -70,8 +70,9 @@ class Settings:
     learning_rate_grid: float = 0.1  # ours: 27.6 dB to the asset after 80 warm-up steps, against 18.6 with PD's 0.01
     learning_rate_network: float = 0.01
     learning_rate_end: float = 0.003  # what is left of both at the end; exponential (ours)
-    # Painting's rates are multiplied by (d / this)², d = (RMS of the score gradient) / s in the mean over the latest views (ours; 0: not).
-    # From the same starts, half of them of other colours, CLIP a of eight prompts .784 instead of .778, CLIP b .833 .833.
+    # Painting's rates are multiplied by (d / this)², d = (RMS of the score gradient) / s in the mean over the latest
+    # views (ours; 0: not). From the same starts, half of them of other colours, CLIP a of eight prompts .784 instead of
+    # .778, CLIP b .833 .833.
     rate_reference: float = 0.031
     epsilon: float = 0.1  # AdamW's ε over the RMS of √v in each table (ours); 0: PD's 1e-15, with floaters and speckles
     learning_rate_variational: float = 0.0001

@@ -69,8 +69,9 @@ class Particle:
         """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`.
 
         `disagreement` is that of the prior with the view just seen, (RMS of the score gradient) / s, delta denoising
-        included: with `rate_reference` the rates are multiplied by the square of its running mean over that reference. AdamW's steps are of one length however
-        small the gradients are; so what already looks like the prompt would drift as fast as what does not (ours).
+        included: with `rate_reference` the rates are multiplied by the square of its running mean over that reference.
+        AdamW's steps are of one length however small the gradients are; so what already looks like the prompt would
+        drift as fast as what does not (ours).
         """
         factor, reference = 1.0, self.settings.rate_reference
         if reference and disagreement is not None:
