@@ -10,15 +10,27 @@ from dataclasses import astuple
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see redream/__main__.py
 import gradio as gr
 
 from redream import machine, runs
 from redream.endpoints import Endpoints
 from redream.jobs import Worker, find
 from redream.models import Models
-from redream.screen import about, comparison, page, sights
-from redream.screen.errors import answering, complaint, saying, sentence, streaming, unhurried
-from redream.screen.library import CHOOSES, Library
+from redream.screen import about, comparison, page
+from redream.screen.errors import (
+    FOLLOWS,
+    PRIVATE,
+    QUICK,
+    answering,
+    complaint,
+    saying,
+    sentence,
+    streaming,
+    unhurried,
+)
+from redream.screen.library import library_tab
+from redream.screen.sights import prior_tab
 from redream.screen.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
 from redream.screen.wishes import (
     HELP,
@@ -27,6 +39,7 @@ from redream.screen.wishes import (
     Wish,
     choices_of,
     duration,
+    known_words,
     most_iterations,
     page_of,
     pages,
@@ -46,10 +59,6 @@ NEW = ("none: a new prompt", "")
 SIDE = 340  # pixels, of results
 STOP = {"value": "Stop and keep", "interactive": True}
 STOPPING = {"value": "Stopping, and making results of what there is", "interactive": False}
-
-FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
-PRIVATE = {"api_visibility": "private"}
-QUICK = {"queue": False, "show_progress": "hidden"} | PRIVATE
 
 
 def choose() -> tuple[Stack, str]:
@@ -95,8 +104,11 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     preset = preset_of(worker)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            prompt = gr.Textbox(label="Describe an object", max_length=PROMPT_LIMIT, max_lines=3, autofocus=True)
+            words = {"label": "Describe an object", "info": known_words(worker.models.stack)}
+            prompt = gr.Textbox(**words, max_length=PROMPT_LIMIT, max_lines=3, autofocus=True)
             gr.Examples(EXAMPLES, prompt, label="For example", **PRIVATE)
+            create_button = gr.Button("Create", variant="primary", size="lg")
+            stop_button = gr.Button(**STOP, visible=False, size="lg")
             trouble = gr.HTML(elem_classes="trouble")
             switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
             method = gr.Radio(
@@ -116,9 +128,9 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
                 own = {"placeholder": "its name there; the tab Library fills it in", "max_length": 200}
                 uid = gr.Textbox(label="Start from this asset of the library", **own)
-            create_button = gr.Button("Create", variant="primary", size="lg")
-            stop_button = gr.Button(**STOP, visible=False, size="lg")
-            earlier = gr.Dropdown([], value=None, label="Your objects", info="Made in this browser.", visible=False)
+            earlier = gr.Dropdown(
+                [], value=None, label="Your objects", info="Made in this browser: choose one to see it.", visible=False
+            )
         with gr.Column(scale=3, min_width=300):
             gr.Markdown("### Found in the library", elem_id="results")
             assets = gr.HTML(page.NO_ASSETS)
@@ -151,18 +163,30 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     idle = {create_button: gr.update(visible=True), stop_button: gr.update(visible=False)}
 
-    @saying(trouble, idle)
-    def create(known, followed, prompt, file, uid, *how):
+    def submitted(prompt, file, uid, wish):
         given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
+        return worker.submit(prompt or "", wish.settings(preset), **given)
+
+    @saying(trouble, idle, asked=False)  # what `one_more` says stays
+    def create(known, followed, prompt, file, uid, *how):
+        if worker.ahead(followed or "") is not None:  # then `one_more` takes it on
+            yield from show(followed)
+            return
         wish = Wish(*how)
         try:
-            run = worker.submit(prompt or "", wish.settings(preset), **given)
+            run = submitted(prompt, file, uid, wish)
         except ValueError as error:
             yield {trouble: complaint(error, "Nothing was started.")}
-            if worker.ahead(followed or "") is not None:  # what was followed when this was asked for
-                yield from show(followed)
             return
-        yield from show(run, {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0)})
+        yield from show(run, {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0), trouble: ""})
+
+    @saying(trouble, asked=False)
+    def one_more(known, followed, prompt, file, uid, *how):
+        """What is asked for while an object forms here comes after it."""
+        if worker.ahead(followed or "") is not None:
+            run = submitted(prompt, file, uid, Wish(*how))
+            gr.Info("It comes after the one that is forming. You will find it under Your objects.")
+            yield {mine: [run, *known][:REMEMBERED], trouble: ""}
 
     @saying(trouble, idle)
     def go_on(run):
@@ -185,7 +209,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             yield from unhurried(now, mesh)
             return
         stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True), current: run}
-        yield stand | {stop_button: gr.update(**STOP, visible=True), link: ""} | (first or {})
+        stop = STOPPING if worker.stopping(run) else STOP
+        yield stand | {stop_button: gr.update(**stop, visible=True), link: ""} | (first or {})
         before = {}
         for shown in pages(worker, run):
             now = everything(shown)
@@ -247,6 +272,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     wanted = [create_button.click, prompt.submit]
     going_on = again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
     asked = [mine, current, prompt, file, uid, *how]
+    gr.on(wanted, one_more, asked, [mine, trouble], **FOLLOWS, **PRIVATE)  # first: `create` lasts as long as its run
     gr.on(wanted, create, asked, [*shown, seed], cancels=[coming_back, going_on], **FOLLOWS, **PRIVATE)
     mine.change(None, None, None, js=SHOW_RESULTS)
     stop_button.click(end, current, stop_button, **QUICK)
@@ -355,54 +381,6 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     for button, choice in zip(votes, ("A", "B", "same"), strict=True):
         chose = functools.partial(vote, choice)
         button.click(chose, [pair, tally], [tally, counts, two, grid, *votes], **QUICK)
-
-
-def library_tab(worker, tab, tabs, uid, more) -> None:
-    """What objects can start from."""
-    library, opened = Library(worker.models), gr.State("")
-    with gr.Row():
-        words = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
-        licence = gr.Dropdown([("any", ""), *library.licences], value="", label="Licence", scale=1)
-    trouble, one = gr.HTML(elem_classes="trouble"), gr.HTML(visible=False)
-    start = gr.Button("Start from this", visible=False, variant="primary")
-    cards = gr.HTML(js_on_load=CHOOSES)
-
-    @saying(trouble)
-    def search(words, licence):
-        yield {cards: library.cards_html(library.search(words or "", licence))}
-
-    @saying(trouble)
-    def look(event: gr.EventData):
-        shown = gr.update(value=library.asset_html(str(event.uid)), visible=True)
-        yield {opened: str(event.uid), one: shown, start: gr.update(visible=True)}
-
-    def adopt(name):
-        gr.Info("The next object that you create starts from this asset, which stands under More.")
-        return name, gr.Accordion(open=True), gr.Tabs(selected="create")
-
-    gr.on([tab.select, words.submit, licence.input], search, [words, licence], [cards, trouble], **FOLLOWS, **PRIVATE)
-    cards.click(look, None, [opened, one, start, trouble], **FOLLOWS, **PRIVATE)
-    start.click(adopt, opened, [uid, more, tabs], **QUICK)
-
-
-def prior_tab(worker) -> None:
-    """What the 2D model sees."""
-    seen = gr.State([])
-    with gr.Row():
-        prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
-        button = gr.Button("Show it", variant="primary", scale=1)
-    trouble, state = gr.HTML(elem_classes="trouble"), gr.HTML(sights.NOTHING)
-    front = len(sights.NAMES) - 1
-    turn = gr.Slider(0, front, front, step=1, label="Side asked for: 0 back, 2 side, 4 front")
-    shown = gr.HTML()
-
-    @saying(trouble)
-    def look(prompt, turn):
-        for line, found in sights.sights(worker, prompt or ""):
-            yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
-
-    gr.on([button.click, prompt.submit], look, [prompt, turn], [state, trouble, seen, shown], **FOLLOWS, **PRIVATE)
-    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **QUICK)
 
 
 def endpoints(worker: Worker) -> None:

@@ -160,6 +160,11 @@ class Worker:
                         find(run).log(Finished(stopped=True))
                     del self._jobs[run]
 
+    def stopping(self, run: str) -> bool:
+        """Whether a run was told to stop and is not over yet."""
+        with self._changed:
+            return run in self._jobs and self._jobs[run].stop.is_set()
+
     def ahead(self, run: str) -> int | None:
         """How many runs come before this one, 0 if it is being made; None if there is nothing to be done for it."""
         with self._changed:

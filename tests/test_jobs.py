@@ -94,9 +94,12 @@ def test_runs_are_made_in_turn_and_who_waits_is_told_how_many_come_before(worker
 
 def test_stopping_ends_a_run_with_what_there_is(worker, fake):
     run = worker.submit("a")
+    assert not worker.stopping(run)
     worker.stop(run)
+    assert worker.stopping(run)
     fake.go.set()
     assert all_of(worker.follow(run)) == [Finished(stopped=True)]
+    assert not worker.stopping(run)
     worker.stop(run)  # it has ended: nothing happens
     worker.stop("run-of-nobody")
 

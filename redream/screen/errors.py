@@ -11,6 +11,11 @@ import gradio as gr
 from redream import pipeline
 from redream.screen.markup import problem
 
+# How events are wired.
+FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
+PRIVATE = {"api_visibility": "private"}
+QUICK = {"queue": False, "show_progress": "hidden"} | PRIVATE
+
 
 def sentence(error: Exception) -> str:
     """An error in words; one that was not foreseen goes to the log."""

@@ -5,16 +5,19 @@ from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import gradio as gr
 import pyarrow.compute as pc
 
 from redream import results
+from redream.jobs import Worker
 from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.scene import assets
 from redream.scene.intake import IntakeError
+from redream.screen.errors import FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import asset_facts, data_uri, quiet, turning
-from redream.settings import PRESETS
+from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack import check_prompt
 
 SHOWN = 12  # cards on a page
@@ -62,7 +65,8 @@ class Library:
             f"<span class='small'>{escape(row['license'] or '')}</span></button>"
             for row in rows
         )
-        return f"<div class='cards library'>{cards}</div>"
+        others = f"Shown: {len(rows)} of {self.models.index.table.num_rows:,}. Search to see others."
+        return f"{quiet(others)}<div class='cards library'>{cards}</div>"
 
     def asset_html(self, uid: str) -> str:
         """One asset: its views from its front on, its front and how clear it is, faces, where it is from."""
@@ -90,3 +94,31 @@ class Library:
             file = Path(folder) / "strip.png"
             results.save_strip(asset, PRESETS[self.models.stack.preset]["redream"], file)
             return data_uri(file)
+
+
+def library_tab(worker: Worker, tab: gr.Tab, tabs: gr.Tabs, uid: gr.Textbox, more: gr.Accordion) -> None:
+    """The widgets of the tab; `uid` and `more` are those of Create that an asset is chosen for."""
+    library, opened = Library(worker.models), gr.State("")
+    with gr.Row():
+        words = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
+        licence = gr.Dropdown([("any", ""), *library.licences], value="", label="Licence", scale=1)
+    trouble, one = gr.HTML(elem_classes="trouble"), gr.HTML(visible=False)
+    start = gr.Button("Start from this", visible=False, variant="primary")
+    cards = gr.HTML(js_on_load=CHOOSES)
+
+    @saying(trouble)
+    def search(words, licence):
+        yield {cards: library.cards_html(library.search(words or "", licence))}
+
+    @saying(trouble)
+    def look(event: gr.EventData):
+        shown = gr.update(value=library.asset_html(str(event.uid)), visible=True)
+        yield {opened: str(event.uid), one: shown, start: gr.update(visible=True)}
+
+    def adopt(name):
+        gr.Info("The next object that you create starts from this asset, which stands under More.")
+        return name, gr.Accordion(open=True), gr.Tabs(selected="create")
+
+    gr.on([tab.select, words.submit, licence.input], search, [words, licence], [cards, trouble], **FOLLOWS, **PRIVATE)
+    cards.click(look, None, [opened, one, start, trouble], **FOLLOWS, **PRIVATE)
+    start.click(adopt, opened, [uid, more, tabs], **QUICK)

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 
+import gradio as gr
 import torch
 
 from redream import pipeline, results
 from redream.events import Progress
 from redream.jobs import Waiting, Worker
+from redream.screen.errors import FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import bar, picture, quiet, waiting
 from redream.screen.wishes import preset_of
+from redream.settings import PROMPT_LIMIT
 
 NAMES = ("back", "between back and side", "side", "between side and front", "front")
 COUNT = 3  # pictures of each
@@ -39,3 +42,23 @@ def _both(name: str, before: torch.Tensor, after: torch.Tensor) -> str:
         for words, images in (("Before adaptation", before), ("After adaptation", after))
     )
     return f"<p class='now'>Asked for: {name}</p><div class='sights'>{rows}</div>"
+
+
+def prior_tab(worker: Worker) -> None:
+    """The widgets of the tab."""
+    seen = gr.State([])
+    with gr.Row():
+        prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
+        button = gr.Button("Show it", variant="primary", scale=1)
+    trouble, state = gr.HTML(elem_classes="trouble"), gr.HTML(NOTHING)
+    front = len(NAMES) - 1
+    turn = gr.Slider(0, front, front, step=1, label="Side asked for: 0 back, 2 side, 4 front")
+    shown = gr.HTML()
+
+    @saying(trouble)
+    def look(prompt, turn):
+        for line, found in sights(worker, prompt or ""):
+            yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
+
+    gr.on([button.click, prompt.submit], look, [prompt, turn], [state, trouble, seen, shown], **FOLLOWS, **PRIVATE)
+    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **QUICK)

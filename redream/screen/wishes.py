@@ -9,6 +9,7 @@ from redream.screen import page
 from redream.screen.markup import in_words
 from redream.screen.page import Page
 from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
+from redream.stack import Stack
 
 METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
 HELP = {  # what a widget asks for, in a sentence
@@ -87,6 +88,15 @@ def duration(worker: Worker, several: Sequence[Settings]) -> str:
     seconds = sum(known) if sum(known) < 20 else 5 * round(sum(known) / 5)
     device = "this GPU" if worker.models.device.startswith("cuda") else "this CPU"
     return f" — about {in_words(seconds)} on {device}"
+
+
+def known_words(stack: Stack) -> str | None:
+    """What a stack with a vocabulary can be asked for; None where anything goes."""
+    if stack.vocabulary is None:
+        return None
+    kinds, colours = (sorted(table) for table in (stack.vocabulary.kinds, stack.vocabulary.colours))
+    name = stack.vocabulary.name[:1].upper() + stack.vocabulary.name[1:]
+    return f"{name} knows {len(kinds)} kinds of things in {len(colours)} colours: {', '.join(kinds)}."
 
 
 def resolutions(preset: Preset) -> list[tuple[str, int]]:

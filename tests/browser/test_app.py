@@ -87,6 +87,8 @@ def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
     ask(page, "a green dog")
     sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
+    page.reload(wait_until="domcontentloaded")
+    sync_api.expect(button(page, "Stop and keep")).to_be_hidden()
     wait_until_done(page, "Stopped. These are the results of what there was.")
     page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
     button(page, "Continue").click()
@@ -119,9 +121,9 @@ def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(b
         page.goto(app[0], wait_until="domcontentloaded")
         ask(page, "ironman")
         sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
-        until(page, lambda: held and len(ended) == 1)
+        until(page, lambda: held and len(ended) == 2)  # `one_more` and `create`
         held[0].continue_()
-        until(page, lambda: len(ended) == 2)
+        until(page, lambda: len(ended) == 3)
         page.wait_for_timeout(300)  # milliseconds: what the last answer changes is drawn
         sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know")
 
@@ -206,7 +208,6 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
 
 
 def test_a_refused_wish_does_not_end_what_is_followed(page):
-    """Nor can a second run be started from the page that follows one: Continue and a new prompt do not mix."""
     page.get_by_label("DreamFusion (SDS)").check()
     fill_iterations(page, LONG)
     ask(page, "a red car")
@@ -215,6 +216,31 @@ def test_a_refused_wish_does_not_end_what_is_followed(page):
     sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
     ask(page, "ironman")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
+    button(page, "Stop and keep").click()
+    wait_until_done(page, "Stopped. These are the results of what there was.")
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["at once", "opened again"])
+def test_what_is_asked_for_while_an_object_forms_comes_after_it(page, again):
+    page.get_by_label("DreamFusion (SDS)").check()
+    fill_iterations(page, LONG)
+    ask(page, "a red car")
+    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    if again:
+        page.reload(wait_until="domcontentloaded")
+        sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    ask(page, "ironman")
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
+    ask(page, "a blue mug")
+    sync_api.expect(page.get_by_text("It comes after the one that is forming.")).to_be_visible(timeout=WAIT)
+    sync_api.expect(page.get_by_role("alert")).to_be_hidden()
+    button(page, "Stop and keep").click()
+    wait_until_done(page, "Stopped. These are the results of what there was.")
+    sync_api.expect(page.locator(".command textarea")).to_have_value(re.compile("a red car"), timeout=WAIT)
+    page.get_by_label("Your objects").click()
+    sync_api.expect(page.get_by_role("option")).to_have_count(2)
+    page.get_by_role("option", name="a blue mug").click()
+    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
     wait_until_done(page, "Stopped. These are the results of what there was.")
 

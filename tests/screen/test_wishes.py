@@ -2,8 +2,9 @@
 
 import pytest
 
-from redream.screen.wishes import MOST_OBJECTS, Wish, WishError, most_iterations
+from redream.screen.wishes import MOST_OBJECTS, Wish, WishError, known_words, most_iterations
 from redream.settings import PRESETS
+from redream.stack import Stack
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -21,6 +22,12 @@ def test_the_switches_mean_nothing_without_assets_so_that_equal_runs_have_equal_
     preset = PRESETS["mini"]
     assert Wish("vsd", False, False, delta=False).settings(preset) == Wish("vsd").settings(preset)
     assert Wish("redream", False, False).settings(preset) != Wish("redream").settings(preset)
+
+
+def test_a_stack_with_a_vocabulary_says_what_it_can_be_asked_for(tiny_stack):
+    said = known_words(Stack.load(tiny_stack, environ={}))
+    assert said.startswith("The tiny model knows 6 kinds of things in ") and "car, " in said
+    assert known_words(Stack.load("sd21", environ={})) is None
 
 
 def test_one_visitor_gets_only_so_much():
