@@ -125,7 +125,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 guidance = gr.Number(0, label="Guidance", info=f"{HELP['guidance']} ({usual}).", minimum=0, maximum=200)
                 delta = gr.Checkbox(True, label="Delta denoising", info=HELP["delta"])
                 resolution = gr.Radio(resolutions(preset), value=0, label="Resolution while forming")
-                file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=120)
+                file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=160)
                 own = {"placeholder": "its name there; the tab Library fills it in", "max_length": 200}
                 uid = gr.Textbox(label="Start from this asset of the library", **own)
             earlier = gr.Dropdown(

@@ -27,6 +27,7 @@ STEPS = (
 )
 LIMITS = (
     "Retrieved assets shape the result. Their authors and licences are shown with every run and stand in its record: keep to them.",
+    "Equations are numbered as in Retrieval-Augmented Score Distillation for Text-to-3D Generation (ReDream, ICML 2024).",
     "Scores are made by models, and models can be pleased: a plain ball changes little from view to view. Look at the object.",
     "Without a GPU the miniature runs: it knows a few kinds of things in a few colours, and says which.",
 )
@@ -38,8 +39,9 @@ def page_html(stack: Stack, reason: str) -> str:
         f"<li>{_picture(number, head)}<b>{head}</b><br>{words}</li>" for number, (head, words) in enumerate(STEPS, 1)
     )
     scores = "".join(
-        f"<tr><th scope='row'>{escape(s.words)}<br><span class='small'>{escape(s.label)}</span></th><td>{escape(_read(s))}</td></tr>"
-        for s in SCORES.values()
+        f"<tr><th scope='row'>{escape(s.words)}<br><span class='small'>{_labels(key)}</span></th><td>{escape(_read(s))}</td></tr>"
+        for key, s in SCORES.items()
+        if not key.endswith("_b")
     )
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
     facts = {"stack": f"{stack.name}: {reason}", "device": machine.device_name(machine.device()), "versions": versions}
@@ -50,6 +52,12 @@ def page_html(stack: Stack, reason: str) -> str:
         f"<table class='scores'>{scores}</table><h2>What it runs on</h2><table class='scores'>{facts_html}</table>"
         f"<h2>Limits and licences</h2><ul>{limits}</ul></div>"
     )
+
+
+def _labels(key: str) -> str:
+    """What a score is called in tables; where two models give it, both."""
+    other = SCORES.get(f"{key.removesuffix('_a')}_b")
+    return escape(SCORES[key].label + (f"; {other.label} (two models)" if other else ""))
 
 
 def _read(score: Score) -> str:
