@@ -10,7 +10,7 @@ from dataclasses import astuple
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # see redream/__main__.py
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")  # see redream/__main__.py
 import gradio as gr
 
 from redream import machine, runs

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # OpenMP's threads wait for each other in a busy loop. Beside another program on two cores an iteration of VSD then takes
-# 10 s, and .7 s if they sleep after so many rounds; on idle cores .5 and .6 s. Read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+# 10 s, and .9 s if they sleep after so many rounds; on idle cores .4 and .5 s. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 from tqdm import tqdm
 
