@@ -314,11 +314,15 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         """The settings of each of them."""
         return comparison.wanted(ticks, next(iter(still_here([base])), None), preset, int(seed or 0))
 
+    def here(known, run):
+        """Runs of this browser, and the one that is chosen: it may be another's."""
+        return still_here(list(dict.fromkeys([run or "", *known])))
+
     @saying(trouble)
     def compare(prompt, seed, base, ticks, known):
         made, forming, before = {}, True, None
         try:
-            for made in comparison.runs_for(worker, prompt or "", asked(base, seed, ticks), still_here(known)):
+            for made in comparison.runs_for(worker, prompt or "", asked(base, seed, ticks), here(known, base)):
                 yield {chosen: made, mine: list(dict.fromkeys([*made.values(), *known]))[:REMEMBERED]}
         except ValueError as error:  # those that were taken on are followed nevertheless
             yield {trouble: complaint(error)}
@@ -333,7 +337,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
 
     def estimate(prompt, seed, base, ticks, known):
         try:
-            left = comparison.missing(worker, prompt or "", asked(base, seed, ticks), still_here(known))
+            left = comparison.missing(worker, prompt or "", asked(base, seed, ticks), here(known, base))
         except ValueError:
             return "Compare"
         return f"Compare{duration(worker, left)}"
@@ -342,18 +346,19 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         for run in made.values():
             worker.stop(run)
 
-    def choices(known, **value):
-        return gr.update(choices=[NEW, *choices_of([run for run in still_here(known) if run.finished])], **value)
+    def choices(known, run, **value):
+        finished = [one for one in here(known, run) if one.finished]
+        return gr.update(choices=[NEW, *choices_of(finished)], **value)
 
     def adopt(run):
         """A run's prompt and seed."""
-        for here in still_here([run]):
-            return here.request.prompt, here.request.settings.seed
+        for one in still_here([run]):
+            return one.request.prompt, one.request.settings.seed
         return gr.skip(), gr.skip()
 
     def jump(known, run):
-        finished = [here for here in still_here([run]) if here.finished]
-        return [gr.Tabs(selected="compare"), choices(known, value=run if finished else ""), *adopt(run)]
+        finished = [one for one in still_here([run]) if one.finished]
+        return [gr.Tabs(selected="compare"), choices(known, run, value=run if finished else ""), *adopt(run)]
 
     def show_two(made):
         """Two of them without names; until the choice is made, those with names are hidden."""
@@ -373,7 +378,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     halt.click(end, chosen, None, **QUICK)
     changes = [widget.change for widget in (prompt, seed, base, ticks, chosen)]
     gr.on([tab.select, *changes], estimate, wish, button, trigger_mode="always_last", **QUICK)
-    tab.select(choices, mine, base, **QUICK)
+    tab.select(choices, [mine, base], base, **QUICK)
     tab.select(comparison.tally_html, tally, counts, **QUICK)
     base.input(adopt, base, [prompt, seed], **QUICK)
     compare_this.click(jump, [mine, current], [tabs, base, prompt, seed], **QUICK)

@@ -75,6 +75,13 @@ def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_
         sync_api.expect(other.get_by_label("Describe an object")).to_have_value("a blue cat", timeout=WAIT)
         wait_until_done(other)
         sync_api.expect(other.locator("canvas").first).to_be_visible(timeout=WAIT)  # of the 3D viewer
+        button(other, "Compare without …").click()
+        sync_api.expect(other.get_by_label("Prompt", exact=True)).to_have_value("a blue cat", timeout=WAIT)
+        for name in ("ReDream", "without adaptation"):
+            other.get_by_role("checkbox", name=name, exact=True).uncheck()
+        other.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
+        sync_api.expect(other.locator(".grid .sprite")).to_have_count(1, timeout=WAIT)
+        open_tab(other, "Create")
         button(other, "Continue for 200 more").click()
         sync_api.expect(other.locator(".now").first).to_contain_text(f"of {ITERATIONS + 200}", timeout=WAIT)
         button(other, "Stop and keep").click()
