@@ -10,7 +10,6 @@ from dataclasses import astuple
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("GOMP_SPINCOUNT", "4000")  # see redream/__main__.py
 import gradio as gr
 
 from redream import machine, runs
@@ -39,6 +38,7 @@ from redream.screen.wishes import (
     Wish,
     choices_of,
     duration,
+    forming,
     known_words,
     most_iterations,
     page_of,
@@ -122,7 +122,9 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 iterations = gr.Slider(1, most, planned, step=1, label="Iterations", info=HELP["iterations"])
                 particles = gr.Slider(1, MOST_OBJECTS, 1, step=1, label="Objects at once (particles)")
                 usual = ", ".join(f"{METHODS[method]} {preset[method].guidance_scale:g}" for method in METHODS)
-                guidance = gr.Number(0, label="Guidance", info=f"{HELP['guidance']} ({usual}).", minimum=0, maximum=200)
+                guidance = gr.Number(
+                    0, label="Guidance", info=HELP["guidance"].format(usual=usual), minimum=0, maximum=200
+                )
                 delta = gr.Checkbox(True, label="Delta denoising", info=HELP["delta"])
                 resolution = gr.Radio(resolutions(preset), value=0, label="Resolution while forming")
                 file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=160)
@@ -163,54 +165,50 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     idle = {create_button: gr.update(visible=True), stop_button: gr.update(visible=False)}
 
-    def submitted(prompt, file, uid, wish):
-        given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
-        return worker.submit(prompt or "", wish.settings(preset), **given)
-
-    @saying(trouble, idle, asked=False)  # what `one_more` says stays
-    def create(known, followed, prompt, file, uid, *how):
-        if worker.ahead(followed or "") is not None:  # then `one_more` takes it on
-            yield from show(followed)
-            return
+    @saying(trouble, clears=False)
+    def take_on(known, followed, prompt, file, uid, *how):
+        """Start what is asked for; while an object forms here it comes after that one."""
         wish = Wish(*how)
+        given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
         try:
-            run = submitted(prompt, file, uid, wish)
+            settings = wish.settings(preset)
+            if forming(worker, [followed or "", *known], prompt or "", settings, given):
+                gr.Info("This one is forming already, or waits for its turn.")
+                return
+            run = worker.submit(prompt or "", settings, **given)
         except ValueError as error:
             yield {trouble: complaint(error, "Nothing was started.")}
             return
-        yield from show(run, {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0), trouble: ""})
+        told = {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0), trouble: ""}
+        if worker.ahead(followed or "") is None:
+            yield told | {current: run}
+        else:
+            gr.Info("Its turn comes after the one that is shown. You will find it under Your objects.")
+            yield told
 
-    @saying(trouble, asked=False)
-    def one_more(known, followed, prompt, file, uid, *how):
-        """What is asked for while an object forms here comes after it."""
-        if worker.ahead(followed or "") is not None:
-            run = submitted(prompt, file, uid, Wish(*how))
-            gr.Info("It comes after the one that is forming. You will find it under Your objects.")
-            yield {mine: [run, *known][:REMEMBERED], trouble: ""}
-
-    @saying(trouble, idle)
+    @saying(trouble)
     def go_on(run):
         """Continue from the last checkpoint, further than was planned if that is done."""
         worker.resume(run, MORE if find(run).finished else None)
-        yield from show(run)
+        yield {trouble: ""}
 
     @saying(trouble)
     def pick(run, of):
         """Another object of the run."""
         yield result(page_of(run), of)
 
-    def show(run, first=None):
-        """Follow a run; what did not change on the page is left alone."""
+    @saying(trouble, idle, clears=False)
+    def follow(run):
+        """Show a run as it goes on; what did not change on the page is left alone."""
         off = dict.fromkeys((create_button, number, onward, command, samples), gr.update(visible=False))
         if worker.ahead(run) is None:  # all at once: what is hidden and shown again in a moment may stay hidden
             shown = page_of(run)
-            over = {outcome: gr.update(visible=True), samples: gr.update(visible=False), current: run}
-            now = everything(shown) | over | ended(run, shown) | (first or {})
-            yield from unhurried(now, mesh)
+            over = {outcome: gr.update(visible=True), samples: gr.update(visible=False)}
+            yield from unhurried(everything(shown) | over | ended(run, shown), mesh)
             return
-        stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True), current: run}
+        stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True)}
         stop = STOPPING if worker.stopping(run) else STOP
-        yield stand | {stop_button: gr.update(**stop, visible=True), link: ""} | (first or {})
+        yield stand | {stop_button: gr.update(**stop, visible=True), link: ""}
         before = {}
         for shown in pages(worker, run):
             now = everything(shown)
@@ -239,17 +237,15 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
         }
 
-    @saying(trouble, idle, asked=False)  # a visitor who is quick has asked for something before the page has loaded
+    @saying(trouble, clears=False)
     def come_back(known, followed, request: gr.Request):
-        """Show the run that the address names, or that this browser saw last, with what was asked for."""
-        if followed:
-            return
-        for run in still_here([request.query_params.get("run", ""), *known])[:1]:
+        """Choose the run that the address names, or that this browser saw last, with what was asked for."""
+        for run in still_here([request.query_params.get("run", ""), *known])[: 0 if followed else 1]:
             asked, answers = run.request, Wish.of(run.request.settings, preset)
             stand = switches_for(answers.method, answers.initialise, answers.adapt)
             values = [answers.method, *stand, *astuple(answers)[3:]]
-            yield {prompt: asked.prompt, uid: " ".join(asked.uids)} | dict(zip(how, values, strict=True))
-            yield from show(run.folder.name)
+            form = {prompt: asked.prompt, uid: " ".join(asked.uids)} | dict(zip(how, values, strict=True))
+            yield form | {current: run.folder.name}
 
     def estimate(*answers):
         """The button's words."""
@@ -257,6 +253,13 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             return f"Create{duration(worker, [Wish(*answers).settings(preset)])}"
         except ValueError:
             return "Create"
+
+    def measured():
+        """Wait until it is known how fast this machine is: the first visitor may be earlier."""
+        for _ in range(600):
+            if duration(worker, [preset["redream"]]):
+                return
+            time.sleep(0.2)
 
     def choices_again(known):
         return gr.update(choices=choices_of(still_here(known)), visible=bool(known))
@@ -266,14 +269,15 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         return gr.update(**STOPPING)
 
     how = [method, *switches, iterations, particles, seed, guidance, delta, resolution]  # a Wish's fields
-    shown = [current, mine, trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
+    shown = [trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
     shown += [table, onward, again, record, command, link, outcome, samples]
-    coming_back = demo.load(come_back, [mine, current], [*shown, prompt, *how, uid], **FOLLOWS, **PRIVATE)
-    wanted = [create_button.click, prompt.submit]
-    going_on = again.click(go_on, current, shown, cancels=coming_back, **FOLLOWS, **PRIVATE)
     asked = [mine, current, prompt, file, uid, *how]
-    gr.on(wanted, one_more, asked, [mine, trouble], **FOLLOWS, **PRIVATE)  # first: `create` lasts as long as its run
-    gr.on(wanted, create, asked, [*shown, seed], cancels=[coming_back, going_on], **FOLLOWS, **PRIVATE)
+    coming_back = demo.load(come_back, [mine, current], [prompt, uid, *how, current, trouble], **FOLLOWS, **PRIVATE)
+    wanted = [create_button.click, prompt.submit]
+    gr.on(wanted, take_on, asked, [current, mine, seed, trouble], cancels=coming_back, **FOLLOWS, **PRIVATE)
+    going_on = again.click(go_on, current, trouble, **FOLLOWS, **PRIVATE)
+    again_shown = going_on.then(follow, current, shown, **FOLLOWS, **PRIVATE)
+    current.change(follow, current, shown, cancels=again_shown, trigger_mode="always_last", **FOLLOWS, **PRIVATE)
     mine.change(None, None, None, js=SHOW_RESULTS)
     stop_button.click(end, current, stop_button, **QUICK)
     number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
@@ -283,7 +287,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     prompt.input(None, None, trouble, js="() => ''")  # it is about what was asked for before
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
-    gr.on([demo.load, command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
+    demo.load(measured, **QUICK).then(estimate, how, create_button, **QUICK)
+    gr.on([command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
     return uid, more, compare_this
 
 
@@ -323,7 +328,8 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         made, forming, before = {}, True, None
         try:
             for made in comparison.runs_for(worker, prompt or "", asked(base, seed, ticks), here(known, base)):
-                yield {chosen: made, mine: list(dict.fromkeys([*made.values(), *known]))[:REMEMBERED]}
+                own = [run for run in made.values() if run != base or run in known]  # not another browser's
+                yield {chosen: made, mine: list(dict.fromkeys([*own, *known]))[:REMEMBERED]}
         except ValueError as error:  # those that were taken on are followed nevertheless
             yield {trouble: complaint(error)}
         while made and forming:
@@ -346,9 +352,9 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         for run in made.values():
             worker.stop(run)
 
-    def choices(known, run, **value):
-        finished = [one for one in here(known, run) if one.finished]
-        return gr.update(choices=[NEW, *choices_of(finished)], **value)
+    def choices(known, run):
+        finished = choices_of([one for one in here(known, run) if one.finished])
+        return gr.update(choices=[NEW, *finished], value=run if run in dict(finished).values() else "")
 
     def adopt(run):
         """A run's prompt and seed."""
@@ -357,8 +363,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         return gr.skip(), gr.skip()
 
     def jump(known, run):
-        finished = [one for one in still_here([run]) if one.finished]
-        return [gr.Tabs(selected="compare"), choices(known, run, value=run if finished else ""), *adopt(run)]
+        return [gr.Tabs(selected="compare"), choices(known, run), *adopt(run)]
 
     def show_two(made):
         """Two of them without names; until the choice is made, those with names are hidden."""

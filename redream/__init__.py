@@ -1,6 +1,11 @@
 """Redream: a sentence becomes a 3D object. What the package offers, imported when it is first asked for."""
 
 import importlib
+import os
+
+# OpenMP's threads wait for each other in a busy loop. Beside another program on two cores an iteration of VSD then takes
+# 10 s, and .9 s if they sleep after so many rounds; on idle cores .4 and .5 s. Read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 __version__ = "0.1.0"
 

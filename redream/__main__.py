@@ -8,17 +8,12 @@ there; twice: end at once (130).
 
 import argparse
 import json
-import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-# OpenMP's threads wait for each other in a busy loop. Beside another program on two cores an iteration of VSD then takes
-# 10 s, and .9 s if they sleep after so many rounds; on idle cores .4 and .5 s. Read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 from tqdm import tqdm
 

@@ -55,9 +55,7 @@ class Stack:
     vocabulary_file: str | None = None
     note: str | None = None
     truth: Entry | None = None  # a folder with truth.csv: what things really look like, for `redream.judging`
-    true_scores: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of such true objects in the mean, by name in scores.json
+    true_scores: Mapping[str, float] = field(default_factory=dict)  # theirs in the mean, by name in scores.json
 
     @staticmethod
     def load(name_or_folder: str | Path, environ: Mapping[str, str] = os.environ) -> "Stack":

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from redream.hub import HubError
+from redream.judging import SCORES
 from redream.settings import PROMPT_LIMIT
 from redream.stack import STACKS, PromptError, Stack, StackError, Vocabulary, check_prompt
 
@@ -117,7 +118,8 @@ def test_the_scores_of_true_objects_may_stand_there(folder):
 
 def test_the_shipped_stacks_are_right():
     for path in STACKS.glob("*/stack.json"):
-        assert Stack.load(path.parent.name, environ={}).name == path.parent.name
+        stack = Stack.load(path.parent.name, environ={})
+        assert stack.name == path.parent.name and set(stack.true_scores) <= set(SCORES)
 
 
 def test_the_note_of_an_entry_explains_why_it_cannot_be_had(folder):

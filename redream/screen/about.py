@@ -5,7 +5,7 @@ from pathlib import Path
 
 from redream import machine
 from redream.judging import SCORES, Score
-from redream.screen.markup import as_html, data_uri
+from redream.screen.markup import as_html, data_uri, quiet
 from redream.stack import Stack
 
 PICTURES = Path(__file__).parents[2] / "examples" / "about"  # 1.jpg …
@@ -25,9 +25,10 @@ STEPS = (
         "Renders from all sides are compared with what the model expects there: variational score distillation, Eq. 20.",
     ),
 )
+PAPER = "Equations are numbered as in Retrieval-Augmented Score Distillation for Text-to-3D Generation (ReDream, ICML 2024)."
 LIMITS = (
     "Retrieved assets shape the result. Their authors and licences are shown with every run and stand in its record: keep to them.",
-    "Equations are numbered as in Retrieval-Augmented Score Distillation for Text-to-3D Generation (ReDream, ICML 2024).",
+    "True objects, beside which scores stand, are what was asked for as its maker modelled it.",
     "Scores are made by models, and models can be pleased: a plain ball changes little from view to view. Look at the object.",
     "Without a GPU the miniature runs: it knows a few kinds of things in a few colours, and says which.",
 )
@@ -48,7 +49,7 @@ def page_html(stack: Stack, reason: str) -> str:
     facts_html = "".join(f"<tr><th scope='row'>{k}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
     limits = "".join(f"<li>{as_html(sentence)}</li>" for sentence in LIMITS)
     return (
-        f"<div class='about'><h2>How it works</h2><ol class='steps'>{steps}</ol><h2>What the scores say</h2>"
+        f"<div class='about'><h2>How it works</h2><ol class='steps'>{steps}</ol>{quiet(PAPER)}<h2>What the scores say</h2>"
         f"<table class='scores'>{scores}</table><h2>What it runs on</h2><table class='scores'>{facts_html}</table>"
         f"<h2>Limits and licences</h2><ul>{limits}</ul></div>"
     )

@@ -1,4 +1,4 @@
-"""How pages and scripts are answered: what cannot be done is always told in a sentence."""
+"""How events are wired and answered: what cannot be done is always told in a sentence."""
 
 import functools
 import logging
@@ -11,7 +11,6 @@ import gradio as gr
 from redream import pipeline
 from redream.screen.markup import problem
 
-# How events are wired.
 FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
 PRIVATE = {"api_visibility": "private"}
 QUICK = {"queue": False, "show_progress": "hidden"} | PRIVATE
@@ -62,9 +61,9 @@ def streaming(call: Callable) -> Callable:
     return stream
 
 
-def saying(trouble: gr.HTML, otherwise: Mapping | None = None, asked: bool = True) -> Callable:
+def saying(trouble: gr.HTML, otherwise: Mapping | None = None, clears: bool = True) -> Callable:
     """For events that yield updates: an error's sentence stands in `trouble`, and with it come the updates `otherwise`.
-    What a visitor `asked` for takes an earlier sentence away; what the page does by itself leaves it.
+    Before anything else an earlier sentence is taken away, if it `clears`.
 
     `trouble` is always visible, at most empty: Gradio may lose one of two updates that come in the same moment and make
     something visible that was not."""
@@ -73,7 +72,7 @@ def saying(trouble: gr.HTML, otherwise: Mapping | None = None, asked: bool = Tru
         @functools.wraps(event)
         def said(*values):
             try:
-                yield {trouble: "" if asked else gr.skip()}
+                yield {trouble: "" if clears else gr.skip()}
                 yield from event(*values)
             except Exception as error:  # noqa: BLE001 - whatever it was, a person is told
                 yield {trouble: complaint(error), **(otherwise or {})}

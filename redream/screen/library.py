@@ -65,8 +65,9 @@ class Library:
             f"<span class='small'>{escape(row['license'] or '')}</span></button>"
             for row in rows
         )
-        others = f"Shown: {len(rows)} of {self.models.index.table.num_rows:,}. Search to see others."
-        return f"{quiet(others)}<div class='cards library'>{cards}</div>"
+        there = self.models.index.table.num_rows
+        more = quiet(f"The library has {there:,}; search to see others.") if len(rows) < there else ""
+        return f"{more}<div class='cards library'>{cards}</div>"
 
     def asset_html(self, uid: str) -> str:
         """One asset: its views from its front on, its front and how clear it is, faces, where it is from."""

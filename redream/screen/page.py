@@ -21,7 +21,6 @@ SHOWN = {  # name in scores.json, for one model or for two: what the number says
     "front_behind": ("Share of views from behind that CLIP calls a front: lower is better.", "{:.0%}"),
     "coverage": ("How much of it the object covers.", "{:.0%}"),
 }
-NONE_KNOWN: Mapping[str, float] = {}
 NO_ASSETS = quiet("The three assets closest to your words will turn here.")
 NO_STATE = quiet("Describe an object and press Create.")
 NO_CURVES = quiet("Curves appear while the object forms.")
@@ -118,10 +117,10 @@ class Page:
         """The losses and the previews' likeness."""
         return curves_html(self.series) or NO_CURVES
 
-    def scores_html(self, number: int = 0, true: Mapping[str, float] = NONE_KNOWN) -> str:
+    def scores_html(self, number: int = 0, true: Mapping[str, float] | None = None) -> str:
         """A row per score of an object: what it is called, what it says, and the numbers, with those of `true` objects
         to compare them with; "" if there are none."""
-        return _scores_html(self.scores[number], true) if number < len(self.scores) else ""
+        return _scores_html(self.scores[number], true or {}) if number < len(self.scores) else ""
 
     def _card(self, number: int) -> str:
         asset = self.assets[number]

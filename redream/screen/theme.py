@@ -9,7 +9,7 @@ STYLE = Path(__file__).with_name("page.css")
 SCRIPT = """() => new MutationObserver(() => {
   for (const canvas of document.querySelectorAll('canvas[tabindex="1"]')) canvas.tabIndex = 0;
 }).observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ['tabindex']})"""
-# On a phone results are below what was asked for; on a desk they are above Create if More is open.
+# On a phone results are below what was asked for; elsewhere they may be above what is in sight.
 SHOW_RESULTS = """() => {
   const results = document.getElementById('results'), {top} = results.getBoundingClientRect();
   if (top < 0 || top > innerHeight / 2) results.scrollIntoView();

@@ -1,6 +1,6 @@
 """What people ask for on a screen, as settings and back; how long it will take, in words; their runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from redream.jobs import Worker, find
@@ -12,12 +12,12 @@ from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
 from redream.stack import Stack
 
 METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
-HELP = {  # what a widget asks for, in a sentence
+HELP = {  # what a widget asks for
     "initialise": "Gives the shape its geometry (initialisation).",
     "adapt": "Front, side and back stay different (adaptation).",
     "method": "ReDream starts from assets. The other two start from nothing: earlier methods, to compare with.",
     "iterations": "More take longer, and details become finer.",
-    "guidance": "How closely to follow the words; 0: the usual",
+    "guidance": "How closely to follow the words; 0: the usual ({usual}).",
     "delta": "Leaves out what the 2D model would do to any object, whatever the words.",
 }
 MOST_OBJECTS = 4  # at once, for one visitor of a device that all share
@@ -80,6 +80,17 @@ class Wish:
         return Wish(s.method, s.initialise, s.adapt, *more)
 
 
+def forming(worker: Worker, runs: Sequence[str], prompt: str, settings: Settings, given: Mapping) -> bool:
+    """Whether one of some runs was asked for in the same way and is not over; `given`: its assets or uids."""
+    wanted = (prompt, settings, tuple(given.get("uids", ())), "assets" in given)
+    for run in still_here(list(dict.fromkeys(runs))):
+        asked = run.request
+        same = (asked.prompt, asked.settings, tuple(asked.uids), bool(asked.assets)) == wanted and not asked.extra
+        if same and worker.ahead(run.folder.name) is not None:
+            return True
+    return False
+
+
 def duration(worker: Worker, several: Sequence[Settings]) -> str:
     """— about 1 min 40 s on this CPU: how long runs of such settings take one after the other; "" if nobody knows."""
     known = [worker.pace.seconds(settings) for settings in several]
@@ -96,7 +107,7 @@ def known_words(stack: Stack) -> str | None:
         return None
     kinds, colours = (sorted(table) for table in (stack.vocabulary.kinds, stack.vocabulary.colours))
     name = stack.vocabulary.name[:1].upper() + stack.vocabulary.name[1:]
-    return f"{name} knows {len(kinds)} kinds of things in {len(colours)} colours: {', '.join(kinds)}."
+    return f"{name} knows {', '.join(kinds)}; in {', '.join(colours)}."
 
 
 def resolutions(preset: Preset) -> list[tuple[str, int]]:

@@ -34,5 +34,5 @@ def test_scripts_and_pages_are_told_a_sentence(error, said):
 def test_what_went_well_takes_the_sentence_away():
     trouble = gr.HTML()
     assert list(saying(trouble)(lambda: iter([{"a": 1}]))()) == [{trouble: ""}, {"a": 1}]
-    by_itself = saying(trouble, asked=False)(lambda: iter([{"a": 1}]))
+    by_itself = saying(trouble, clears=False)(lambda: iter([{"a": 1}]))
     assert list(by_itself()) == [{trouble: gr.skip()}, {"a": 1}]
