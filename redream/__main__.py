@@ -8,7 +8,9 @@ there; twice: end at once (130).
 
 import argparse
 import json
+import os
 import signal
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,9 @@ PROMPTS = Path(__file__).parent.parent / "examples"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
+    options.words = arguments
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -130,7 +134,10 @@ def evaluate(options: argparse.Namespace) -> None:
         options.out, prompts, methods, options.seeds, models=models, settings=settings, tuned=asked
     )
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
-    with tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar:
+    with (
+        _helped(options.words, options.processes),
+        tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar,
+    ):
         for now in sweep:
             left = "" if now.seconds_left is None else f", about {now.seconds_left / 60:.0f} min left"
             bar.total, bar.n = now.total, now.done
@@ -146,6 +153,33 @@ def evaluate(options: argparse.Namespace) -> None:
         print(
             f"{missing} of {now.total} runs are missing; table.md lists them. The same command tries again to make them."
         )
+
+
+@contextmanager
+def _helped(words: Sequence[str], processes: int) -> Iterator[None]:
+    """Within it `processes` programs do what these words ask, this one among them, each with its share of the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    threads = max(1, before // processes)
+    command = [sys.executable, "-m", "redream", *words, "--processes", "1"]
+    surroundings = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    helpers = []
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(processes - 1):
+            helpers.append(
+                subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+        yield
+    except BaseException:
+        for helper in helpers:
+            helper.terminate()
+        raise
+    finally:
+        for helper in helpers:
+            helper.wait()
+        torch.set_num_threads(before)
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -332,6 +366,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--limit", type=int, metavar="N", help="only the first prompts")
     set_help = "a setting, for every method or, as METHOD.NAME=VALUE, for one of them"
     one.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=set_help)
+    processes_help = "programs at once, which share the cores"
+    one.add_argument("--processes", type=int, default=1, choices=range(1, 65), metavar="N", help=processes_help)
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="may hold earlier runs, which are reused")
 
     add(doctor, "Say which stack this computer can run, and why.", stack=False)

@@ -3,10 +3,12 @@
     OUT/runs/METHOD/PROMPT-SEED-DIGEST/        a run's folder; evaluation.json, costs.json and sprite.jpg are added to it
     OUT/table.json, table.md, results.parquet  see `redream.tables`
     OUT/gallery.html                           everything to look at
+    OUT/runs/.claims                           which program works on what
 
 The digest is that of the prompt, the settings, the models' files and `METHODS_VERSION`: a finished run with the same
 digest is used again, an interrupted one goes on, one whose files are damaged is made anew, anything else gets a folder
-of its own. A sweep that was killed and called again ends with the very same table.json. Two more rows stand beside the
+of its own. A sweep that was killed and called again ends with the very same table.json. Several programs may be called
+with the same folder: each takes what no other works on, and each ends with the whole table. Two more rows stand beside the
 methods: "retrieval", the best asset as it is, turned to its front, and "truth", the object that was asked for, where
 the stack has it.
 """
@@ -17,12 +19,13 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from redream import events, gallery, hub, machine, pipeline, tables
 from redream.distillation.loop import CheckpointError
-from redream.files import read_json, write_json, write_text
+from redream.files import Claims, read_json, write_json, write_text
 from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
 from redream.metrics import SCORES_VERSION
 from redream.models import Models
@@ -44,6 +47,7 @@ METHODS: dict[str, dict | None] = {  # name → what it changes in its method's 
     "redream-no-delta": {"delta_every": 0},
     "retrieval": None,
 }
+PAUSE_S = 1.0  # between two looks at what other programs do
 PARTS = ("dev", "judge")  # to choose settings with, and to report on
 
 # The settings that matter to an object that is shown as it is.
@@ -68,6 +72,11 @@ class Trial:
     seed: int | None  # None: nothing in it is random
     settings: Settings
     folder: Path
+
+    @property
+    def number(self) -> int:
+        """Its digest, as the number that programs claim it by."""
+        return int(self.folder.name.rpartition("-")[2], 16)
 
     @property
     def is_scored(self) -> bool:
@@ -196,41 +205,54 @@ def _changes(own: dict, common: dict) -> dict:
 
 
 def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> Iterator[Told]:
-    """One trial after the other, then the tables."""
-    outcomes: list[Outcome] = []
-    waiting = [trial for trial in trials if not trial.is_scored]
+    """One trial after the other, then the tables. What other programs work on is taken up when they are done with it."""
+    found: dict[Path, Outcome] = {}  # by the trial's folder
     spent: dict[str, list[float]] = {}  # seconds, by method
-    for number, trial in enumerate(trials):
-        start, left = time.perf_counter(), _seconds_left(spent, waiting)
-        try:
-            checked = check_prompt(trial.prompt.text, models.stack.vocabulary)
-            if METHODS.get(trial.method) is not None:
-                for share in _make(trial, models):
-                    yield Told(trial, number + share, len(trials), left)
-            outcome = _outcome(trial, checked, models)
-        except ValueError as error:
-            if not pipeline.is_named(error):
-                raise
-            outcome = trial.outcome(failure=str(error))
-        if outcome.scores or outcome.failure:
-            outcomes.append(outcome)
-        if trial in waiting:
-            waiting.remove(trial)
-            spent.setdefault(trial.method, []).append(time.perf_counter() - start)
-        yield Told(trial, number + 1.0, len(trials), _seconds_left(spent, waiting), True, outcome.failure)
+    left, total = list(trials), len(trials)
+    (out / "runs").mkdir(exist_ok=True)
+    with closing(Claims(out / "runs/.claims")) as claims:
+        while left:
+            busy = 0  # trials that others work on
+            while busy < len(left) and not claims.take(left[busy].number):
+                busy += 1
+            done, seconds = float(total - len(left)), _seconds_left(spent, left, busy + 1)
+            if busy == len(left):
+                yield Told(left[0], done, total, seconds)
+                time.sleep(PAUSE_S)
+                continue
+            trial, start, is_new = left[busy], time.perf_counter(), not left[busy].is_scored
+            try:
+                checked = check_prompt(trial.prompt.text, models.stack.vocabulary)
+                if METHODS.get(trial.method) is not None:
+                    for share in _make(trial, models):
+                        yield Told(trial, done + share, total, seconds)
+                outcome = _outcome(trial, checked, models)
+            except ValueError as error:
+                if not pipeline.is_named(error):
+                    raise
+                outcome = trial.outcome(failure=str(error))
+            finally:
+                claims.leave(trial.number)
+            left.remove(trial)
+            if outcome.scores or outcome.failure:
+                found[trial.folder] = outcome
+            if is_new:
+                spent.setdefault(trial.method, []).append(time.perf_counter() - start)
+            yield Told(trial, done + 1.0, total, _seconds_left(spent, left, busy + 1), True, outcome.failure)
 
-    outcomes = tables.with_truth(outcomes)
+    outcomes = tables.with_truth([found[trial.folder] for trial in trials if trial.folder in found])
     tables.save(out, outcomes, METHODS, header)
     write_text(out / "gallery.html", _gallery(outcomes, header["stack"]))
 
 
-def _seconds_left(spent: Mapping[str, Sequence[float]], waiting: Sequence[Trial]) -> float | None:
-    """What the waiting trials take; a method not met yet counts as the slowest run. None before the first run."""
+def _seconds_left(spent: Mapping[str, Sequence[float]], left: Sequence[Trial], programs: int) -> float | None:
+    """What so many programs need for the trials that are left and not scored. A method not met yet counts as the slowest
+    run. None before the first run."""
     means = {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
     runs = [mean for method, mean in means.items() if METHODS.get(method) is not None]
     if not runs:
         return None
-    return sum((means.get(trial.method, max(runs)) for trial in waiting), 0.0)
+    return sum((means.get(trial.method, max(runs)) for trial in left if not trial.is_scored), 0.0) / programs
 
 
 def _make(trial: Trial, models: Models) -> Iterator[float]:

@@ -5,17 +5,23 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny_stack import TINY
 
 from redream import events, pipeline
 from redream.__main__ import main
+from redream.evaluation import METHODS
+from redream.events import Started
+from redream.files import read_json
 from redream.runs import Run
 from redream.settings import PRESETS, by_method
 
+VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
 COMMAND = [sys.executable, "-m", "redream"]
 
 
@@ -147,6 +153,18 @@ def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_
         "table.json",
         "table.md",
     }
+
+
+def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
+    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
+    for name, value in asdict(TINY.with_(iterations=2)).items():  # the other program knows no preset of these tests
+        words += ["--set", f"{name}={json.dumps(value)}"] if name not in VARIED else []
+    threads = torch.get_num_threads()
+    assert main([*words, "--processes", "2", "--out", str(tmp_path / "out")]) == 0
+    runs = [Run.open(folder) for folder in (tmp_path / "out/runs/sds").iterdir()]
+    assert len(runs) == 2 and all(sum(isinstance(e, Started) for e in run.events()) == 1 for run in runs)
+    assert len((read_json(tmp_path / "out/table.json"))["prompts"]) == 2 and torch.get_num_threads() == threads
 
 
 def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack, capsys, tmp_path, monkeypatch):

@@ -122,6 +122,34 @@ for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models
     assert 2 in sessions  # whose seconds are not those of a whole run
 
 
+def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models, begun, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "PAUSE_S", 0.0)
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "table.json").unlink()
+    weights = evaluation.fingerprint(models.stack)
+    trial = evaluation.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], weights)
+    code = f"""
+import sys
+from pathlib import Path
+from redream.files import Claims
+claims = Claims(Path({str(out / "runs/.claims")!r}))
+print(claims.take({trial.number}), flush=True)
+sys.stdin.read()
+"""
+    command, here = [sys.executable, "-c", code], Path(__file__).parent.parent
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=here) as other:
+        assert other.stdout.readline() == b"True\n"
+        told = evaluation.evaluate(out, PROMPTS, METHODS, models=models, settings=by_method(SETTINGS))
+        before = [next(now.trial for now in told if now.ended) for _ in range(7)]
+        assert trial not in before
+        waiting = next(told)
+        assert waiting.trial == trial and not waiting.ended and not (out / "table.json").exists()
+        other.kill()
+    assert [now.trial for now in told if now.ended] == [trial] and begun == []
+    assert (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+
+
 def test_a_run_without_usable_settings_is_begun_anew(whole, models, begun, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)

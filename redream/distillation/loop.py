@@ -28,7 +28,7 @@ from redream.settings import Settings
 GRID_EVERY = 8  # iterations of a particle between two looks at its occupancy
 REMEMBERED = 0.8  # share of what was known of a particle's disagreement that stays when it is seen again
 RATE_FACTORS = 0.1, 6.0  # the least and the most that a disagreement makes of the learning rates
-RAYS_PER_CHUNK = 2048
+RAYS_PER_CHUNK = 2**14
 
 
 class CheckpointError(ValueError):
