@@ -133,10 +133,11 @@ def make_index() -> None:
 
 
 def make_truth() -> None:
-    """What the prompts of examples/prompts_mini.txt ask for: three variants of each (kind, colour), front to +x."""
+    """What the prompts in examples ask for: three variants of each (kind, colour), front to +x."""
     folder, words = MINI / "truth", Vocabulary.load(MINI / "vocabulary.json")
     folder.mkdir(parents=True, exist_ok=True)
-    asked = [check_prompt(p.text, words) for p in read_prompts(HERE.parent / "examples" / "prompts_mini.txt")]
+    lists = sorted((HERE.parent / "examples").glob("prompts_mini*.txt"))
+    asked = [check_prompt(prompt.text, words) for file in lists for prompt in read_prompts(file)]
     rows = []
     for kind, colour in sorted({(c.kind, c.colour) for c in asked}):
         for variant in TRUTH_VARIANTS:

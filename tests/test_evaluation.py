@@ -368,22 +368,22 @@ def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
 
 
 def test_the_prompts_of_the_miniature_are_fair():
-    """25 to choose with, 25 to report on; no pair in both; at least 10 held-out pairs and 13 kinds with a front in
-    each; and three true objects of each pair, which no model has seen."""
+    """25 to choose with, 25 and 25 more to report on; no pair in two of them; at least 10 held-out pairs and 13 kinds
+    with a front in each; and three true objects of each pair, which no model has seen."""
     words = Vocabulary.load(STACKS / "mini/vocabulary.json")
     with (STACKS / "mini/heldout.csv").open() as file:
         held_out = {(row["kind"], row["colour"]) for row in csv.DictReader(file)}
     with (STACKS / "mini/truth/truth.csv").open() as file:
         truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
-    pairs = {}
-    for part in evaluation.PARTS:
-        checked = [check_prompt(p.text, words) for p in evaluation.read_prompts(EXAMPLES / "prompts_mini.txt", part)]
-        pairs[part] = {(c.kind, c.colour) for c in checked}
-        assert len(checked) == 25 and len(pairs[part] & held_out) >= 10
+    pairs = []
+    for name, part in (("prompts_mini", "dev"), ("prompts_mini", "judge"), ("prompts_mini_more", "judge")):
+        checked = [check_prompt(p.text, words) for p in evaluation.read_prompts(EXAMPLES / f"{name}.txt", part)]
+        pairs.append({(c.kind, c.colour) for c in checked})
+        assert len(checked) == 25 and len(pairs[-1] & held_out) >= 10
         assert len({c.kind for c in checked} - set(words.symmetric)) >= 13
-        assert all(truth[pair] == 3 for pair in pairs[part])
-    assert not pairs["dev"] & pairs["judge"] and ("owl", "purple") in pairs["judge"]
-    assert set(truth) == pairs["dev"] | pairs["judge"]
+        assert all(truth[pair] == 3 for pair in pairs[-1])
+    assert len(set.union(*pairs)) == 75 and ("owl", "purple") in pairs[1]
+    assert set(truth) == set.union(*pairs)
     assert len(evaluation.read_prompts(EXAMPLES / "prompts.txt")) == 50
 
 
