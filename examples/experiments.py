@@ -165,36 +165,41 @@ def assets(lab: Lab) -> Outcome:
 
 
 PARTICLES = (2, 4)  # in one run
+CLIPS = ("CLIP a", "CLIP b")
 
 
 def particles(lab: Lab) -> Outcome:
     """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)
 
-    No object starts from an asset here: a run's particles would start from different ones, runs of one all from the
-    first. The prior is adapted to the same assets in all of them.
+    As they are usually made, the particles of a run start from one asset each, in order of retrieval, and a single one
+    from the first. Without a start only the score they share tells a run's particles from as many runs. The prior is
+    adapted to the same assets in all of them.
     """
     rows, found = [], {}
-    for prompt in lab.prompts:
+    for prompt, initialise in itertools.product(lab.prompts, (True, False)):
+        start = "from assets" if initialise else "from nothing"
         seeds = [lab.settings.seed + i for i in range(max(PARTICLES))]
-        single = [generate(lab, prompt, seed=seed, initialise=False)[0] for seed in seeds]
-        groups = {f"1 particle, {n} seeds": single[:n] for n in PARTICLES}
-        groups |= {f"{n} particles": generate(lab, prompt, particles=n, initialise=False) for n in PARTICLES}
+        single = [generate(lab, prompt, seed=seed, initialise=initialise)[0] for seed in seeds]
+        groups = {f"{start}, {n} seeds": single[:n] for n in PARTICLES}
+        groups |= {
+            f"{start}, {n} particles": generate(lab, prompt, particles=n, initialise=initialise) for n in PARTICLES
+        }
         for name, group in groups.items():
-            own = {key: mean(o.scores[key] for o in group) for key in ("CLIP a", "CLIP b")} | distances(lab.clip, group)
+            own = {key: mean(o.scores[key] for o in group) for key in CLIPS} | distances(lab.clip, group)
             found.setdefault(name, []).append(own)
             rows.append(Row(labelled(f"{prompt}: {name}", own).replace("\n", ", ")))
             rows += [Row(f"{name}, {i + 1}", o.seen.images) for i, o in enumerate(group)]
     figures = {}
     for name, owns in found.items():
         figures |= under(name, {key: mean(own[key] for own in owns) for key in owns[0]})
-    for count in PARTICLES:
-        alone, together = (
-            {key: figures[f"{name}: {key}"] for key in ("CLIP a", "distance")}
-            for name in (f"1 particle, {count} seeds", f"{count} particles")
-        )
-        change = {"CLIP a, change in %": 100 * (together["CLIP a"] / alone["CLIP a"] - 1)}
-        change |= {"distance, difference": together["distance"] - alone["distance"]}
-        figures |= under(f"{count} particles against {count} seeds", change)
+    for name in (name for name in found if name.endswith("particles")):
+        alone = name.replace("particles", "seeds")
+        change = {
+            f"{clip}, change in %": 100 * (figures[f"{name}: {clip}"] / figures[f"{alone}: {clip}"] - 1)
+            for clip in CLIPS
+        }
+        change |= {"distance, difference": figures[f"{name}: distance"] - figures[f"{alone}: distance"]}
+        figures |= under(f"{name} against {alone.rpartition(', ')[2]}", change)
     return Outcome(rows, figures)
 
 

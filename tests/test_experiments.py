@@ -54,7 +54,10 @@ def evaluated(models, tmp_path_factory):
 EXPECTED = {
     "away": {"a purple cat: CLIP a", "a purple cat: IoU with the asset", "a purple cat: CLIP a of the asset"},
     "assets": set(),
-    "particles": {"2 particles: distance by view", "2 particles against 2 seeds: CLIP a, change in %"},
+    "particles": {
+        "from assets, 2 particles: distance by view",
+        "from nothing, 2 particles against 2 seeds: CLIP a, change in %",
+    },
     "progress": {"a red owl, vsd, iteration 4: CLIP a", "a red owl, redream-no-init, iteration 1: CLIP a"},
     "views": {"before: back by CLIP a", "after, prefixes frozen: all views by CLIP b"},
     "overfit": {"loss on renders of the asset: after", "a blue cat, before: likeness"},
@@ -107,12 +110,21 @@ def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
         experiments.views3d(lab("views3d", runs=evaluated))
 
 
-def test_particles_and_single_runs_start_alike_from_no_asset(lab, monkeypatch):
-    asked, made = [], experiments.generate
-    monkeypatch.setattr(experiments, "PARTICLES", (2,))
-    monkeypatch.setattr(experiments, "generate", lambda *a, **changes: asked.append(changes) or made(*a, **changes))
-    experiments.particles(lab("particles"))
-    assert len(asked) == 3 and all(changes["initialise"] is False for changes in asked)
+def test_particles_are_compared_with_single_runs_that_start_alike(lab, monkeypatch):
+    """Where all objects are one and the same, nothing differs."""
+    asked, own = [], lab("particles")
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    made = experiments.Made(experiments.Seen(images, images[:, :1]), {"CLIP a": 0.5, "CLIP b": 0.25})
+
+    def generate(lab, prompt, *, particles=1, **changes):
+        asked.append((changes["initialise"], particles))
+        return [made] * particles
+
+    monkeypatch.setattr(experiments, "generate", generate)
+    figures = experiments.particles(own).figures
+    assert asked == [(start, count) for start in (True, False) for count in (1, 1, 1, 1, 2, 4)]
+    assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key or "change" in key)
+    assert figures["from nothing, 4 particles: CLIP b"] == 0.25
 
 
 def test_the_usual_prompts_are_those_that_settings_are_chosen_with():
