@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,6 +122,8 @@ def sample(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from redream import evaluation
 
+    if options.helper:
+        threading.Thread(target=_end_with_input, daemon=True).start()
     models = Models.load(options.stack)
     asked: dict[str, dict] = {}  # method, "" for all → name → value
     for method, name, value in options.set:
@@ -157,29 +160,36 @@ def evaluate(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _helped(words: Sequence[str], processes: int) -> Iterator[None]:
-    """Within it `processes` programs do what these words ask, this one among them, each with its share of the cores."""
+    """Within it `processes` programs do what these words ask, this one among them, each with its share of the cores.
+
+    At the end of the block the others are waited for; if it or this program ends otherwise, so do they.
+    """
     import torch
 
     before = torch.get_num_threads()
     threads = max(1, before // processes)
-    command = [sys.executable, "-m", "redream", *words, "--processes", "1"]
-    surroundings = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "redream", *words, "--processes", "1", "--helper"]
+    start = {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}, "stdin": subprocess.PIPE}
+    start |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     helpers = []
     torch.set_num_threads(threads)
     try:
         for _ in range(processes - 1):
-            helpers.append(
-                subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
+            helpers.append(subprocess.Popen(command, **start))
         yield
-    except BaseException:
-        for helper in helpers:
-            helper.terminate()
-        raise
-    finally:
         for helper in helpers:
             helper.wait()
+    finally:
+        for helper in helpers:
+            helper.stdin.close()
+            helper.wait()
         torch.set_num_threads(before)
+
+
+def _end_with_input() -> None:
+    """End this program when nothing can be said to it any more: whoever started it has ended."""
+    sys.stdin.buffer.read()
+    os._exit(130)
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -368,6 +378,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--set", type=_setting, action="append", default=[], metavar="NAME=VALUE", help=set_help)
     processes_help = "programs at once, which share the cores"
     one.add_argument("--processes", type=int, default=1, choices=range(1, 65), metavar="N", help=processes_help)
+    one.add_argument("--helper", action="store_true", help=argparse.SUPPRESS)  # started by another one
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="may hold earlier runs, which are reused")
 
     add(doctor, "Say which stack this computer can run, and why.", stack=False)

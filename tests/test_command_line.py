@@ -167,6 +167,21 @@ def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path):
     assert len((read_json(tmp_path / "out/table.json"))["prompts"]) == 2 and torch.get_num_threads() == threads
 
 
+def test_who_helps_an_evaluation_ends_with_who_started_it(tiny_stack, tmp_path):
+    words = [
+        "evaluate",
+        "--stack",
+        str(tiny_stack),
+        "--out",
+        str(tmp_path / "out"),
+        "--helper",
+    ]  # 50 prompts, 8 methods
+    with subprocess.Popen([*COMMAND, *words], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as helper:
+        assert helper.stderr.readline().startswith(b"1 of ")  # it works
+        helper.stdin.close()
+        assert helper.wait(timeout=60) == 130
+
+
 def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack, capsys, tmp_path, monkeypatch):
     def interrupted(*arguments, **values):
         raise KeyboardInterrupt
