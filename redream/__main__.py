@@ -142,7 +142,8 @@ def evaluate(options: argparse.Namespace) -> None:
         tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar,
     ):
         for now in sweep:
-            left = "" if now.seconds_left is None else f", about {now.seconds_left / 60:.0f} min left"
+            minutes = None if now.seconds_left is None else now.seconds_left / options.processes / 60
+            left = "" if minutes is None else f", about {minutes:.0f} min left"
             bar.total, bar.n = now.total, now.done
             bar.set_description_str(f"{now.trial.method}: {now.trial.prompt.text}", refresh=False)
             bar.set_postfix_str(f"{int(now.done)} of {now.total} runs{left}")

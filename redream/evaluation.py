@@ -94,7 +94,7 @@ class Told:
     trial: Trial
     done: float  # trials, the present one in parts
     total: int
-    seconds_left: float | None  # None: no run was made yet to judge by
+    seconds_left: float | None  # for one program; None: no run was made yet to judge by
     ended: bool = False
     failure: str | None = None
 
@@ -215,7 +215,7 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
             busy = 0  # trials that others work on
             while busy < len(left) and not claims.take(left[busy].number):
                 busy += 1
-            done, seconds = float(total - len(left)), _seconds_left(spent, left, busy + 1)
+            done, seconds = float(total - len(left)), _seconds_left(spent, left)
             if busy == len(left):
                 yield Told(left[0], done, total, seconds)
                 time.sleep(PAUSE_S)
@@ -238,21 +238,21 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
                 found[trial.folder] = outcome
             if is_new:
                 spent.setdefault(trial.method, []).append(time.perf_counter() - start)
-            yield Told(trial, done + 1.0, total, _seconds_left(spent, left, busy + 1), True, outcome.failure)
+            yield Told(trial, done + 1.0, total, _seconds_left(spent, left), True, outcome.failure)
 
     outcomes = tables.with_truth([found[trial.folder] for trial in trials if trial.folder in found])
     tables.save(out, outcomes, METHODS, header)
     write_text(out / "gallery.html", _gallery(outcomes, header["stack"]))
 
 
-def _seconds_left(spent: Mapping[str, Sequence[float]], left: Sequence[Trial], programs: int) -> float | None:
-    """What so many programs need for the trials that are left and not scored. A method not met yet counts as the slowest
-    run. None before the first run."""
+def _seconds_left(spent: Mapping[str, Sequence[float]], left: Sequence[Trial]) -> float | None:
+    """What this program alone needs for the trials that are left and not scored. A method not met yet counts as the
+    slowest run. None before the first run."""
     means = {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
     runs = [mean for method, mean in means.items() if METHODS.get(method) is not None]
     if not runs:
         return None
-    return sum((means.get(trial.method, max(runs)) for trial in left if not trial.is_scored), 0.0) / programs
+    return sum((means.get(trial.method, max(runs)) for trial in left if not trial.is_scored), 0.0)
 
 
 def _make(trial: Trial, models: Models) -> Iterator[float]:
