@@ -184,7 +184,7 @@ def evaluate(
     settings = settings or PRESETS[models.stack.preset]
     weights = fingerprint(models.stack)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "runs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise EvaluationError(f"The folder {out.name} cannot be written to; name another one.") from error
     methods, seeds = dict.fromkeys(methods), dict.fromkeys(seeds)  # each of them once
@@ -209,7 +209,6 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
     found: dict[Path, Outcome] = {}  # by the trial's folder
     spent: dict[str, list[float]] = {}  # seconds, by method
     left, total = list(trials), len(trials)
-    (out / "runs").mkdir(exist_ok=True)
     with closing(Claims(out / "runs/.claims")) as claims:
         while left:
             busy = 0  # trials that others work on
