@@ -171,8 +171,8 @@ CLIPS = ("CLIP a", "CLIP b")
 def particles(lab: Lab) -> Outcome:
     """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)
 
-    As they are usually made, the particles of a run start from one asset each, in order of retrieval, and a single one
-    from the first. Without a start only the score they share tells a run's particles from as many runs. The prior is
+    As they are usually made, the particles of a run start from its assets in turn, the best first, and a single one from
+    that. Without a start only the score they share tells a run's particles from as many runs. The prior is
     adapted to the same assets in all of them.
     """
     rows, found = [], {}
@@ -192,7 +192,9 @@ def particles(lab: Lab) -> Outcome:
     figures = {}
     for name, owns in found.items():
         figures |= under(name, {key: mean(own[key] for own in owns) for key in owns[0]})
-    for name in (name for name in found if name.endswith("particles")):
+    for name in found:
+        if name.endswith("seeds"):
+            continue
         alone = name.replace("particles", "seeds")
         change = {
             f"{clip}, change in %": 100 * (figures[f"{name}: {clip}"] / figures[f"{alone}: {clip}"] - 1)

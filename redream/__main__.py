@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from redream import events as told
 from redream import pipeline
+from redream.files import Claims
 from redream.models import Models
 from redream.runs import Run
 from redream.settings import PRESETS, Settings
@@ -122,6 +123,8 @@ def sample(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from redream import evaluation
 
+    if options.processes > 1 and not Claims.possible:
+        raise evaluation.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
     if options.helper:
         threading.Thread(target=_end_with_input, daemon=True).start()
     models = Models.load(options.stack)
@@ -152,6 +155,8 @@ def evaluate(options: argparse.Namespace) -> None:
                 tqdm.write(f"{now.trial.method}, “{now.trial.prompt.text}”: {now.failure}", file=sys.stderr)
             if now.ended and bar.disable:
                 print(f"{int(now.done)} of {now.total}: {bar.desc}{left}", file=sys.stderr)
+            if options.helper and now.done == now.total:
+                return  # the tables are for the program that was called to write
     print(f"Tables and gallery are in {options.out}: table.md, table.json, results.parquet, gallery.html.")
     if missing:
         print(
@@ -180,6 +185,8 @@ def _helped(words: Sequence[str], processes: int) -> Iterator[None]:
         yield
         for helper in helpers:
             helper.wait()
+        if any(helper.returncode for helper in helpers):
+            print("A helping program ended early; the others did its share.", file=sys.stderr)
     finally:
         for helper in helpers:
             helper.stdin.close()
@@ -189,7 +196,8 @@ def _helped(words: Sequence[str], processes: int) -> Iterator[None]:
 
 def _end_with_input() -> None:
     """End this program when nothing can be said to it any more: whoever started it has ended."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # not sys.stdin, which could not be closed at the end while somebody reads it
+        pass
     os._exit(130)
 
 

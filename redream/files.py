@@ -45,8 +45,11 @@ def write_text(path: Path, text: str) -> None:
 class Claims:
     """Who does what, among programs that share work: a claim is a lock on a byte of its own in one file.
 
-    It ends with its program, however that ends. Where there are no locks, nobody else has claimed anything.
+    It ends with its program, however that ends. It belongs to the program as a whole: within one, claims exclude nobody, and
+    closing one object ends those of others of the same file. Where there are no locks, nobody else has claimed anything.
     """
+
+    possible = fcntl is not None
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")

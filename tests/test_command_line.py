@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -155,29 +156,29 @@ def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_
     }
 
 
-def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path):
+def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path, monkeypatch):
+    helpers, begin = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: helpers.append(begin(*a, **k)) or helpers[-1])
     (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
     words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
     for name, value in asdict(TINY.with_(iterations=2)).items():  # the other program knows no preset of these tests
         words += ["--set", f"{name}={json.dumps(value)}"] if name not in VARIED else []
     threads = torch.get_num_threads()
     assert main([*words, "--processes", "2", "--out", str(tmp_path / "out")]) == 0
+    assert [helper.returncode for helper in helpers if "--helper" in helper.args] == [0]
     runs = [Run.open(folder) for folder in (tmp_path / "out/runs/sds").iterdir()]
     assert len(runs) == 2 and all(sum(isinstance(e, Started) for e in run.events()) == 1 for run in runs)
     assert len((read_json(tmp_path / "out/table.json"))["prompts"]) == 2 and torch.get_num_threads() == threads
 
 
 def test_who_helps_an_evaluation_ends_with_who_started_it(tiny_stack, tmp_path):
-    words = [
-        "evaluate",
-        "--stack",
-        str(tiny_stack),
-        "--out",
-        str(tmp_path / "out"),
-        "--helper",
-    ]  # 50 prompts, 8 methods
-    with subprocess.Popen([*COMMAND, *words], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as helper:
-        assert helper.stderr.readline().startswith(b"1 of ")  # it works
+    (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
+    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--helper"]
+    command = [*COMMAND, *words, "--methods", "vsd", "--out", str(tmp_path / "out")]  # a run of many minutes
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as helper:
+        while not list((tmp_path / "out").glob("runs/vsd/*/events.jsonl")):
+            assert helper.poll() is None
+            time.sleep(0.1)
         helper.stdin.close()
         assert helper.wait(timeout=60) == 130
 

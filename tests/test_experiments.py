@@ -110,21 +110,26 @@ def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
         experiments.views3d(lab("views3d", runs=evaluated))
 
 
-def test_particles_are_compared_with_single_runs_that_start_alike(lab, monkeypatch):
-    """Where all objects are one and the same, nothing differs."""
+def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, monkeypatch):
     asked, own = [], lab("particles")
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    made = experiments.Made(experiments.Seen(images, images[:, :1]), {"CLIP a": 0.5, "CLIP b": 0.25})
+    seen = experiments.Seen(images, images[:, :1])
 
-    def generate(lab, prompt, *, particles=1, **changes):
-        asked.append((changes["initialise"], particles))
-        return [made] * particles
+    def generate(lab, prompt, *, particles=1, initialise, seed=0):
+        """Runs of one have a score of .5, others .5 + .1 · particles; from nothing all of them have half of it."""
+        asked.append((initialise, particles))
+        score = (0.5 if particles == 1 else 0.5 + 0.1 * particles) * (1 if initialise else 0.5)
+        return [experiments.Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
 
     monkeypatch.setattr(experiments, "generate", generate)
     figures = experiments.particles(own).figures
     assert asked == [(start, count) for start in (True, False) for count in (1, 1, 1, 1, 2, 4)]
-    assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key or "change" in key)
-    assert figures["from nothing, 4 particles: CLIP b"] == 0.25
+    assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key)  # all objects look alike
+    expected = {"from assets, 4 seeds: CLIP a": 0.5, "from nothing, 4 particles: CLIP b": 0.9}
+    for start in ("from assets", "from nothing"):
+        expected[f"{start}, 2 particles against 2 seeds: CLIP a, change in %"] = 40
+        expected[f"{start}, 4 particles against 4 seeds: CLIP b, change in %"] = 80
+    assert {key: figures[key] for key in expected} == pytest.approx(expected)
 
 
 def test_the_usual_prompts_are_those_that_settings_are_chosen_with():
