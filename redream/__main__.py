@@ -8,9 +8,7 @@ there; twice: end at once (130).
 
 import argparse
 import json
-import os
 import signal
-import subprocess
 import sys
 import threading
 import warnings
@@ -21,8 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from redream import events as told
-from redream import pipeline
-from redream.files import Claims
+from redream import pipeline, sharing
 from redream.models import Models
 from redream.runs import Run
 from redream.settings import PRESETS, Settings
@@ -123,10 +120,10 @@ def sample(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from redream import evaluation
 
-    if options.processes > 1 and not Claims.possible:
+    if options.processes > 1 and not sharing.possible:
         raise evaluation.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
     if options.helper:
-        threading.Thread(target=_end_with_input, daemon=True).start()
+        threading.Thread(target=sharing.end_with_input, daemon=True).start()
     models = Models.load(options.stack)
     asked: dict[str, dict] = {}  # method, "" for all → name → value
     for method, name, value in options.set:
@@ -141,7 +138,7 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
     with (
-        _helped(options.words, options.processes),
+        sharing.helped([*options.words, "--processes", "1", "--helper"], options.processes) as helpers,
         tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar,
     ):
         for now in sweep:
@@ -157,48 +154,13 @@ def evaluate(options: argparse.Namespace) -> None:
                 print(f"{int(now.done)} of {now.total}: {bar.desc}{left}", file=sys.stderr)
             if options.helper and now.done == now.total:
                 return  # the tables are for the program that was called to write
+    if any(helper.returncode for helper in helpers):
+        print("A helping program ended early; the others did its share.", file=sys.stderr)
     print(f"Tables and gallery are in {options.out}: table.md, table.json, results.parquet, gallery.html.")
     if missing:
         print(
             f"{missing} of {now.total} runs are missing; table.md lists them. The same command tries again to make them."
         )
-
-
-@contextmanager
-def _helped(words: Sequence[str], processes: int) -> Iterator[None]:
-    """Within it `processes` programs do what these words ask, this one among them, each with its share of the cores.
-
-    At the end of the block the others are waited for; if it or this program ends otherwise, so do they.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    threads = max(1, before // processes)
-    command = [sys.executable, "-m", "redream", *words, "--processes", "1", "--helper"]
-    start = {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}, "stdin": subprocess.PIPE}
-    start |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    helpers = []
-    torch.set_num_threads(threads)
-    try:
-        for _ in range(processes - 1):
-            helpers.append(subprocess.Popen(command, **start))
-        yield
-        for helper in helpers:
-            helper.wait()
-        if any(helper.returncode for helper in helpers):
-            print("A helping program ended early; the others did its share.", file=sys.stderr)
-    finally:
-        for helper in helpers:
-            helper.stdin.close()
-            helper.wait()
-        torch.set_num_threads(before)
-
-
-def _end_with_input() -> None:
-    """End this program when nothing can be said to it any more: whoever started it has ended."""
-    while os.read(0, 1):  # not sys.stdin, which could not be closed at the end while somebody reads it
-        pass
-    os._exit(130)
 
 
 def doctor(options: argparse.Namespace) -> None:
@@ -290,15 +252,13 @@ def _listed(kind: type) -> Callable[[str], list]:
 def _setting(text: str) -> tuple[str, str, object]:
     """NAME=VALUE or METHOD.NAME=VALUE as (METHOD or "", a field of `Settings`, VALUE in JSON or plain); none of those
     that methods or seeds differ by."""
-    from redream.evaluation import METHODS
+    from redream.evaluation import METHODS, VARIED
 
     name, _, value = text.partition("=")
     method, _, name = name.rpartition(".")
     if method and METHODS.get(method) is None:
         raise argparse.ArgumentTypeError(f"there is no method {method} that has settings")
-    # SDS's guidance may be set: only sds-100 has its own.
-    varied = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
-    if name not in vars(Settings()) or name in varied:
+    if name not in vars(Settings()) or name in VARIED:
         raise argparse.ArgumentTypeError(f"there is no setting {name} to change")
     try:
         value = json.loads(value)

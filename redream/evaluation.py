@@ -25,12 +25,13 @@ from pathlib import Path
 
 from redream import events, gallery, hub, machine, pipeline, tables
 from redream.distillation.loop import CheckpointError
-from redream.files import Claims, read_json, write_json, write_text
+from redream.files import read_json, write_json, write_text
 from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
 from redream.metrics import SCORES_VERSION
 from redream.models import Models
 from redream.runs import Run, RunError
 from redream.settings import PRESETS, Preset, Settings
+from redream.sharing import Claims
 from redream.stack import Checked, Stack, check_prompt
 from redream.tables import TRUTH, Outcome
 
@@ -47,6 +48,8 @@ METHODS: dict[str, dict | None] = {  # name → what it changes in its method's 
     "redream-no-delta": {"delta_every": 0},
     "retrieval": None,
 }
+# What methods and seeds differ by; SDS's guidance may be set for all: only sds-100 has its own.
+VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
 PAUSE_S = 1.0  # between two looks at what other programs do
 PARTS = ("dev", "judge")  # to choose settings with, and to report on
 

@@ -24,11 +24,7 @@ from redream import events
 from redream.files import replacing
 from redream.hub import is_inside
 from redream.settings import PRESETS, Settings
-
-try:
-    import fcntl
-except ImportError:  # Windows: there a run is not kept from being worked on twice
-    fcntl = None
+from redream.sharing import lock
 
 CHECKPOINTS_KEPT = 2
 LONGER = 4  # times as long as others, runs that broke off are kept
@@ -148,7 +144,7 @@ class Run:
         Raises `RunError` if somebody does. The lock is on the history: it leaves no file and ends with its program.
         """
         with (self.folder / "events.jsonl").open("ab") as file:
-            if not _lock(file):
+            if not lock(file):
                 raise RunError("This run is being worked on by another program; wait for it or stop it.")
             for path in (*self.folder.glob(".*"), *self.folder.glob("checkpoint/.*"), *self.folder.glob("preview/.*")):
                 if TEMPORARY.fullmatch(path.name):
@@ -191,7 +187,7 @@ class Run:
     def log(self, event: events.Event) -> events.Event:
         """Append an event to the history; the same event. While another program works on the run, nothing is added."""
         with (self.folder / "events.jsonl").open("a+b") as file:
-            if self._working or _lock(file):
+            if self._working or lock(file):
                 line = events.to_line(event, time.time()).encode() + b"\n"
                 file.write(line if self._ends_well(file) else b"\n" + line)
         return event
@@ -273,16 +269,6 @@ def _is_old(run: Run, days: float) -> bool:
     over = isinstance((list(run.events()) or [None])[-1], events.Finished)
     written = max(path.stat().st_mtime for path in run.folder.iterdir())
     return time.time() - written > days * (1 if over else LONGER) * 86_400
-
-
-def _lock(file) -> bool:
-    """Lock an open file until it is closed; whether nobody else has locked it. Where there are no locks, nobody has."""
-    try:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # any other one: a file system without locks
-        return not isinstance(error, BlockingIOError)
-    return True
 
 
 def new_id() -> str:

@@ -14,15 +14,14 @@ import torch
 from PIL import Image
 from tiny_stack import TINY
 
-from redream import events, pipeline
+from redream import events, pipeline, sharing
 from redream.__main__ import main
-from redream.evaluation import METHODS
+from redream.evaluation import VARIED
 from redream.events import Started
 from redream.files import read_json
 from redream.runs import Run
 from redream.settings import PRESETS, by_method
 
-VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
 COMMAND = [sys.executable, "-m", "redream"]
 
 
@@ -181,6 +180,24 @@ def test_who_helps_an_evaluation_ends_with_who_started_it(tiny_stack, tmp_path):
             time.sleep(0.1)
         helper.stdin.close()
         assert helper.wait(timeout=60) == 130
+
+
+def test_an_evaluation_says_that_a_helper_failed_and_is_complete_without_it(tiny_stack, capsys, tmp_path, monkeypatch):
+    begin = subprocess.Popen
+    fail = [sys.executable, "-c", "raise SystemExit(1)"]
+    monkeypatch.setattr(subprocess, "Popen", lambda words, **k: begin(fail if "--helper" in words else words, **k))
+    (tmp_path / "prompts.txt").write_text("a purple owl")
+    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
+    assert main([*words, "--processes", "2", "--out", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert "A helping program ended early" in err and "missing" not in out
+    assert [one["prompt"] for one in read_json(tmp_path / "out/table.json")["prompts"]] == ["a purple owl"]
+
+
+def test_where_programs_cannot_share_an_evaluation_helpers_are_refused(tiny_stack, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sharing, "possible", False)
+    words = ("evaluate", "--stack", tiny_stack, "--processes", "2", "--out", tmp_path / "out")
+    assert "leave --processes out" in refused(capsys, *words)
 
 
 def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack, capsys, tmp_path, monkeypatch):

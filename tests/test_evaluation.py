@@ -132,7 +132,7 @@ def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models
     code = f"""
 import sys
 from pathlib import Path
-from redream.files import Claims
+from redream.sharing import Claims
 claims = Claims(Path({str(out / "runs/.claims")!r}))
 print(claims.take({trial.number}), flush=True)
 sys.stdin.read()

@@ -131,9 +131,9 @@ def test_where_there_are_no_locks_a_run_is_worked_on_all_the_same(monkeypatch, l
         raise OSError("no locks here")
 
     if locks:
-        monkeypatch.setattr("redream.runs.fcntl.flock", refuse)
+        monkeypatch.setattr("redream.sharing.fcntl.flock", refuse)
     else:
-        monkeypatch.setattr("redream.runs.fcntl", None)
+        monkeypatch.setattr("redream.sharing.fcntl", None)
     run = Run.create(REQUEST)
     with run.working(), Run.open(run.folder).working():
         run.log(events.Warned("mine"))
