@@ -9,8 +9,13 @@ import torch
 from PIL import Image
 from tiny_stack import TINY
 
-from examples import experiments
-from examples.experiments import EXPERIMENTS, Lab, Row, distil, frechet, generate, pairwise, perform, sheet
+from examples.experiments import in_2d, in_3d, samples
+from examples.experiments.__main__ import EXPERIMENTS, main, perform
+from examples.experiments.distances import frechet, pairwise
+from examples.experiments.in_2d import distil
+from examples.experiments.lab import ExperimentError, Lab, Row
+from examples.experiments.objects import Made, Seen, generate
+from examples.experiments.sheet import GAP, sheet
 from redream import evaluation
 from redream.runs import Run
 from redream.settings import by_method
@@ -70,10 +75,11 @@ FOLDERS = {"views3d": [["runs", "vsd"], ["runs", "sds"]], "blind": [["runs", "vs
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_leaves_a_picture_and_its_figures(name, lab, evaluated, monkeypatch):
-    monkeypatch.setattr(experiments, "PARTICLES", (2,))
-    monkeypatch.setattr(experiments, "COUNT", 3)
-    monkeypatch.setattr(experiments, "TO_NAME", 1)
-    monkeypatch.setattr(experiments, "NAMED_METHOD", "vsd")
+    monkeypatch.setattr(in_3d, "PARTICLES", (2,))
+    for module in (in_2d, samples):
+        monkeypatch.setattr(module, "COUNT", 3)
+    monkeypatch.setattr(in_3d, "TO_NAME", 1)
+    monkeypatch.setattr(in_3d, "NAMED_METHOD", "vsd")
     own = lab(name, runs=evaluated if name in FOLDERS else None)
     lines = list(perform(name, own))
     found = json.loads((own.out / f"{name}.json").read_text())
@@ -86,43 +92,41 @@ def test_every_experiment_leaves_a_picture_and_its_figures(name, lab, evaluated,
 
 
 def test_only_prompts_that_all_methods_have_are_compared(lab, evaluated):
-    outcome = experiments.views3d(lab("views3d", runs=evaluated))
+    outcome = in_3d.views3d(lab("views3d", runs=evaluated))
     assert outcome.figures["sds: pictures"] == outcome.figures["vsd: pictures"] == 10
     assert [row.label for row in outcome.rows if row.images is None] == ["a red owl"]
 
 
 def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_prompts(lab, evaluated, monkeypatch):
-    monkeypatch.setattr(experiments, "NAMED_METHOD", "sds")
-    monkeypatch.setattr(experiments, "TO_NAME", 2)
-    drawn = [
-        experiments.blind(replace(lab("blind", runs=evaluated), preset=by_method(TINY.with_(seed=s)))) for s in range(9)
-    ]
+    monkeypatch.setattr(in_3d, "NAMED_METHOD", "sds")
+    monkeypatch.setattr(in_3d, "TO_NAME", 2)
+    drawn = [in_3d.blind(replace(lab("blind", runs=evaluated), preset=by_method(TINY.with_(seed=s)))) for s in range(9)]
     assert {outcome.prompts for outcome in drawn} == {("a blue cat", "a red owl"), ("a red owl", "a blue cat")}
     assert all([row.label for row in outcome.rows] == ["1", "2"] for outcome in drawn)
-    monkeypatch.setattr(experiments, "TO_NAME", 3)
-    with pytest.raises(experiments.ExperimentError, match="2 finished runs are too few"):
-        experiments.blind(lab("blind", runs=evaluated))
+    monkeypatch.setattr(in_3d, "TO_NAME", 3)
+    with pytest.raises(ExperimentError, match="2 finished runs are too few"):
+        in_3d.blind(lab("blind", runs=evaluated))
 
 
 def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
     monkeypatch.setattr(evaluation, "fingerprint", lambda stack: "other weights")
-    with pytest.raises(experiments.ExperimentError, match="no finished runs"):
-        experiments.views3d(lab("views3d", runs=evaluated))
+    with pytest.raises(ExperimentError, match="no finished runs"):
+        in_3d.views3d(lab("views3d", runs=evaluated))
 
 
 def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, monkeypatch):
     asked, own = [], lab("particles")
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = experiments.Seen(images, images[:, :1])
+    seen = Seen(images, images[:, :1])
 
     def generate(lab, prompt, *, particles=1, initialise, seed=0):
         """Runs of one have a score of .5, others .5 + .1 · particles; from nothing all of them have half of it."""
         asked.append((initialise, particles))
         score = (0.5 if particles == 1 else 0.5 + 0.1 * particles) * (1 if initialise else 0.5)
-        return [experiments.Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
+        return [Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
 
-    monkeypatch.setattr(experiments, "generate", generate)
-    figures = experiments.particles(own).figures
+    monkeypatch.setattr(in_3d, "generate", generate)
+    figures = in_3d.particles(own).figures
     assert asked == [(start, count) for start in (True, False) for count in (1, 1, 1, 1, 2, 4)]
     assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key)  # all objects look alike
     expected = {"from assets, 4 seeds: CLIP a": 0.5, "from nothing, 4 particles: CLIP b": 0.9}
@@ -148,11 +152,11 @@ def test_a_run_that_was_made_is_used_again(lab):
 
 def test_what_makes_no_experiment_is_refused_in_a_sentence(tiny_stack, tmp_path, capsys):
     always = ["--stack", str(tiny_stack), "--out", str(tmp_path)]
-    assert experiments.main(["views3d", *always]) == 2
+    assert main(["views3d", *always]) == 2
     assert "--runs DIR" in capsys.readouterr().err
-    assert experiments.main(["views3d", *always, "--runs", str(tmp_path)]) == 2
+    assert main(["views3d", *always, "--runs", str(tmp_path)]) == 2
     assert "no table.json" in capsys.readouterr().err
-    assert experiments.main(["away", *always, "--iterations", "0"]) == 2
+    assert main(["away", *always, "--iterations", "0"]) == 2
     assert "iterations" in capsys.readouterr().err
 
 
@@ -252,5 +256,5 @@ def test_a_sheet_has_a_line_per_row_and_its_pictures_side_by_side():
     is_red, is_blue = ((pixels == torch.tensor(c)[:, None, None]).all(0) for c in ([255, 0, 0], [0, 0, 255]))
     assert int(is_red.sum()) == 20 * 20 and int(is_blue.sum()) == 2 * 20 * 20
     down, across = is_red.nonzero().min(dim=0).values.tolist()
-    assert is_blue[down, across + 20 + experiments.GAP] and not is_blue[down, across]
+    assert is_blue[down, across + 20 + GAP] and not is_blue[down, across]
     assert is_blue.nonzero()[-1][0] > down + 20
