@@ -3,7 +3,7 @@
     [--url http://127.0.0.1:7860] [--method redream|vsd|sds] [--iterations N] [--seed S]
 
 FILE has a prompt per line. The app makes one object after the other and lets the others wait; what is there already is
-not made again, so that the same command goes on after an interruption.
+not made again, and what somebody stopped is continued, so that the same command goes on after an interruption.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from redream.files import replacing
+from redream.files import read_json, replacing
 
 AT_ONCE = 8  # requests; the app says no when too many wait
 
@@ -37,15 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def make(prompt: str) -> str:
         """A prompt's object; what became of it, in a sentence."""
-        words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:50]
-        wish = json.dumps([prompt, asked.method, asked.iterations, asked.seed])
-        folder = asked.out / f"{words}-{hashlib.sha256(wish.encode()).hexdigest()[:8]}"
-        if (folder / "result.json").is_file():
+        wish = {"method": asked.method, "iterations": asked.iterations, "seed": asked.seed}
+        folder = asked.out / name_of(prompt, wish)
+        before = read_json(folder / "result.json")
+        if before and before["done"] == 1:
             return f"{prompt}: is there already."
         try:
-            state, turntables, models = client.submit(
-                prompt, asked.method, iterations=asked.iterations, seed=asked.seed, api_name="/generate"
-            ).result()
+            if before:
+                job = client.submit(before["run"], api_name="/continue")
+            else:
+                job = client.submit(prompt, **wish, api_name="/generate")
+            state, turntables, models = job.result()
         except AppError as error:
             return f"{prompt}: {error}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,15 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.copy(file, folder)
         with replacing(folder / "result.json") as file:  # whole or not there: it says that this object is made
             file.write_text(json.dumps(state, indent=2))
-        return (
-            f"{prompt}: CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else f"{prompt}: {state['state']}"
-        )
+        score = f"CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else "no scores"
+        return f"{prompt}: {score}. {state['state']}"
 
     prompts = [line.strip() for line in asked.file.read_text().splitlines() if line.strip()]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         for sentence in pool.map(make, prompts):
             print(sentence, flush=True)
     return 0
+
+
+def name_of(prompt: str, wish: dict) -> str:
+    """The folder of a prompt's object, another one for another wish."""
+    words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:50]
+    return f"{words}-{hashlib.sha256(json.dumps([prompt, *wish.values()]).encode()).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":
