@@ -14,7 +14,7 @@ from examples.experiments.__main__ import EXPERIMENTS, main, perform
 from examples.experiments.distances import frechet, pairwise
 from examples.experiments.in_2d import distil
 from examples.experiments.lab import ExperimentError, Lab, Row
-from examples.experiments.objects import Made, Seen, generate
+from examples.experiments.objects import Made, Seen, from_library, generate
 from examples.experiments.sheet import GAP, sheet
 from redream import evaluation
 from redream.runs import Run
@@ -68,9 +68,10 @@ EXPECTED = {
     "overfit": {"loss on renders of the asset: after", "a blue cat, before: likeness"},
     "distil2d": {"VSD, 7.5: CLIP-feature distance", "samples, another seed: CLIP-feature distance"},
     "views3d": {"vsd: CLIP-feature distance", "sds: CLIP-feature distance"},
+    "beside": {"prompts"},
     "blind": {"objects"},
 }
-FOLDERS = {"views3d": [["runs", "vsd"], ["runs", "sds"]], "blind": [["runs", "vsd"]]}
+FOLDERS = {name: [["runs", "vsd"], ["runs", "sds"]] for name in ("views3d", "beside", "blind")}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -79,14 +80,13 @@ def test_every_experiment_leaves_a_picture_and_its_figures(name, lab, evaluated,
     for module in (in_2d, samples):
         monkeypatch.setattr(module, "COUNT", 3)
     monkeypatch.setattr(in_3d, "TO_NAME", 1)
-    monkeypatch.setattr(in_3d, "NAMED_METHOD", "vsd")
     own = lab(name, runs=evaluated if name in FOLDERS else None)
     lines = list(perform(name, own))
     found = json.loads((own.out / f"{name}.json").read_text())
     assert set(found["figures"]) >= EXPECTED[name]
     assert [line.rpartition(": ")[0] for line in lines] == [*found["figures"], "seconds"]
     assert found["settings"]["iterations"] == TINY.iterations and found["prompts"]
-    assert [folder.split("/")[:2] for folder in found["folders"]] == FOLDERS.get(name, [])
+    assert sorted(folder.split("/")[:2] for folder in found["folders"]) == sorted(FOLDERS.get(name, []))
     with Image.open(own.out / f"{name}.png") as picture:
         assert picture.width > 400 and picture.height > 100
 
@@ -97,14 +97,27 @@ def test_only_prompts_that_all_methods_have_are_compared(lab, evaluated):
     assert [row.label for row in outcome.rows if row.images is None] == ["a red owl"]
 
 
+def test_methods_are_shown_between_the_best_asset_and_the_true_object(lab, evaluated):
+    """From three sides each; the tiny stack knows no true objects, so that column is left out."""
+    outcome = in_3d.beside(lab("beside", runs=evaluated))
+    assert outcome.heads == ("the best asset", "vsd", "sds") and [row.label for row in outcome.rows] == ["a red owl"]
+    asset, first = from_library(lab("beside"), "a red owl").seen.images, outcome.rows[0].images
+    assert torch.equal(first[:3], asset[[0, 2, 4]]) and len(first) == 9
+
+
 def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_prompts(lab, evaluated, monkeypatch):
-    monkeypatch.setattr(in_3d, "NAMED_METHOD", "sds")
-    monkeypatch.setattr(in_3d, "TO_NAME", 2)
+    """Methods are mixed and so are prompts; of a method with more runs than are shown, some are left out."""
+    monkeypatch.setattr(in_3d, "TO_NAME", 1)
     drawn = [in_3d.blind(replace(lab("blind", runs=evaluated), preset=by_method(TINY.with_(seed=s)))) for s in range(9)]
-    assert {outcome.prompts for outcome in drawn} == {("a blue cat", "a red owl"), ("a red owl", "a blue cat")}
     assert all([row.label for row in outcome.rows] == ["1", "2"] for outcome in drawn)
+    methods = {tuple(folder.split("/")[1] for folder in outcome.folders) for outcome in drawn}
+    assert methods == {("vsd", "sds"), ("sds", "vsd")}
+    assert {prompt for outcome in drawn for prompt in outcome.prompts} == {"a blue cat", "a red owl"}
+    for outcome in drawn:
+        pairs = zip(outcome.prompts, outcome.folders, strict=True)
+        assert all(prompt.replace(" ", "-") in folder for prompt, folder in pairs)
     monkeypatch.setattr(in_3d, "TO_NAME", 3)
-    with pytest.raises(ExperimentError, match="2 finished runs are too few"):
+    with pytest.raises(ExperimentError, match="too few to draw 3 from"):
         in_3d.blind(lab("blind", runs=evaluated))
 
 

@@ -9,8 +9,9 @@ progress   ReDream fig. 10: renders while it forms, for three methods
 views      ReDream fig. 4 and 14: 2D samples from back to front, before and after adaptation
 overfit    ReDream fig. 15: 2D samples of changing prompts, before and after adaptation to one asset
 distil2d   PD fig. 3, table 6: SDS and VSD where the picture itself is optimised
+beside     what an evaluation's methods make of ten prompts, beside the best asset and the true object (--runs DIR)
 views3d    PD table 4: views of an evaluation's objects against samples of the prior (--runs DIR)
-blind      twenty objects of an evaluation without their prompts, to be named by whoever looks (--runs DIR)
+blind      twenty objects of each method of an evaluation, mixed, to be named without their prompts (--runs DIR)
 
 DIR/NAME.png is the picture, DIR/NAME.json has the figures, which are printed too. Generations are kept in DIR/runs and
 used again by the next call. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so
@@ -62,6 +63,7 @@ EXPERIMENTS = {
     "overfit": Experiment(in_2d.overfit, FURTHER, ("an orange owl", "a green owl", "a red robot")),
     "distil2d": Experiment(in_2d.distil2d, HELD_OUT, iterations=600),  # PD G: 6,000; ours: enough for 16 × 16 latents
     "views3d": Experiment(in_3d.views3d),
+    "beside": Experiment(in_3d.beside),
     "blind": Experiment(in_3d.blind),
 }
 
@@ -96,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompts", nargs="+", help="other ones; in quotes")
     parser.add_argument("--assets", nargs="+", help="other ones, in words the library is searched with")
     parser.add_argument("--samples", type=int, default=64, help="of the prior per prompt, for feature distances")
-    parser.add_argument("--runs", type=Path, help="views3d, blind: a folder made by redream evaluate --out")
+    parser.add_argument("--runs", type=Path, help="beside, views3d, blind: a folder made by redream evaluate --out")
     options = parser.parse_args(arguments)
     usual = EXPERIMENTS[options.name]
     try:

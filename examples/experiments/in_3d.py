@@ -20,8 +20,10 @@ from examples.experiments.objects import (
 from examples.experiments.samples import prior_samples
 from redream import evaluation
 from redream.distillation.loop import Distillation
-from redream.judging import objects_of
+from redream.judging import Still, objects_of, true_objects
 from redream.metrics import clip_score, silhouette_iou
+from redream.runs import Run
+from redream.stack import check_prompt
 
 
 def away(lab: Lab) -> Outcome:
@@ -128,46 +130,82 @@ def progress(lab: Lab) -> Outcome:
 def views3d(lab: Lab) -> Outcome:
     """How far are views of the objects from samples of the prior? (PD table 4)
 
-    The first particle of each run, ten views at 30° elevation over backgrounds as in the training. The runs are those
-    of the folder's table.json with its first seed, finished and of equal settings but for the method, of prompts that
-    all methods have. Samples of plain prompts mostly show fronts, so a face on every side brings views closer to them:
-    the distance is to be read beside the faces behind.
+    The first particle of each run, ten views at 30° elevation over backgrounds as in the training; the runs as in
+    `beside`, of all prompts. Samples of plain prompts mostly show fronts, so a face on every side brings views closer to
+    them: the distance is to be read beside the faces behind.
     """
-    table = evaluated(lab.runs)
-    runs = finished_runs(lab, table, table["seeds"][0])
-    prompts = [p for p in next(iter(runs.values()), {}) if all(p in own for own in runs.values())]
-    if not prompts:
-        raise ExperimentError(f"The folder {lab.runs.name} has no finished runs of a prompt that all its methods have.")
+    runs, prompts, folders = compared_runs(lab)
     say(f"{len(runs)} methods, {len(prompts)} prompts: {', '.join(prompts)}")
-    folders = [own[prompt].folder.relative_to(lab.runs.resolve()) for own in runs.values() for prompt in prompts]
     reference = [prior_samples(lab, prompt, lab.samples, lab.settings.seed) for prompt in prompts]
     sets = {"samples, another seed": [prior_samples(lab, p, TEN, lab.settings.seed + 1) for p in prompts]}
     for method, own in runs.items():
         say(method)
         sets[method] = [ten_views(own[prompt], lab.settings.seed) for prompt in prompts]
-    outcome = compared(lab, prompts, reference, sets)
-    return replace(outcome, prompts=tuple(prompts), folders=tuple(folder.as_posix() for folder in folders))
+    return replace(compared(lab, prompts, reference, sets), prompts=prompts, folders=folders)
 
 
-TO_NAME = 20
-NAMED_METHOD = "redream"
+SIDES = (0, 2, 4)  # of the eight views: front, side, back
+
+
+def beside(lab: Lab) -> Outcome:
+    """What do the methods of an evaluation make of equal prompts? Beside the best asset and the true object.
+
+    The runs are those of the folder's table.json with its first seed, finished and of equal settings but for the method:
+    of the first ten prompts that all methods have, their first particles.
+    """
+    runs, prompts, folders = compared_runs(lab, TEN)
+    rows, has_truth = [], True
+    for prompt in prompts:
+        say(prompt)
+        truth, _ = true_objects(lab.models.stack, check_prompt(prompt, lab.models.stack.vocabulary))
+        has_truth = has_truth and bool(truth)
+        shown = [objects_of(own[prompt])[0][0] for own in runs.values()]
+        shown += [Still(asset, lab.settings) for asset in truth[:1]]
+        seen = [from_library(lab, prompt).seen, *(around(one, lab.settings) for one in shown)]
+        rows.append(Row(prompt, torch.cat([own.images[list(SIDES)] for own in seen])))
+    heads = ("the best asset", *runs, *["the true object"] * has_truth)
+    return Outcome(rows, {"prompts": float(len(prompts))}, heads, prompts, folders)
+
+
+TO_NAME = 20  # objects of each method
 
 
 def blind(lab: Lab) -> Outcome:
     """Does someone who does not know the prompt see what it is?
 
-    The first particles of finished runs of ReDream, of any prompt and seed in the folder's table.json, drawn by
-    `--seed`. The picture numbers them; blind.json has their prompts in the same order, for afterwards.
+    The first particles of finished runs of each method in the folder's table.json, of any prompt and seed, drawn and mixed
+    by `--seed`. The picture numbers them; blind.json has their prompts and folders in the same order, for afterwards.
     """
-    table = evaluated(lab.runs)
-    runs = []
-    for seed in table["seeds"]:
-        runs += finished_runs(lab, table, seed).get(NAMED_METHOD, {}).items()
-    if len(runs) < TO_NAME:
-        raise ExperimentError(f"{len(runs)} finished runs are too few to draw {TO_NAME} from; evaluate more of them.")
-    order = torch.randperm(len(runs), generator=torch.Generator().manual_seed(lab.settings.seed))
-    drawn = [runs[i] for i in order[:TO_NAME]]
+    table, drawn = evaluated(lab.runs), []
+    generator = torch.Generator().manual_seed(lab.settings.seed)
+    by_seed = [finished_runs(lab, table, seed) for seed in table["seeds"]]
+    for method in by_seed[0]:
+        runs = [found for of_seed in by_seed for found in of_seed[method].items()]
+        if len(runs) < TO_NAME:
+            raise ExperimentError(
+                f"{len(runs)} finished runs of {method} are too few to draw {TO_NAME} from; evaluate more of them."
+            )
+        drawn += [runs[i] for i in torch.randperm(len(runs), generator=generator)[:TO_NAME]]
+    drawn = [drawn[i] for i in torch.randperm(len(drawn), generator=generator)]
     shown = [around(objects_of(run)[0][0], run.request.settings) for _, run in drawn]
-    folders = tuple(run.folder.relative_to(lab.runs.resolve()).as_posix() for _, run in drawn)
     rows = [Row(str(number), seen.images) for number, seen in enumerate(shown, 1)]
-    return Outcome(rows, {"objects": float(len(rows))}, (), tuple(prompt for prompt, _ in drawn), folders)
+    prompts, folders = (tuple(words) for words in zip(*((prompt, folder_of(lab, run)) for prompt, run in drawn)))
+    return Outcome(rows, {"objects": float(len(rows))}, (), prompts, folders)
+
+
+def compared_runs(
+    lab: Lab, most: int | None = None
+) -> tuple[dict[str, dict[str, Run]], tuple[str, ...], tuple[str, ...]]:
+    """The finished runs of the folder's table.json with its first seed, method → prompt → run; the first prompts that all
+    methods have; and the folders of their runs. Raises `ExperimentError` if there are none."""
+    table = evaluated(lab.runs)
+    runs = finished_runs(lab, table, table["seeds"][0])
+    prompts = tuple(p for p in next(iter(runs.values()), {}) if all(p in own for own in runs.values()))[:most]
+    if not prompts:
+        raise ExperimentError(f"The folder {lab.runs.name} has no finished runs of a prompt that all its methods have.")
+    return runs, prompts, tuple(folder_of(lab, own[prompt]) for own in runs.values() for prompt in prompts)
+
+
+def folder_of(lab: Lab, run: Run) -> str:
+    """A run's folder within the evaluation's."""
+    return run.folder.relative_to(lab.runs.resolve()).as_posix()
