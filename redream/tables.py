@@ -48,7 +48,7 @@ class Outcome:
 
 
 class Interval(NamedTuple):
-    """A mean and its 95 % interval."""
+    """A mean and its interval."""
 
     mean: float
     low: float
@@ -75,15 +75,16 @@ def with_truth(outcomes: Sequence[Outcome]) -> list[Outcome]:
     ]
 
 
-def bootstrap(values: Float[np.ndarray, "n"]) -> Interval:
-    """The mean and the 2.5 and 97.5 % quantiles of the means of 10,000 resamples, always the same ones for n values.
+def bootstrap(values: Float[np.ndarray, "n"], level: float = 0.95) -> Interval:
+    """The mean and the quantiles of the means of 10,000 resamples that leave out as much on both sides, always the same
+    resamples for n values.
 
     Raises `EvaluationError` for fewer than two values: one prompt says nothing about others.
     """
     if len(values) < 2:
         raise EvaluationError("An interval needs at least two values.")
     means = values[_resamples(len(values))].mean(axis=1)  # (10000,)
-    low, high = np.quantile(means, (0.025, 0.975))
+    low, high = np.quantile(means, ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(values.mean()), float(low), float(high))
 
 
