@@ -2,8 +2,8 @@
 
     [--url http://127.0.0.1:7860] [--method redream|vsd|sds] [--iterations N] [--seed S]
 
-FILE has a prompt per line. The app makes one object after the other and lets the others wait; what is there already is
-not made again, and what somebody stopped is continued, so that the same command goes on after an interruption.
+FILE is a list as `python -m redream evaluate` reads them, a prompt per line. The app makes one object after the other and
+lets the others wait. What is there already is not made again, and what somebody stopped is continued.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from pathlib import Path
 
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from httpx import HTTPError
 
+from redream.evaluation import EvaluationError, read_prompts
 from redream.files import read_json, replacing
 
 AT_ONCE = 8  # requests; the app says no when too many wait
@@ -38,17 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def make(prompt: str) -> str:
         """A prompt's object; what became of it, in a sentence."""
         wish = {"method": asked.method, "iterations": asked.iterations, "seed": asked.seed}
-        folder = asked.out / name_of(prompt, wish)
+        folder = asked.out / name_of(asked.url, prompt, wish)
         before = read_json(folder / "result.json")
         if before and before["done"] == 1:
             return f"{prompt}: is there already."
         try:
-            if before:
-                job = client.submit(before["run"], api_name="/continue")
-            else:
-                job = client.submit(prompt, **wish, api_name="/generate")
-            state, turntables, models = job.result()
-        except AppError as error:
+            state, turntables, models = continued(client, before) or client.predict(
+                prompt, **wish, api_name="/generate"
+            )
+        except (AppError, OSError, HTTPError) as error:
             return f"{prompt}: {error}"
         folder.mkdir(parents=True, exist_ok=True)
         for file in (*turntables, *models):
@@ -58,17 +58,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         score = f"CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else "no scores"
         return f"{prompt}: {score}. {state['state']}"
 
-    prompts = [line.strip() for line in asked.file.read_text().splitlines() if line.strip()]
+    try:
+        prompts = read_prompts(asked.file)
+    except EvaluationError as error:
+        print(error, file=sys.stderr)
+        return 2
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for sentence in pool.map(make, prompts):
+        for sentence in pool.map(make, (prompt.text for prompt in prompts)):
             print(sentence, flush=True)
     return 0
 
 
-def name_of(prompt: str, wish: dict) -> str:
-    """The folder of a prompt's object, another one for another wish."""
+def continued(client: Client, before: dict | None) -> tuple | None:
+    """What becomes of a run that was stopped; None if there was none, or if the app has it no more."""
+    try:
+        return client.predict(before["run"], api_name="/continue") if before else None
+    except AppError:
+        return None
+
+
+def name_of(url: str, prompt: str, wish: dict) -> str:
+    """The folder of a prompt's object, another one for another app or wish."""
     words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:50]
-    return f"{words}-{hashlib.sha256(json.dumps([prompt, *wish.values()]).encode()).hexdigest()[:8]}"
+    return f"{words}-{hashlib.sha256(json.dumps([url, prompt, *wish.values()]).encode()).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":

@@ -120,8 +120,6 @@ def sample(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from redream import evaluation
 
-    if options.processes > 1 and not sharing.possible:
-        raise evaluation.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
     if options.helper:
         threading.Thread(target=sharing.end_with_input, daemon=True).start()
     models = Models.load(options.stack)
@@ -136,6 +134,8 @@ def evaluate(options: argparse.Namespace) -> None:
     sweep = evaluation.evaluate(
         options.out, prompts, methods, options.seeds, models=models, settings=settings, tuned=asked
     )
+    if options.processes > 1 and not sharing.possible(options.out / evaluation.CLAIMS):
+        raise evaluation.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
     with (
         sharing.helped([*options.words, "--processes", "1", "--helper"], options.processes) as helpers,
@@ -152,7 +152,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 tqdm.write(f"{now.trial.method}, “{now.trial.prompt.text}”: {now.failure}", file=sys.stderr)
             if now.ended and bar.disable:
                 print(f"{int(now.done)} of {now.total}: {bar.desc}{left}", file=sys.stderr)
-            if options.helper and now.done == now.total:
+            if options.helper and now.ended and now.done == now.total:
                 return  # the tables are for the program that was called to write
     if any(helper.returncode for helper in helpers):
         print("A helping program ended early; the others did its share.", file=sys.stderr)

@@ -7,21 +7,24 @@
 
 The digest is that of the prompt, the settings, the models' files and `METHODS_VERSION`: a finished run with the same
 digest is used again, an interrupted one goes on, one whose files are damaged is made anew, anything else gets a folder
-of its own. A sweep that was killed and called again ends with the very same table.json. Several programs may be called
-with the same folder: each takes what no other works on, and each ends with the whole table. Two more rows stand beside the
-methods: "retrieval", the best asset as it is, turned to its front, and "truth", the object that was asked for, where
+of its own. A sweep that was killed and called again ends with the very same table.json, if it has as many threads: they
+decide in which order sums are taken. Several programs may be called with the same folder: each takes what no other works
+on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned to its front, and "truth", the object that was asked for, where
 the stack has it.
 """
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
 
 from redream import events, gallery, hub, machine, pipeline, tables
 from redream.distillation.loop import CheckpointError
@@ -32,7 +35,7 @@ from redream.models import Models
 from redream.runs import Run, RunError
 from redream.settings import PRESETS, Preset, Settings
 from redream.sharing import Claims
-from redream.stack import Checked, Stack, check_prompt
+from redream.stack import PERCEPTUALS, Checked, Stack, check_prompt
 from redream.tables import TRUTH, Outcome
 
 METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
@@ -50,6 +53,7 @@ METHODS: dict[str, dict | None] = {  # name → what it changes in its method's 
 }
 # What methods and seeds differ by; SDS's guidance may be set for all: only sds-100 has its own.
 VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
+CLAIMS = "runs/.claims"  # in an evaluation's folder: who makes which run
 PAUSE_S = 1.0  # between two looks at what other programs do
 PARTS = ("dev", "judge")  # to choose settings with, and to report on
 
@@ -188,19 +192,32 @@ def evaluate(
     weights = fingerprint(models.stack)
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
+        (out / CLAIMS).touch()
     except OSError as error:
         raise EvaluationError(f"The folder {out.name} cannot be written to; name another one.") from error
     methods, seeds = dict.fromkeys(methods), dict.fromkeys(seeds)  # each of them once
+    own = {name: own_settings(name, settings).with_(**tuned.get(name, {})) for name in (*methods, TRUTH)}
+    same = _equal_methods(methods, own)
+    methods = [name for name in methods if name not in same]
     still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if METHODS[m] is None]
     asked = [(prompt, method, None) for prompt in prompts for method in still]
     asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
-    own = {name: own_settings(name, settings).with_(**tuned.get(name, {})) for name in (*methods, *still)}
     trials = [plan(out, *one, own[one[1]], weights) for one in asked]
     common = asdict(settings["redream"])
     header = {"stack": models.stack.name, "models": weights, "settings": common, "seeds": list(seeds)}
     header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
     header |= {"changes": {name: _changes(asdict(own[name]), common) for name in methods}}
+    header |= {"same": same} if same else {}
     return _sweep(out, trials, models, header)
+
+
+def _equal_methods(methods: Iterable[str], own: Mapping[str, Settings]) -> dict[str, str]:
+    """Methods that are the same as an earlier one with these settings, and that one: they are not made twice."""
+    same, met = {}, {}
+    for name in methods:
+        if METHODS[name] is not None and met.setdefault(own[name], name) != name:
+            same[name] = met[own[name]]
+    return same
 
 
 def _changes(own: dict, common: dict) -> dict:
@@ -212,7 +229,7 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
     found: dict[Path, Outcome] = {}  # by the trial's folder
     spent: dict[str, list[float]] = {}  # seconds, by method
     left, total = list(trials), len(trials)
-    with closing(Claims(out / "runs/.claims")) as claims:
+    with closing(Claims(out / CLAIMS)) as claims:
         while left:
             busy = 0  # trials that others work on
             while busy < len(left) and not claims.take(left[busy].number):
@@ -223,6 +240,7 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
                 time.sleep(PAUSE_S)
                 continue
             trial, start, is_new = left[busy], time.perf_counter(), not left[busy].is_scored
+            checked = None
             try:
                 checked = check_prompt(trial.prompt.text, models.stack.vocabulary)
                 if METHODS.get(trial.method) is not None:
@@ -232,7 +250,7 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
             except ValueError as error:
                 if not pipeline.is_named(error):
                     raise
-                outcome = trial.outcome(failure=str(error))
+                outcome = trial.outcome(kind=checked and checked.kind, failure=str(error))
             finally:
                 claims.leave(trial.number)
             left.remove(trial)
@@ -279,6 +297,7 @@ def _make(trial: Trial, models: Models) -> Iterator[float]:
         sessions = sum(isinstance(e, events.Started) for e in run.events())
         made_here = isinstance(event, events.Finished)  # else this process does not know what the run took
         costs = {"seconds": seconds, "sessions": sessions}  # how many calls; the seconds are the last one's
+        costs |= {"threads": torch.get_num_threads()}
         run.write_json("costs.json", costs | {"peak_memory_gb": machine.peak_memory_gb() if made_here else None})
 
 
@@ -297,19 +316,25 @@ def _is_usable(trial: Trial) -> bool:
 
 def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
     """The scores of a trial whose run, if it needs one, is finished. They are kept in its folder, with what they were
-    compared with."""
+    compared with and which nets were missing. Raises `EvaluationError` for an object that cannot be scored."""
     truth, hashes = true_objects(models.stack, checked)
     if trial.method == TRUTH and not truth:
         return trial.outcome()
     digest = _digest(hashes) if hashes else ""
+    missing = [name for name in PERCEPTUALS if models.perceptual(name) is None]
     trial.folder.mkdir(parents=True, exist_ok=True)
     kept = read_json(trial.folder / "evaluation.json") or {}
-    if (kept.get("version"), kept.get("truth")) != (SCORES_VERSION, digest):
-        (trial.folder / "evaluation.json").unlink(missing_ok=True)  # what cannot be scored now is no longer scored
+    if (kept.get("version"), kept.get("truth"), kept.get("missing", [])) != (SCORES_VERSION, digest, missing):
+        for name in ("evaluation.json", "sprite.jpg"):  # what cannot be scored now is no longer scored
+            (trial.folder / name).unlink(missing_ok=True)
         judge = Judge(models, trial.settings, checked, truth)
         score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
-        kept = {"version": SCORES_VERSION, "truth": digest, "scores": rounded(score_it(trial.folder))}
+        kept = {"version": SCORES_VERSION, "truth": digest, "missing": missing}
+        kept |= {"scores": rounded(score_it(trial.folder))}
         write_json(trial.folder / "evaluation.json", kept)
+    likeness = kept["scores"].get("clip_a")
+    if likeness is None or not math.isfinite(likeness):
+        raise EvaluationError("The pictures of this object are not numbers; its run diverged.")
     costs = read_json(trial.folder / "costs.json") or {}
     return trial.outcome(kind=checked.kind, scores=kept["scores"], costs=costs)
 

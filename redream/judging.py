@@ -25,7 +25,7 @@ from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.settings import Settings
-from redream.stack import Checked, Stack
+from redream.stack import PERCEPTUALS, Checked, Stack
 
 OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
 
@@ -132,11 +132,14 @@ class Judge:
     def run(self, folder: Path) -> dict[str, float | None]:
         """What scores.json says and what is seen of the last checkpoint; the mean over particles.
 
-        Scores of another version, and those that are missing, are made again. Raises as `objects_of`."""
+        Scores of another version, and those that a net was missing for which is here now, are made again. Raises as
+        `objects_of`."""
         true, scored = self._true_outlines(), []
+        nets = [name for name in PERCEPTUALS if self.models.perceptual(name) is not None]
         for particle, known in objects_of(Run.open(folder)):
-            own = _only_scores(known) if known.get("version") == SCORES_VERSION else self._alone(particle)
-            scored.append(own | {"silhouette_iou": best_overlap(self.outlines(particle), true)})
+            whole = known.get("version") == SCORES_VERSION and all(known.get(f"a_lpips_{n}") is not None for n in nets)
+            own = _only_scores(known) if whole else self._alone(particle)
+            scored.append(own | {"silhouette_iou": best_overlap(self.outlines(particle), true) if true else None})
         if pictures := gallery.frames(folder / "turntable-0.mp4"):
             gallery.save_sprites(pictures, folder / "sprite.jpg")
         return mean_of(scored)

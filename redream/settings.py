@@ -6,6 +6,7 @@ Sources of the numbers: METHOD.md ("A": ReDream appendix A; "PD": ProlificDreame
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,15 @@ MAX_PARTICLES = 8
 MAX_ITERATIONS = 50_000
 MAX_ASSETS = 3
 MAX_WAITING = 20  # runs that may wait for their turn on one device
+
+SIGNED = ("elevation_deg", "score_elevation_deg", "density_scale")  # may be below 0
+# These may not be 0 either.
+POSITIVE = """
+    iterations particles assets asset_views asset_steps asset_sigma bound distance fovy_deg levels features log2_table
+    base_resolution max_resolution hidden density_radius occupancy_resolution samples_per_ray learning_rate_end
+    variational_rank adaptation_steps adaptation_batch adaptation_rank adaptation_t_power score_fovy_deg score_distance
+    turntable_frames turntable_size turntable_rays mesh_resolution mesh_faces preview_every checkpoint_every
+""".split()  # noqa: SIM905
 
 
 class SettingsError(ValueError):
@@ -119,37 +129,31 @@ class Settings:
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        checks = {
+        checks = {name: all(map(math.isfinite, _numbers(value))) for name, value in vars(self).items()}
+        checks |= {name: checks[name] and min(_numbers(getattr(self, name))) > 0 for name in POSITIVE}
+        for name in set(checks).difference(SIGNED, POSITIVE):
+            checks[name] = checks[name] and min(_numbers(getattr(self, name)), default=0) >= 0
+        checks["render_size"] = checks["render_size"] and all(pixels > 0 for _, pixels in self.render_size)
+        ranges = {
             "method": self.method in ("redream", "vsd", "sds"),
-            "particles": 1 <= self.particles <= MAX_PARTICLES,
-            "iterations": 1 <= self.iterations <= MAX_ITERATIONS,
-            "assets": 1 <= self.assets <= MAX_ASSETS,
+            "particles": self.particles <= MAX_PARTICLES,
+            "iterations": self.iterations <= MAX_ITERATIONS,
+            "assets": self.assets <= MAX_ASSETS,
             "candidates": self.candidates >= self.assets,
-            "seed": 0 <= self.seed < 2**31,
-            "guidance": 0 <= self.guidance <= 200,
-            "guidance_sds": 0 <= self.guidance_sds <= 200,
-            "asset_views": self.asset_views >= 1,
-            "adaptation_steps": self.adaptation_steps >= 1,
-            "adaptation_batch": self.adaptation_batch >= 1,
-            "turntable_frames": self.turntable_frames >= 1,
-            "warmup": 0 <= self.warmup <= 1,
-            "t_min": 0 <= self.t_min < min(self.t_max),
+            "seed": self.seed < 2**31,
+            "guidance": self.guidance <= 200,
+            "guidance_sds": self.guidance_sds <= 200,
+            "warmup": self.warmup <= 1,
+            "t_min": self.t_min < min(self.t_max),
             "t_max": max(self.t_max) <= 1,
-            "asset_sigma": self.asset_sigma > 0,
-            "asset_steps": self.asset_steps >= 1,
-            "asset_colour_until": 0 <= self.asset_colour_until <= 1,
-            "asset_colour_after": self.asset_colour_after >= 0,
-            "epsilon": self.epsilon >= 0,
-            "rate_reference": self.rate_reference >= 0,
-            "adaptation_t_power": self.adaptation_t_power > 0,
-            "adaptation_scale": 0 <= self.adaptation_scale <= 1,
-            "preview_every": self.preview_every >= 1,
-            "checkpoint_every": self.checkpoint_every >= 1,
-            "samples_per_ray": self.samples_per_ray >= 1,
-            "render_size": len(self.render_size) > 0 and self.render_size[0][0] == 0.0,
+            "t_anneal": self.t_anneal <= 1,
+            "asset_colour_until": self.asset_colour_until <= 1,
+            "adaptation_scale": self.adaptation_scale <= 1,
+            "adaptation_empty": self.adaptation_empty <= 1,
+            "render_size": bool(self.render_size) and self.render_size[0][0] == 0.0,
         }
         for name, right in checks.items():
-            if not right:
+            if not (right and ranges.get(name, True)):
                 raise SettingsError(f"The setting {name} = {getattr(self, name)!r} is out of its range.")
 
     @property
@@ -177,6 +181,13 @@ class Settings:
         if set(values) != names:
             raise SettingsError(f"These settings are of another version: {sorted(set(values) ^ names)} do not match.")
         return Settings(**{k: _tuples(v) for k, v in values.items()})
+
+
+def _numbers(value) -> list[float | int]:
+    """The numbers in a setting: one, none, or those of its tuples."""
+    if isinstance(value, tuple):
+        return [number for one in value for number in _numbers(one)]
+    return [value] if isinstance(value, int | float) else []
 
 
 def _tuples(value):

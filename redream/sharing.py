@@ -17,7 +17,20 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-possible = fcntl is not None
+HELD = (errno.EACCES, errno.EAGAIN)  # what a lock says that another program has
+
+
+def possible(path: Path) -> bool:
+    """Whether programs can share work by locks on this file, which is made if it is not there. To be asked before
+    this program claims anything: it would end its claims."""
+    if not fcntl:
+        return False
+    with path.open("ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except OSError as error:
+            return error.errno in HELD
+    return True
 
 
 def lock(file: BinaryIO) -> bool:
@@ -46,7 +59,7 @@ class Claims:
             if fcntl:
                 fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
         except OSError as error:
-            return error.errno not in (errno.EACCES, errno.EAGAIN)  # any other one: a file system without locks
+            return error.errno not in HELD  # any other one: a file system without locks
         return True
 
     def leave(self, number: int) -> None:

@@ -155,6 +155,9 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
         for method, row in rows.items()
     ]
     differences = [[*pair, *(_cell(k, own, most[k], signed=True) for k in keys)] for pair, own in pairs.items()]
+    same = [
+        f"With these settings {name} is {other}; it is not made twice." for name, other in table.get("same", {}).items()
+    ]
     missing = ["- {method}, “{prompt}”, seed {seed}: {reason}".format(**failure) for failure in table["failures"]]
     parts = ", ".join(f"{count} {part}" for part, count in table["parts"].items())
     return (MIXED if len(table["parts"]) > 1 else "") + REPORT.format(
@@ -163,10 +166,12 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
         listed="\n".join(f"- {': '.join(filter(None, (p['part'], p['prompt'])))}" for p in table["prompts"]),
         fewest=FEWEST,
         seeds=", ".join(map(str, table["seeds"])),
-        means=_grid(["method", "runs", *heads], means),
+        means="\n\n".join([_grid(["method", "runs", *heads], means), *same]),
         meanings="\n".join(f"- {SCORES[key].label}: {SCORES[key].meaning}." for key in keys),
         differences=_grid(["first", "second", *heads], differences),
-        costs=_grid(["method", "seconds", "peak memory, GB"], [[m, *_cost(outcomes, m)] for m in rows if m != TRUTH]),
+        costs=_grid(
+            ["method", "seconds", "threads", "peak memory, GB"], [[m, *_cost(outcomes, m)] for m in rows if m != TRUTH]
+        ),
         missing="\n".join(missing) or "Nothing.",
     )
 
@@ -206,7 +211,7 @@ look at and prove nothing.
 
 Mean seconds of the runs that were made in one go, with turntable, mesh and scores; of "retrieval" those of finding and
 turning the asset. Memory is the most that the process had held so far when a run of the method ended, the runs before
-it included and a GPU's memory left out.
+it included and a GPU's memory left out. Threads are those that a run had.
 
 {costs}
 
@@ -232,9 +237,13 @@ def as_rows(outcomes: Sequence[Outcome]) -> pa.Table:
         row |= {"coverage_true": truths.get(o.prompt, {}).get("coverage")}
         row |= {f"seconds_{stage}": seconds.get(stage) for stage in stages}
         row |= {"seconds": sum(seconds.values()) if seconds else None}
-        row |= {"sessions": o.costs.get("sessions"), "peak_memory_gb": o.costs.get("peak_memory_gb")}
+        row |= {
+            "sessions": o.costs.get("sessions"),
+            "threads": o.costs.get("threads"),
+            "peak_memory_gb": o.costs.get("peak_memory_gb"),
+        }
         rows.append(row | {"failure": o.failure})
-    texts, whole = ("prompt", "part", "kind", "method", "folder", "failure"), ("seed", "sessions")
+    texts, whole = ("prompt", "part", "kind", "method", "folder", "failure"), ("seed", "sessions", "threads")
     kinds = {name: pa.string() for name in texts} | {name: pa.int64() for name in whole}
     return pa.Table.from_pylist(rows, pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]]))
 
@@ -263,7 +272,9 @@ def _cost(outcomes: Iterable[Outcome], method: str) -> list[str]:
     own = [o.costs for o in outcomes if o.method == method and o.costs]
     seconds = [sum(costs["seconds"].values()) for costs in own if costs["sessions"] == 1]
     memory = [costs["peak_memory_gb"] for costs in own if costs["peak_memory_gb"] is not None]
-    return [f"{sum(seconds) / len(seconds):.1f}" if seconds else "–", f"{max(memory):.2f}" if memory else "–"]
+    threads = sorted({costs["threads"] for costs in own if costs.get("threads")})
+    mean = f"{sum(seconds) / len(seconds):.1f}" if seconds else "–"
+    return [mean, ", ".join(map(str, threads)) or "–", f"{max(memory):.2f}" if memory else "–"]
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

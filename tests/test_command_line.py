@@ -158,6 +158,16 @@ def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_
 def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path, monkeypatch):
     helpers, begin = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: helpers.append(begin(*a, **k)) or helpers[-1])
+    real, helped = pipeline.generate, []
+
+    def patient(*arguments, **values):
+        """This program begins its first run when the helper has begun one."""
+        while not helped:
+            helped.extend(tmp_path.glob("out/runs/sds/*/events.jsonl"))
+            time.sleep(0.1)
+        return real(*arguments, **values)
+
+    monkeypatch.setattr(pipeline, "generate", patient)
     (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
     words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
     for name, value in asdict(TINY.with_(iterations=2)).items():  # the other program knows no preset of these tests
@@ -167,7 +177,12 @@ def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path, 
     assert [helper.returncode for helper in helpers if "--helper" in helper.args] == [0]
     runs = [Run.open(folder) for folder in (tmp_path / "out/runs/sds").iterdir()]
     assert len(runs) == 2 and all(sum(isinstance(e, Started) for e in run.events()) == 1 for run in runs)
-    assert len((read_json(tmp_path / "out/table.json"))["prompts"]) == 2 and torch.get_num_threads() == threads
+    rows = read_json(tmp_path / "out/table.json")["methods"]
+    assert (
+        (rows["sds"]["runs"], rows["sds"]["missing"]) == (2, 0)
+        and len(helped) == 1
+        and torch.get_num_threads() == threads
+    )
 
 
 def test_who_helps_an_evaluation_ends_with_who_started_it(tiny_stack, tmp_path):
@@ -195,8 +210,15 @@ def test_an_evaluation_says_that_a_helper_failed_and_is_complete_without_it(tiny
 
 
 def test_where_programs_cannot_share_an_evaluation_helpers_are_refused(tiny_stack, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(sharing, "possible", False)
+    def refuse(*arguments):
+        raise OSError("no locks here")
+
+    (tmp_path / "prompts.txt").write_text("a purple owl")
+    monkeypatch.setattr(sharing.fcntl, "lockf", refuse)
     words = ("evaluate", "--stack", tiny_stack, "--processes", "2", "--out", tmp_path / "out")
+    words += ("--prompts", tmp_path / "prompts.txt")
+    assert "leave --processes out" in refused(capsys, *words)
+    monkeypatch.setattr(sharing, "fcntl", None)
     assert "leave --processes out" in refused(capsys, *words)
 
 

@@ -91,6 +91,39 @@ def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun, tmp_path
         sweep(out, models, tuned={"magic": {}})
 
 
+def test_a_score_whose_net_was_missing_is_made_when_the_net_is_there(models, begun, tmp_path, monkeypatch):
+    asked, real = {"methods": ["sds"], "prompts": PROMPTS[:1]}, Models.perceptual
+    with monkeypatch.context() as patch:
+        patch.setattr(Models, "perceptual", lambda self, name: None if name == "b" else real(self, name))
+        sweep(tmp_path, models, **asked)
+        assert "a_lpips_b" not in json.loads((tmp_path / "table.json").read_text())["methods"]["sds"]["scores"]
+    sweep(tmp_path, models, **asked)
+    rows = json.loads((tmp_path / "table.json").read_text())["methods"]
+    assert rows["sds"]["scores"]["a_lpips_b"]["prompts"] == rows["truth"]["scores"]["a_lpips_b"]["prompts"] == 1
+    assert len(begun) == 1
+
+
+def test_an_object_that_diverged_is_missing_instead_of_out_of_the_means(whole, models, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (folder,) = out.glob("runs/sds/a-purple-owl*")
+    (folder / "evaluation.json").unlink()
+    run = Run.open(folder)
+    scores = run.read_json("scores.json")
+    run.write_json("scores.json", scores | {"objects": [one | {"clip_a": float("nan")} for one in scores["objects"]]})
+    (failed,) = [t.failure for t in sweep(out, models) if t.failure]
+    assert "not numbers" in failed
+    assert json.loads((out / "table.json").read_text())["methods"]["sds"]["missing"] == 1
+
+
+def test_methods_that_are_one_with_these_settings_are_made_once(models, begun, tmp_path):
+    own = SETTINGS.with_(guidance_sds=100.0)
+    sweep(tmp_path, models, settings=by_method(own), methods=["sds", "sds-100"], prompts=PROMPTS[:1])
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert len(begun) == 1 and set(table["methods"]) == {"sds", "truth"} and table["same"] == {"sds-100": "sds"}
+    assert "With these settings sds-100 is sds" in (tmp_path / "table.md").read_text()
+
+
 def test_a_sweep_that_was_killed_twice_ends_with_the_same_table(whole, models, begun, tmp_path):
     """First its process dies within a run, after the first checkpoint; then it is left after a run."""
     code = f"""

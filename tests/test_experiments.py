@@ -58,7 +58,7 @@ def evaluated(models, tmp_path_factory):
 
 EXPECTED = {
     "away": {"a purple cat: CLIP a", "a purple cat: IoU with the asset", "a purple cat: CLIP a of the asset"},
-    "assets": set(),
+    "assets": {"a red owl from 1, a red owl: IoU with the others", "a red owl from 2, a green cat: IoU with the asset"},
     "particles": {
         "from assets, 2 particles: distance by view",
         "from nothing, 2 particles against 2 seeds: CLIP a, change in %",
@@ -169,6 +169,11 @@ def test_what_makes_no_experiment_is_refused_in_a_sentence(tiny_stack, tmp_path,
     assert "--runs DIR" in capsys.readouterr().err
     assert main(["views3d", *always, "--runs", str(tmp_path)]) == 2
     assert "no table.json" in capsys.readouterr().err
+    assert main(["distil2d", *always, "--samples", "0"]) == 2
+    assert "samples" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert main(["progress", "--stack", str(tiny_stack), "--out", str(tmp_path / "file")]) == 2
+    assert "cannot be made" in capsys.readouterr().err
     assert main(["away", *always, "--iterations", "0"]) == 2
     assert "iterations" in capsys.readouterr().err
 

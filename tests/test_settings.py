@@ -32,6 +32,14 @@ def test_every_preset_survives_its_own_file(name):
         {"asset_sigma": 0.0},
         {"preview_every": 0},
         {"render_size": ((0.5, 64),)},
+        {"render_size": ()},
+        {"render_size": ((0.0, 64), (0.2, 0))},
+        {"adaptation_rank": 0},
+        {"learning_rate_grid": -1.0},
+        {"turntable_rays": 0},
+        {"opaque": float("nan")},
+        {"distance": (0.0, 1.0)},
+        {"elevation_deg": (float("-inf"), 0.0)},
     ],
 )
 def test_a_number_out_of_its_range_is_named(change):

@@ -1,6 +1,6 @@
 """The papers' other experiments, each one command, each with a picture.
 
-    python -m examples.experiments NAME --out DIR [--stack mini] [--preset mini-fast] [--seed 0]
+    python -m examples.experiments NAME --out DIR [--stack mini] [--preset P] [--seed 0]
 
 away       ReDream fig. 7: one asset, prompts that move away from it
 assets     ReDream fig. 8: one prompt, each time another asset
@@ -13,8 +13,9 @@ beside     what an evaluation's methods make of ten prompts, beside the best ass
 views3d    PD table 4: views of an evaluation's objects against samples of the prior (--runs DIR)
 blind      twenty objects of each method of an evaluation, mixed, to be named without their prompts (--runs DIR)
 
-DIR/NAME.png is the picture, DIR/NAME.json has the figures, which are printed too. Generations are kept in DIR/runs and
-used again by the next call. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so
+DIR/NAME.png is the picture, DIR/NAME.json has the figures, which are printed too. Whole runs, those of away, assets and
+particles, are kept in DIR/runs and used again by the next call. The preset is the stack's; the miniature's is
+mini-fast. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so
 that none of it is a result to report; where the papers want what no asset shows, such as a purple owl, a held-out pair
 of them stands: a yellow owl. "CLIP-feature distance" is the Fréchet distance between image embeddings of the stack's
 first scoring CLIP: it stands where the papers have an FID and is never compared with one.
@@ -31,6 +32,7 @@ from pathlib import Path
 
 from examples.experiments import in_2d, in_3d
 from examples.experiments.lab import ExperimentError, Lab, Outcome
+from examples.experiments.objects import evaluated
 from examples.experiments.sheet import sheet
 from redream import pipeline
 from redream.files import replacing
@@ -70,13 +72,17 @@ EXPERIMENTS = {
 
 def perform(name: str, lab: Lab) -> Iterator[str]:
     """Run an experiment, write its picture and its figures, and tell these one by one."""
-    lab.out.mkdir(parents=True, exist_ok=True)
+    try:
+        lab.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExperimentError(f"The folder {lab.out.name} cannot be made; name another one.") from error
     start = time.perf_counter()
     outcome = EXPERIMENTS[name].find_out(lab)
+    used = evaluated(lab.runs)["settings"] if lab.runs else asdict(lab.settings)  # those of what is seen
     found = {"experiment": name, "stack": lab.models.stack.name, "assets": lab.assets}
     found |= {"prompts": outcome.prompts or lab.prompts, "folders": outcome.folders}
     found |= {"figures": {key: round(value, 6) for key, value in outcome.figures.items()}}
-    found |= {"samples": lab.samples, "settings": asdict(lab.settings)}
+    found |= {"samples": lab.samples, "settings": used}
     found |= {"seconds": round(time.perf_counter() - start, 1)}
     with replacing(lab.out / f"{name}.png") as file:
         sheet(outcome.rows, outcome.heads).save(file, "PNG")
@@ -91,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--stack", default="mini")
-    parser.add_argument("--preset", choices=PRESETS, default="mini-fast")
+    parser.add_argument("--preset", choices=PRESETS, help="default: mini-fast, or the stack's other than mini")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder for picture, figures and runs")
     parser.add_argument("--iterations", type=int, help="other than the preset's; of distil2d: steps, 600")
@@ -105,9 +111,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         changes = {"seed": options.seed}
         iterations = usual.iterations if options.iterations is None else options.iterations
         changes |= {} if iterations is None else {"iterations": iterations}
-        preset = {method: settings.with_(**changes) for method, settings in PRESETS[options.preset].items()}
-        prompts, known = tuple(options.prompts or usual.prompts), tuple(options.assets or usual.assets)
+        if options.samples < 1:
+            raise ExperimentError(f"{options.samples} samples are too few; give 1 or more.")
         models = Models.load(options.stack)
+        known = "mini-fast" if models.stack.preset == "mini" else models.stack.preset
+        preset = {m: settings.with_(**changes) for m, settings in PRESETS[options.preset or known].items()}
+        prompts, known = tuple(options.prompts or usual.prompts), tuple(options.assets or usual.assets)
         lab = Lab(models, preset, options.out, prompts, known, options.samples, options.runs)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # those of libraries are nobody's business here

@@ -40,20 +40,24 @@ def test_the_batch_makes_what_is_not_there_and_says_why_something_is_not_made(ap
         assert len(lines) == 3 and all(word in line for word, line in zip(expected, lines, strict=True))
 
 
-def test_the_batch_continues_what_was_stopped(app, tmp_path, capsys):
+def test_the_batch_continues_what_was_stopped_and_makes_anew_what_the_app_has_no_more(app, tmp_path, capsys):
     prompt, wish = "a red car", {"method": "sds", "iterations": 5 * ITERATIONS, "seed": 3}
     job = client_of(app).submit(prompt, **wish, api_name="/generate")
     wait_for(lambda: states(job) and "iteration" in states(job)[-1]["state"])
     client_of(app).predict(states(job)[0]["run"], api_name="/stop")
     stopped = job.result(60)[0]
     assert 0 < stopped["done"] < 1
-    folder = tmp_path / "out" / client_batch.name_of(prompt, wish)
+    folder = tmp_path / "out" / client_batch.name_of(app[0], prompt, wish)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(stopped))
-    (tmp_path / "prompts.txt").write_text(prompt)
+    gone = tmp_path / "out" / client_batch.name_of(app[0], "a blue mug", wish)
+    gone.mkdir()
+    (gone / "result.json").write_text(json.dumps({"run": "run-ABCDEFGHIJKLMNOP", "done": 0.5}))
+    (tmp_path / "prompts.txt").write_text(f"# two\n{prompt}\njudge\ta blue mug\n")
     words = [str(tmp_path / "prompts.txt"), "--url", app[0], "--method", "sds", "--iterations", str(5 * ITERATIONS)]
     assert client_batch.main([*words, "--seed", "3", "--out", str(tmp_path / "out")]) == 0
-    assert "Done." in capsys.readouterr().out
+    assert capsys.readouterr().out.count("Done.") == 2
+    assert json.loads((gone / "result.json").read_text())["done"] == 1
     result = json.loads((folder / "result.json").read_text())
     assert (result["run"], result["done"]) == (stopped["run"], 1)
 
