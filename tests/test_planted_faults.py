@@ -7,7 +7,7 @@ import trimesh
 from torch import nn
 
 from assets_index.world import TEST_VARIANTS, Thing
-from redream.metrics import a_lpips, clip_score, load_perceptual, view_agreement
+from redream.metrics import a_lpips, clip_score, faces_behind, front_behind, load_perceptual, right_share, view_names
 from redream.retrieval.clip import Clip
 from redream.scene.assets import Asset, from_mesh
 from redream.scene.cameras import ring
@@ -24,6 +24,7 @@ THINGS = [
     ("robot", "blue", "yellow"),
     ("chair", "green", "red"),
 ]
+COUNTED = {"views": right_share, "front behind": front_behind, "faces behind": faces_behind}
 VIEWS_AROUND = 24
 SIZE = 64
 WHITE = torch.ones(3)
@@ -78,7 +79,9 @@ def means(mini) -> dict[str, dict[str, float]]:
         }
         for version, images in versions.items():
             values = {f"clip_{key}": clip_score(clip, images, prompt) for key, clip in clips.items()}
-            values |= {f"views_{key}": view_agreement(clip, images, CAMERAS, prompt) for key, clip in clips.items()}
+            names = {key: view_names(clip, clip.embed_images(images), prompt) for key, clip in clips.items()}
+            for score, counted in COUNTED.items():
+                values |= {f"{score}_{key}": float(counted(own, CAMERAS)) for key, own in names.items()}
             values |= {f"a_lpips_{key}": a_lpips(net, images) for key, net in nets.items()}
             rows.setdefault(version, []).append(values)
     return {
@@ -90,6 +93,13 @@ def means(mini) -> dict[str, dict[str, float]]:
 @pytest.mark.parametrize("key", ["a", "b"])
 def test_a_face_on_the_back_lowers_view_agreement(means, key):
     assert means["two-faced"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
+
+
+@pytest.mark.parametrize("key", ["a", "b"])
+def test_a_face_on_the_back_is_called_front_there_and_counted(means, key):
+    """The true things have none; of the turned copies at least every third view from behind is called a front."""
+    assert means["true"][f"front behind_{key}"] < 0.05 and means["true"][f"faces behind_{key}"] < 0.2
+    assert means["two-faced"][f"front behind_{key}"] > 0.3 and means["two-faced"][f"faces behind_{key}"] > 0.5
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
