@@ -136,7 +136,7 @@ class Judge:
         `objects_of`."""
         true, scored = self._true_outlines(), []
         nets = [name for name in PERCEPTUALS if self.models.perceptual(name) is not None]
-        for particle, known in objects_of(Run.open(folder)):
+        for particle, known in objects_of(Run.open(folder), self.models.device):
             whole = known.get("version") == SCORES_VERSION and all(known.get(f"a_lpips_{n}") is not None for n in nets)
             own = _only_scores(known) if whole else self._alone(particle)
             scored.append(own | {"silhouette_iou": best_overlap(self.outlines(particle), true) if true else None})
@@ -168,8 +168,8 @@ class Judge:
 
     def outlines(self, shown: results.Shown) -> Float[Tensor, "b 1 s s"]:
         """Opacity from 24 azimuths."""
-        cameras, white = _ring(OUTLINES, self.settings), torch.ones(3)
-        return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras])
+        cameras, white = _ring(OUTLINES, self.settings), torch.ones(3, device=shown.grid.density.device)
+        return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras]).cpu()
 
     def _alone(self, shown: results.Shown) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""
@@ -187,11 +187,11 @@ class Judge:
         return Still(asset, self.settings)
 
 
-def objects_of(run: Run) -> list[tuple[results.Shown, dict]]:
+def objects_of(run: Run, device: str = "cpu") -> list[tuple[results.Shown, dict]]:
     """A finished run's particles, each with its object in scores.json, empty for a run without scores. Raises
     `EvaluationError` if they are damaged."""
     try:
-        particles = load_particles(run.checkpoints()[-1], run.request.settings)
+        particles = load_particles(run.checkpoints()[-1], run.request.settings, device)
         unscored = not (run.folder / "scores.json").exists()
         known = [{} for _ in particles] if unscored else [dict(one) for one in run.read_json("scores.json")["objects"]]
         return list(zip(particles, known, strict=True))

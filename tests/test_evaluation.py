@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from tiny_stack import TINY
 
 from redream import evaluation, gallery, pipeline
 from redream.evaluation import Prompt
-from redream.judging import SCORES, EvaluationError
+from redream.judging import SCORES, EvaluationError, Judge, objects_of
 from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.runs import Run
@@ -350,6 +351,14 @@ def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
         assert (row["silhouette_iou"] is not None) == owl == (row["coverage_true"] is not None)
         assert row["part"] == ("dev" if owl else "judge") and row["failure"] is None
     assert len(list((whole / "runs/truth").iterdir())) == 1
+
+
+@pytest.mark.gpu
+def test_a_run_is_seen_alike_on_the_gpu(whole, models):
+    run = Run.open(next(whole.glob("runs/sds/a-purple-owl*")))
+    judge = Judge(models, run.request.settings, check_prompt("a purple owl"), ())
+    here, there = (judge.outlines(objects_of(run, device)[0][0]) for device in ("cpu", "cuda"))
+    assert here.device == there.device and torch.allclose(here, there, atol=1e-2)
 
 
 def test_the_distance_of_a_lpips_to_the_truth_is_that_of_the_two_rows(whole):

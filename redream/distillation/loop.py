@@ -356,11 +356,11 @@ class Distillation:
         return optimizers
 
 
-def load_particles(folder: Path, settings: Settings) -> list[Particle]:
+def load_particles(folder: Path, settings: Settings, device: str = "cpu") -> list[Particle]:
     """The particles of a checkpoint alone, to look at: no prior is needed. `CheckpointError` if it does not fit."""
     try:
         tensors = load_file(folder / "state.safetensors")
-        particles = [Particle(settings, torch.Generator(), torch.device("cpu")) for _ in range(settings.particles)]
+        particles = [Particle(settings, torch.Generator(), torch.device(device)) for _ in range(settings.particles)]
         for number, particle in enumerate(particles):
             for name, module in ((f"particle-{number}/", particle.field), (f"grid-{number}/", particle.grid)):
                 module.load_state_dict({k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)})
