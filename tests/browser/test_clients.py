@@ -41,7 +41,7 @@ def test_the_batch_makes_what_is_not_there_and_says_why_something_is_not_made(ap
 
 
 def test_the_batch_continues_what_was_stopped_and_makes_anew_what_the_app_has_no_more(app, tmp_path, capsys):
-    prompt, wish = "a red car", {"method": "sds", "iterations": 5 * ITERATIONS, "seed": 3}
+    prompt, wish = "a red car", {"method": "sds", "iterations": 2 * ITERATIONS, "seed": 3}
     job = client_of(app).submit(prompt, **wish, api_name="/generate")
     wait_for(lambda: states(job) and "iteration" in states(job)[-1]["state"])
     client_of(app).predict(states(job)[0]["run"], api_name="/stop")
@@ -54,7 +54,7 @@ def test_the_batch_continues_what_was_stopped_and_makes_anew_what_the_app_has_no
     gone.mkdir()
     (gone / "result.json").write_text(json.dumps({"run": "run-ABCDEFGHIJKLMNOP", "done": 0.5}))
     (tmp_path / "prompts.txt").write_text(f"# two\n{prompt}\njudge\ta blue mug\n")
-    words = [str(tmp_path / "prompts.txt"), "--url", app[0], "--method", "sds", "--iterations", str(5 * ITERATIONS)]
+    words = [str(tmp_path / "prompts.txt"), "--url", app[0], "--method", "sds", "--iterations", str(2 * ITERATIONS)]
     assert client_batch.main([*words, "--seed", "3", "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.count("Done.") == 2
     assert json.loads((gone / "result.json").read_text())["done"] == 1
