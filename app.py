@@ -18,6 +18,7 @@ from redream.jobs import Worker, find
 from redream.models import Models
 from redream.screen import about, comparison, page
 from redream.screen.errors import (
+    AGAIN,
     FOLLOWS,
     PRIVATE,
     QUICK,
@@ -174,6 +175,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             settings = wish.settings(preset)
             if forming(worker, [followed or "", *known], prompt or "", settings, given):
                 gr.Info("This one is forming already, or waits for its turn.")
+                yield {trouble: ""}
                 return
             run = worker.submit(prompt or "", settings, **given)
         except ValueError as error:
@@ -274,21 +276,22 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     asked = [mine, current, prompt, file, uid, *how]
     coming_back = demo.load(come_back, [mine, current], [prompt, uid, *how, current, trouble], **FOLLOWS, **PRIVATE)
     wanted = [create_button.click, prompt.submit]
-    gr.on(wanted, take_on, asked, [current, mine, seed, trouble], cancels=coming_back, **FOLLOWS, **PRIVATE)
+    taken = [current, mine, seed, trouble]
+    gr.on(wanted, take_on, asked, taken, cancels=coming_back, **AGAIN, **FOLLOWS, **PRIVATE)
     going_on = again.click(go_on, current, trouble, **FOLLOWS, **PRIVATE)
     again_shown = going_on.then(follow, current, shown, **FOLLOWS, **PRIVATE)
-    current.change(follow, current, shown, cancels=again_shown, trigger_mode="always_last", **FOLLOWS, **PRIVATE)
+    current.change(follow, current, shown, cancels=again_shown, **AGAIN, **FOLLOWS, **PRIVATE)
     mine.change(None, None, None, js=SHOW_RESULTS)
     stop_button.click(end, current, stop_button, **QUICK)
-    number.input(pick, [current, number], [trouble, video, mesh, table], **FOLLOWS, **PRIVATE)
-    method.input(switches_for, method, switches, **QUICK)
+    number.input(pick, [current, number], [trouble, video, mesh, table], **AGAIN, **FOLLOWS, **PRIVATE)
+    method.input(switches_for, method, switches, **AGAIN, **QUICK)
     gr.on([demo.load, mine.change], choices_again, mine, earlier, **QUICK)
     earlier.input(None, earlier, js="run => {location.search = '?run=' + run}")  # as its link does
     prompt.input(None, None, trouble, js="() => ''")  # it is about what was asked for before
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
     demo.load(measured, **QUICK).then(estimate, how, create_button, **QUICK)
-    gr.on([command.change, *changes], estimate, how, create_button, trigger_mode="always_last", **QUICK)
+    gr.on([command.change, *changes], estimate, how, create_button, **AGAIN, **QUICK)
     return uid, more, compare_this
 
 
@@ -382,10 +385,10 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     gr.on([button.click, prompt.submit], compare, wish, [trouble, chosen, mine, grid, progress], **FOLLOWS, **PRIVATE)
     halt.click(end, chosen, None, **QUICK)
     changes = [widget.change for widget in (prompt, seed, base, ticks, chosen)]
-    gr.on([tab.select, *changes], estimate, wish, button, trigger_mode="always_last", **QUICK)
+    gr.on([tab.select, *changes], estimate, wish, button, **AGAIN, **QUICK)
     tab.select(choices, [mine, base], base, **QUICK)
     tab.select(comparison.tally_html, tally, counts, **QUICK)
-    base.input(adopt, base, [prompt, seed], **QUICK)
+    base.input(adopt, base, [prompt, seed], **AGAIN, **QUICK)
     compare_this.click(jump, [mine, current], [tabs, base, prompt, seed], **QUICK)
     begin.click(show_two, chosen, [pair, two, grid, *votes], **QUICK)
     for button, choice in zip(votes, ("A", "B", "same"), strict=True):

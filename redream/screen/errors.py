@@ -14,6 +14,8 @@ from redream.screen.markup import problem
 FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
 PRIVATE = {"api_visibility": "private"}
 QUICK = {"queue": False, "show_progress": "hidden"} | PRIVATE
+# Asked for again before it is answered: answered once more afterwards. Otherwise Gradio drops what came in between.
+AGAIN = {"trigger_mode": "always_last"}
 
 
 def sentence(error: Exception) -> str:

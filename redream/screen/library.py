@@ -15,7 +15,7 @@ from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.scene import assets
 from redream.scene.intake import IntakeError
-from redream.screen.errors import FOLLOWS, PRIVATE, QUICK, saying
+from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import asset_facts, data_uri, quiet, turning
 from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack import check_prompt
@@ -120,6 +120,7 @@ def library_tab(worker: Worker, tab: gr.Tab, tabs: gr.Tabs, uid: gr.Textbox, mor
         gr.Info("The next object that you create starts from this asset, which stands under More.")
         return name, gr.Accordion(open=True), gr.Tabs(selected="create")
 
-    gr.on([tab.select, words.submit, licence.input], search, [words, licence], [cards, trouble], **FOLLOWS, **PRIVATE)
+    wanted = [tab.select, words.submit, licence.input]
+    gr.on(wanted, search, [words, licence], [cards, trouble], **AGAIN, **FOLLOWS, **PRIVATE)
     cards.click(look, None, [opened, one, start, trouble], **FOLLOWS, **PRIVATE)
     start.click(adopt, opened, [uid, more, tabs], **QUICK)

@@ -8,7 +8,7 @@ import torch
 from redream import pipeline, results
 from redream.events import Progress
 from redream.jobs import Waiting, Worker
-from redream.screen.errors import FOLLOWS, PRIVATE, QUICK, saying
+from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import bar, picture, quiet, waiting
 from redream.screen.wishes import preset_of
 from redream.settings import PROMPT_LIMIT
@@ -60,5 +60,6 @@ def prior_tab(worker: Worker) -> None:
         for line, found in sights(worker, prompt or ""):
             yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
 
-    gr.on([button.click, prompt.submit], look, [prompt, turn], [state, trouble, seen, shown], **FOLLOWS, **PRIVATE)
-    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **QUICK)
+    wanted = [button.click, prompt.submit]
+    gr.on(wanted, look, [prompt, turn], [state, trouble, seen, shown], **AGAIN, **FOLLOWS, **PRIVATE)
+    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **AGAIN, **QUICK)

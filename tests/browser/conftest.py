@@ -1,5 +1,8 @@
 """Fixtures for what talks to the running app."""
 
+import json
+import urllib.request
+
 import pytest
 from served import QUIET, serving, shoot, sync_api, visitor
 
@@ -18,6 +21,21 @@ def browser(chromium):
         opened = playwright.chromium.launch(executable_path=chromium, args=list(QUIET))
         yield opened
         opened.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on(app):
+    """What a test has left is stopped: it would keep the next ones waiting, so that all of them failed after one."""
+    yield
+    address, folder = app
+    for run in folder.glob("run-*"):
+        if not (run / "record.json").is_file():
+            asked = urllib.request.Request(
+                f"{address}/gradio_api/call/stop",
+                json.dumps({"data": [run.name]}).encode(),
+                {"Content-Type": "application/json"},
+            )
+            urllib.request.urlopen(asked).close()
 
 
 @pytest.fixture

@@ -135,6 +135,16 @@ def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(b
         sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know")
 
 
+def test_what_is_asked_for_before_the_last_wish_is_answered_is_answered_too(page):
+    held = []
+    page.route("**/queue/join*", lambda r: held.append(r) if "ironman" in r.request.post_data else r.continue_())
+    ask(page, "ironman")
+    until(page, lambda: held)
+    ask(page, "   ")
+    held[0].continue_()
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("The prompt is empty", timeout=WAIT)
+
+
 def test_markup_in_a_prompt_stays_text(page):
     ask(page, "<img src=x onerror=alert(1)>")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
