@@ -59,10 +59,8 @@ def evaluated(models, tmp_path_factory):
 EXPECTED = {
     "away": {"a purple cat: CLIP a", "a purple cat: IoU with the asset", "a purple cat: CLIP a of the asset"},
     "assets": set(),
-    "particles": {
-        "from assets, 2 particles: distance by view",
-        "from nothing, 2 particles against 2 seeds: CLIP a, change in %",
-    },
+    "particles": {"from assets, 2 particles: distance by view"},
+    "particles-no-init": {"from nothing, 2 particles against 2 seeds: CLIP a, change in %"},
     "progress": {"a red owl, vsd, iteration 4: CLIP a", "a red owl, redream-no-init, iteration 1: CLIP a"},
     "views": {"before: back by CLIP a", "after, prefixes frozen: all views by CLIP b"},
     "overfit": {"loss on renders of the asset: after", "a blue cat, before: likeness"},
@@ -141,7 +139,7 @@ def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, m
         return [Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
 
     monkeypatch.setattr(in_3d, "generate", generate)
-    figures = in_3d.particles(own).figures
+    figures = in_3d.particles(own).figures | in_3d.particles(own, initialise=False).figures
     assert asked == [(start, count) for start in (True, False) for count in (1, 1, 1, 1, 2, 4)]
     assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key)  # all objects look alike
     expected = {"from assets, 4 seeds: CLIP a": 0.5, "from nothing, 4 particles: CLIP b": 0.9}

@@ -5,6 +5,7 @@
 away       ReDream fig. 7: one asset, prompts that move away from it
 assets     ReDream fig. 8: one prompt, each time another asset
 particles  ReDream E.7, PD D.3: particles of one run against as many runs of one particle
+particles-no-init  the same, all of them starting from nothing
 progress   ReDream fig. 10: renders while it forms, for three methods
 views      ReDream fig. 4 and 14: 2D samples from back to front, before and after adaptation
 overfit    ReDream fig. 15: 2D samples of changing prompts, before and after adaptation to one asset
@@ -14,9 +15,9 @@ views3d    PD table 4: views of an evaluation's objects against samples of the p
 blind      twenty objects of each method of an evaluation, mixed, to be named without their prompts (--runs DIR)
 
 DIR/NAME.png is the picture, DIR/NAME.json has the figures, which are printed too. Whole runs, those of away, assets and
-particles, are kept in DIR/runs and used again by the next call. The preset is the stack's; the miniature's is
-mini-fast. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so
-that none of it is a result to report; where the papers want what no asset shows, such as a purple owl, a held-out pair
+of both particles, are kept in DIR/runs and used again by the next call. The preset is the stack's; the miniature's is
+mini-fast. The usual prompts are those of examples/prompts_mini.txt that settings are chosen with, so that none of it is
+a result to report; where the papers want what no asset shows, such as a purple owl, a held-out pair
 of them stands: a yellow owl. "CLIP-feature distance" is the Fréchet distance between image embeddings of the stack's
 first scoring CLIP: it stands where the papers have an FID and is never compared with one.
 """
@@ -28,6 +29,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from examples.experiments import in_2d, in_3d
@@ -60,6 +62,7 @@ EXPERIMENTS = {
         in_3d.assets, HELD_OUT[:1], ("a red owl", "a green owl", "a white owl", "a red cat", "a red robot")
     ),
     "particles": Experiment(in_3d.particles, HELD_OUT),
+    "particles-no-init": Experiment(partial(in_3d.particles, initialise=False), HELD_OUT[:1]),
     "progress": Experiment(in_3d.progress, HELD_OUT[:1]),
     "views": Experiment(in_2d.views, HELD_OUT),
     "overfit": Experiment(in_2d.overfit, FURTHER, ("an orange owl", "a green owl", "a red robot")),

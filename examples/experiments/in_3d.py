@@ -60,16 +60,16 @@ PARTICLES = (2, 4)  # in one run
 CLIPS = ("CLIP a", "CLIP b")
 
 
-def particles(lab: Lab) -> Outcome:
+def particles(lab: Lab, initialise: bool = True) -> Outcome:
     """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)
 
     As they are usually made, the particles of a run start from its assets in turn, the best first, and a single one from
-    that. Without a start only the score they share tells a run's particles from as many runs. The prior is
-    adapted to the same assets in all of them.
+    that. Without a start (`initialise` off) only the score they share tells a run's particles from as many runs. The prior
+    is adapted to the same assets in all of them.
     """
     rows, found = [], {}
-    for prompt, initialise in itertools.product(lab.prompts, (True, False)):
-        start = "from assets" if initialise else "from nothing"
+    start = "from assets" if initialise else "from nothing"
+    for prompt in lab.prompts:
         seeds = [lab.settings.seed + i for i in range(max(PARTICLES))]
         single = [generate(lab, prompt, seed=seed, initialise=initialise)[0] for seed in seeds]
         groups = {f"{start}, {n} seeds": single[:n] for n in PARTICLES}
