@@ -9,8 +9,8 @@ The digest is that of the prompt, the settings, the models' files and `METHODS_V
 digest is used again, an interrupted one goes on, one whose files are damaged is made anew, anything else gets a folder
 of its own. A sweep that was killed and called again ends with the very same table.json, if it has as many threads: they
 decide in which order sums are taken. Several programs may be called with the same folder: each takes what no other works
-on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned to its front, and "truth", the object that was asked for, where
-the stack has it.
+on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned
+to its front, and "truth", the object that was asked for, where the stack has it.
 """
 
 import hashlib

@@ -1,6 +1,5 @@
 """The papers' experiments with objects."""
 
-import itertools
 from dataclasses import replace
 
 import torch

@@ -67,6 +67,8 @@ class Adaptation:
         self.prior, self.settings, self.generator = prior, settings, generator
         self.steps_done = 0
         self.captions = [r.caption for r in references]
+        with torch.no_grad():
+            self._nothing = prior.embed([""])  # (1, l, d): ∅
         self.views = [store_views(r.asset, settings, prior.size, generator) for r in references]
         self.latents = self._encoded()  # (n, c, hl, wl), one background each
         self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
@@ -134,8 +136,7 @@ class Adaptation:
         empty = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation_empty).tolist()
         prefix = torch.stack([self.prefixes[self.view_of[row]] for row in rows])  # (b, n, d)
         words = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
-        nothing = self.prior.embed([""]).expand_as(words)
-        return torch.where(torch.tensor(empty, device=words.device)[:, None, None], nothing, words)
+        return torch.where(torch.tensor(empty, device=words.device)[:, None, None], self._nothing, words)
 
     def _rates(self) -> tuple[float, float]:
         """Learning rates at the start, of ω and of e_ψ."""

@@ -47,6 +47,9 @@ class Prior:
     def __init__(self, pipeline: StableDiffusionPipeline):
         self.unet, self.vae = pipeline.unet, pipeline.vae
         self.text_encoder, self.tokenizer = pipeline.text_encoder, pipeline.tokenizer
+        # Asked for once: diffusers looks through all of the U-Net's modules, a tenth of a forward pass for each of the two.
+        self.device: torch.device = self.unet.device
+        self._dtype: torch.dtype = self.unet.dtype
         self.scheduler_config = dict(pipeline.scheduler.config)
         self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
         if self.prediction_type not in ("epsilon", "v_prediction"):
@@ -57,6 +60,7 @@ class Prior:
         self.latent_size: int = self.unet.config.sample_size
         self.size: int = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels
         self._layers: dict[str, list[BaseTunerLayer]] = {}  # of each adapter
+        self._parameters: dict[str, list[nn.Parameter]] = {}  # likewise
         self._active: tuple[str | None, float] = None, 1.0  # the adapter in use and its scale
 
     @staticmethod
@@ -80,10 +84,6 @@ class Prior:
             ) from error
         pipeline.vae.to(torch.float32)  # the encoder is differentiated; half precision overflows there
         return Prior(pipeline.to(device))
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
 
     @property
     def timesteps(self) -> int:
@@ -181,8 +181,7 @@ class Prior:
         if camera is not None:
             hook = self.unet.time_embedding.register_forward_hook(lambda m, i, out: out + camera.to(out.dtype))
         try:
-            dtype = self.unet.dtype
-            out = self.unet(noised.to(dtype), t.to(self.device), embedding.to(dtype)).sample.float()
+            out = self.unet(noised.to(self._dtype), t.to(self.device), embedding.to(self._dtype)).sample.float()
         finally:
             if hook is not None:
                 hook.remove()
@@ -216,16 +215,16 @@ class Prior:
         self._layers = {n: [m for m in layers if n in m.lora_A] for n in (*self._layers, name)}
         self.unet.requires_grad_(False)
         self._switch(None)
-        parameters = [p for n, p in self.unet.named_parameters() if f".{name}." in n]
-        for parameter in parameters:
+        self._parameters[name] = [p for n, p in self.unet.named_parameters() if f".{name}." in n]
+        for parameter in self._parameters[name]:
             parameter.data = parameter.data.float()
-        return parameters
+        return self._parameters[name]
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter, if there is one of this name."""
         if name in self._layers:
             self.unet.delete_adapters(name)
-            del self._layers[name]
+            del self._layers[name], self._parameters[name]
 
     @contextmanager
     def using(self, adapter: str | None, train: bool = False, scale: float = 1.0) -> Iterator[None]:
@@ -238,7 +237,7 @@ class Prior:
             raise PriorError(f"The prior has no adapter named {adapter!r}.")
         before = self._active
         self._switch(adapter, scale)
-        trained = [p for n, p in self.unet.named_parameters() if f".{adapter}." in n] if train else []
+        trained = self._parameters[adapter] if train and adapter is not None else []
         try:
             for parameter in trained:
                 parameter.requires_grad_(True)

@@ -116,9 +116,9 @@ def test_particles_take_turns_and_start_from_different_assets(tiny_stack, refere
 
 def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, references):
     settings = TINY.with_(
-        iterations=150, warmup=1.0, asset_colour_until=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005
+        iterations=40, warmup=1.0, asset_colour_until=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005
     )
-    settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
+    settings = settings.with_(asset_steps=6, learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
     settings = settings.with_(render_size=((0.0, 24),))
     settings = settings.with_(features=4, max_resolution=32, hidden=32, occupancy_resolution=16, samples_per_ray=24)
     distillation = start(tiny_stack, settings, references[:1])
