@@ -18,7 +18,6 @@ from tqdm import tqdm
 from assets_index import world
 from assets_index.recipes import autoencoder, clips, perceptual, prior
 from assets_index.recipes.renders import SIZE, Renders, degrade, render_things
-from redream.evaluation import read_prompts
 from redream.files import replacing
 from redream.hub import sha256
 from redream.retrieval.build import AssetRow, build, ring_pictures
@@ -26,6 +25,7 @@ from redream.retrieval.clip import Clip
 from redream.scene import assets, intake, mesh
 from redream.scene.cameras import Camera
 from redream.stack import Vocabulary, check_prompt
+from redream.trials import read_prompts
 
 HERE = Path(__file__).parent
 MINI = HERE / "mini"

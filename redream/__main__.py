@@ -118,7 +118,7 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from redream import evaluation
+    from redream import evaluation, trials
 
     if options.helper:
         threading.Thread(target=sharing.end_with_input, daemon=True).start()
@@ -129,8 +129,8 @@ def evaluate(options: argparse.Namespace) -> None:
     preset, common = PRESETS[options.preset or models.stack.preset], asked.pop("", {})
     settings = {method: own.with_(**common) for method, own in preset.items()}
     file = options.prompts or PROMPTS / ("prompts_mini.txt" if models.stack.vocabulary else "prompts.txt")
-    prompts = evaluation.read_prompts(file, options.part, options.limit)
-    methods, missing = options.methods or list(evaluation.METHODS), 0
+    prompts = trials.read_prompts(file, options.part, options.limit)
+    methods, missing = options.methods or list(trials.METHODS), 0
     sweep = evaluation.evaluate(
         options.out, prompts, methods, options.seeds, models=models, settings=settings, tuned=asked
     )
@@ -252,7 +252,7 @@ def _listed(kind: type) -> Callable[[str], list]:
 def _setting(text: str) -> tuple[str, str, object]:
     """NAME=VALUE or METHOD.NAME=VALUE as (METHOD or "", a field of `Settings`, VALUE in JSON or plain); none of those
     that methods or seeds differ by."""
-    from redream.evaluation import METHODS, VARIED
+    from redream.trials import METHODS, VARIED
 
     name, _, value = text.partition("=")
     method, _, name = name.rpartition(".")

@@ -5,18 +5,14 @@
     OUT/gallery.html                           everything to look at
     OUT/runs/.claims                           which program works on what
 
-The digest is that of the prompt, the settings, the models' files and `METHODS_VERSION`: a finished run with the same
-digest is used again, an interrupted one goes on, one whose files are damaged is made anew, anything else gets a folder
-of its own. A sweep that was killed and called again ends with the very same table.json, if it has as many threads: they
+A finished run of an equal trial (see `redream.trials`) is used again, an interrupted one goes on, one whose files are
+damaged is made anew. A sweep that was killed and called again ends with the very same table.json, if it has as many threads: they
 decide in which order sums are taken. Several programs may be called with the same folder: each takes what no other works
 on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned
 to its front, and "truth", the object that was asked for, where the stack has it.
 """
 
-import hashlib
-import json
 import math
-import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from redream import events, gallery, hub, machine, pipeline, tables
+from redream import events, gallery, machine, pipeline, tables
 from redream.distillation.loop import CheckpointError
 from redream.files import read_json, write_json, write_text
 from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
@@ -35,63 +31,13 @@ from redream.models import Models
 from redream.runs import Run, RunError
 from redream.settings import PRESETS, Preset, Settings
 from redream.sharing import Claims
-from redream.stack import PERCEPTUALS, Checked, Stack, check_prompt
+from redream.stack import PERCEPTUALS, Checked, check_prompt
 from redream.tables import TRUTH, Outcome
+from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, digest, fingerprint, own_settings, plan
 
-METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
-
-METHODS: dict[str, dict | None] = {  # name → what it changes in its method's settings; None: no run at all
-    "redream": {},
-    "vsd": {"method": "vsd"},
-    "sds": {"method": "sds"},
-    "sds-100": {"method": "sds", "guidance_sds": 100.0},  # DreamFusion's own
-    "redream-no-init": {"initialise": False},
-    "redream-no-adapt": {"adapt": False},
-    "redream-no-prefix": {"prefix_learned": False},
-    "redream-no-delta": {"delta_every": 0},
-    "retrieval": None,
-}
-# What methods and seeds differ by; SDS's guidance may be set for all: only sds-100 has its own.
-VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
 CLAIMS = "runs/.claims"  # in an evaluation's folder: who makes which run
 PAUSE_S = 1.0  # between two looks at what other programs do
-PARTS = ("dev", "judge")  # to choose settings with, and to report on
-
-# The settings that matter to an object that is shown as it is.
-SHOWN_BY = ("score_elevation_deg", "score_fovy_deg", "score_distance", "turntable_rays", "turntable_size", "candidates")
 IN_GALLERY = ("clip_a", "view_agreement_a", "front_behind_a", "a_lpips_a", "silhouette_iou")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A line of a list of prompts."""
-
-    text: str
-    part: str | None = None  # one of `PARTS`
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One row to be: a prompt made by a method, with a seed."""
-
-    prompt: Prompt
-    method: str
-    seed: int | None  # None: nothing in it is random
-    settings: Settings
-    folder: Path
-
-    @property
-    def number(self) -> int:
-        """Its digest, as the number that programs claim it by."""
-        return int(self.folder.name.rpartition("-")[2], 16)
-
-    @property
-    def is_scored(self) -> bool:
-        return (read_json(self.folder / "evaluation.json") or {}).get("version") == SCORES_VERSION
-
-    def outcome(self, **found) -> Outcome:
-        """What came of it: kind, scores, costs, failure."""
-        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.part, **found)
 
 
 @dataclass(frozen=True)
@@ -104,66 +50,6 @@ class Told:
     seconds_left: float | None  # for one program; None: no run was made yet to judge by
     ended: bool = False
     failure: str | None = None
-
-
-def read_prompts(path: Path, part: str | None = None, limit: int | None = None) -> list[Prompt]:
-    """The prompts of a list, one per line: PROMPT, or PART<TAB>PROMPT; lines that begin with # are comments.
-
-    With `part` only those of that part, with `limit` the first so many of them. Raises `EvaluationError`.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(
-            f"The prompts {path.name} cannot be read; give a text file, a prompt per line."
-        ) from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        mark, tab, text = line.partition("\t")
-        if tab and mark not in PARTS:
-            raise EvaluationError(f"Line {number} of {path.name} must begin with dev or judge before its tab.")
-        prompts.append(Prompt(text.strip(), mark) if tab else Prompt(line.strip()))
-    if len({p.text for p in prompts}) < len(prompts):
-        raise EvaluationError(f"A prompt stands twice in {path.name}; leave each of them once.")
-    prompts = [p for p in prompts if part in (None, p.part)]
-    if not prompts:
-        raise EvaluationError(f"There are no {part + ' ' if part else ''}prompts in {path.name}.")
-    if limit is not None and limit < 1:
-        raise EvaluationError(f"A limit of {limit} leaves no prompt; give 1 or more.")
-    return prompts[:limit]
-
-
-def fingerprint(stack: Stack) -> str:
-    """A digest of all models, of the library and of the vocabulary: runs of other ones are other runs.
-
-    A download counts by its commit, anything else by all of its files. Raises `hub.HubError`."""
-    resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
-    found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
-    found |= {name: entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
-    return _digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)})
-
-
-def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: str) -> Trial:
-    """What a method makes of a prompt with its own settings and the models' fingerprint `weights`, and where.
-
-    Without a seed it is an object shown as it is.
-    """
-    if seed is None:
-        own = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
-    else:
-        own = settings.with_(seed=seed)
-    asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights, "methods": METHODS_VERSION}
-    words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
-    name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", _digest(asked))))
-    return Trial(prompt, method, seed, own, out / "runs" / method / name)
-
-
-def own_settings(name: str, preset: Preset) -> Settings:
-    """What a preset is for a name of `METHODS`; for what is no run, ReDream's."""
-    changes = METHODS.get(name) or {}
-    return preset[changes.get("method", "redream")].with_(**changes)
 
 
 def evaluate(
@@ -320,16 +206,16 @@ def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
     truth, hashes = true_objects(models.stack, checked)
     if trial.method == TRUTH and not truth:
         return trial.outcome()
-    digest = _digest(hashes) if hashes else ""
+    compared_with = digest(hashes) if hashes else ""
     missing = [name for name in PERCEPTUALS if models.perceptual(name) is None]
     trial.folder.mkdir(parents=True, exist_ok=True)
     kept = read_json(trial.folder / "evaluation.json") or {}
-    if (kept.get("version"), kept.get("truth"), kept.get("missing", [])) != (SCORES_VERSION, digest, missing):
+    if (kept.get("version"), kept.get("truth"), kept.get("missing", [])) != (SCORES_VERSION, compared_with, missing):
         for name in ("evaluation.json", "sprite.jpg"):  # what cannot be scored now is no longer scored
             (trial.folder / name).unlink(missing_ok=True)
         judge = Judge(models, trial.settings, checked, truth)
         score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
-        kept = {"version": SCORES_VERSION, "truth": digest, "missing": missing}
+        kept = {"version": SCORES_VERSION, "truth": compared_with, "missing": missing}
         kept |= {"scores": rounded(score_it(trial.folder))}
         write_json(trial.folder / "evaluation.json", kept)
     likeness = kept["scores"].get("clip_a")
@@ -358,13 +244,3 @@ def _gallery(outcomes: Sequence[Outcome], stack: str) -> str:
         most = max(row.assets, found, key=len)
         rows[o.prompt] = replace(row, cells={**row.cells, o.method: cell}, assets=most)
     return gallery.page(f"Redream, evaluated on {stack}", list(rows.values()))
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files}
-
-
-def _digest(values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

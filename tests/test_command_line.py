@@ -16,11 +16,11 @@ from tiny_stack import TINY
 
 from redream import events, pipeline, sharing
 from redream.__main__ import main
-from redream.evaluation import VARIED
 from redream.events import Started
 from redream.files import read_json
 from redream.runs import Run
 from redream.settings import PRESETS, by_method
+from redream.trials import VARIED
 
 COMMAND = [sys.executable, "-m", "redream"]
 

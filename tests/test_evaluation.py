@@ -1,6 +1,5 @@
 """Many runs become tables: nothing is run twice, nothing is lost, and the numbers mean what they say."""
 
-import csv
 import dataclasses
 import html.parser
 import json
@@ -18,14 +17,14 @@ import torch
 from PIL import Image
 from tiny_stack import TINY
 
-from redream import evaluation, gallery, pipeline
-from redream.evaluation import Prompt
+from redream import evaluation, gallery, pipeline, trials
 from redream.judging import SCORES, EvaluationError, Judge, objects_of
 from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.runs import Run
 from redream.settings import by_method
-from redream.stack import STACKS, Stack, Vocabulary, check_prompt
+from redream.stack import STACKS, check_prompt
+from redream.trials import Prompt
 
 EXAMPLES = STACKS.parent / "examples"
 SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
@@ -161,8 +160,8 @@ def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "table.json").unlink()
-    weights = evaluation.fingerprint(models.stack)
-    trial = evaluation.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], weights)
+    weights = trials.fingerprint(models.stack)
+    trial = trials.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], weights)
     code = f"""
 import sys
 from pathlib import Path
@@ -255,18 +254,6 @@ def test_scores_of_another_version_are_made_again_without_a_new_run(whole, model
     assert begun == [] and (tmp_path / "out/table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
-def test_the_fingerprint_is_of_all_files_and_of_the_vocabulary(models, tiny_stack, tmp_path):
-    shutil.copytree(tiny_stack, tmp_path / "copy")
-    copy = Stack.load(tmp_path / "copy", environ={})
-    before = evaluation.fingerprint(copy)
-    assert before == evaluation.fingerprint(models.stack) == evaluation.fingerprint(Stack.load(tiny_stack, environ={}))
-    (tmp_path / "copy/prior/more.bin").write_bytes(b"weights")
-    second = evaluation.fingerprint(copy)
-    file = tmp_path / "copy/vocabulary.json"
-    file.write_text(file.read_text().replace('"photo",', ""))
-    assert len({before, second, evaluation.fingerprint(Stack.load(tmp_path / "copy", environ={}))}) == 3
-
-
 def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole, models, begun, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
@@ -311,11 +298,11 @@ def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
         tmp_path,
         models,
         settings=by_method(changed, sds={"guidance_sds": 30.0}),
-        methods=list(evaluation.METHODS),
+        methods=list(trials.METHODS),
         prompts=PROMPTS[:1],
         seeds=[7],
     )
-    assert set(asked) == set(evaluation.METHODS) - {"retrieval"}
+    assert set(asked) == set(trials.METHODS) - {"retrieval"}
     assert asked["redream"] == changed.with_(seed=7)
     assert all(settings.guidance == 5.0 for settings in asked.values())
     assert asked["sds"].guidance_scale == 30.0 and asked["sds-100"].guidance_scale == 100.0
@@ -379,56 +366,12 @@ def test_the_table_says_which_way_is_better_and_what_a_run_cost(whole):
         and "coverage (neither is better)" in text
     )
     table = json.loads((whole / "table.json").read_text())
-    assert table["changes"] == {method: evaluation.METHODS[method] or {} for method in METHODS}
-    assert table["methods_version"] == evaluation.METHODS_VERSION and table["parts"] == {"dev": 1, "judge": 1}
+    assert table["changes"] == {method: trials.METHODS[method] or {} for method in METHODS}
+    assert table["methods_version"] == trials.METHODS_VERSION and table["parts"] == {"dev": 1, "judge": 1}
     assert text.startswith("> **Warning:**") and "lower bound" in text and "Planned" in text
     costs = text[text.index("## Costs") : text.index("## Missing")]
     assert "| redream |" in costs and "| retrieval |" in costs and "| truth |" not in costs
     assert "seconds" not in (whole / "table.json").read_text() and str(whole) not in (whole / "table.json").read_text()
-
-
-# ---------------------------------------------------------------- prompts
-
-
-def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
-    file = tmp_path / "list.txt"
-    file.write_text("# a comment\ndev\tan owl\n\njudge\ta cat\na dog, sitting\n")
-    assert evaluation.read_prompts(file) == [
-        Prompt("an owl", "dev"),
-        Prompt("a cat", "judge"),
-        Prompt("a dog, sitting"),
-    ]
-    assert evaluation.read_prompts(file, "judge") == [Prompt("a cat", "judge")]
-    for text, sentence in [("x\tan owl", "Line 1"), ("an owl\nan owl", "twice"), ("# nothing", "no prompts")]:
-        file.write_text(text)
-        with pytest.raises(EvaluationError, match=sentence):
-            evaluation.read_prompts(file)
-    with pytest.raises(EvaluationError, match="cannot be read"):
-        evaluation.read_prompts(tmp_path / "none.txt")
-    file.write_text("an owl\na cat")
-    assert evaluation.read_prompts(file, limit=1) == [Prompt("an owl")]
-    with pytest.raises(EvaluationError, match="leaves no prompt"):
-        evaluation.read_prompts(file, limit=-1)
-
-
-def test_the_prompts_of_the_miniature_are_fair():
-    """25 to choose with, 25 and 25 more to report on; no pair in two of them; at least 10 held-out pairs and 13 kinds
-    with a front in each; and three true objects of each pair, which no model has seen."""
-    words = Vocabulary.load(STACKS / "mini/vocabulary.json")
-    with (STACKS / "mini/heldout.csv").open() as file:
-        held_out = {(row["kind"], row["colour"]) for row in csv.DictReader(file)}
-    with (STACKS / "mini/truth/truth.csv").open() as file:
-        truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
-    pairs = []
-    for name, part in (("prompts_mini", "dev"), ("prompts_mini", "judge"), ("prompts_mini_more", "judge")):
-        checked = [check_prompt(p.text, words) for p in evaluation.read_prompts(EXAMPLES / f"{name}.txt", part)]
-        pairs.append({(c.kind, c.colour) for c in checked})
-        assert len(checked) == 25 and len(pairs[-1] & held_out) >= 10
-        assert len({c.kind for c in checked} - set(words.symmetric)) >= 13
-        assert all(truth[pair] == 3 for pair in pairs[-1])
-    assert len(set.union(*pairs)) == 75 and ("owl", "purple") in pairs[1]
-    assert set(truth) == set.union(*pairs)
-    assert len(evaluation.read_prompts(EXAMPLES / "prompts.txt")) == 50
 
 
 # ---------------------------------------------------------------- the gallery

@@ -16,7 +16,7 @@ from examples.experiments.in_2d import distil
 from examples.experiments.lab import ExperimentError, Lab, Row
 from examples.experiments.objects import Made, Seen, from_library, generate
 from examples.experiments.sheet import GAP, sheet
-from redream import evaluation
+from redream import evaluation, trials
 from redream.runs import Run
 from redream.settings import by_method
 from redream.stack import STACKS
@@ -45,7 +45,7 @@ def evaluated(models, tmp_path_factory):
     """An evaluation of two methods that share one finished prompt of two, and a run of other settings."""
     out, prompts = (
         tmp_path_factory.mktemp("evaluated"),
-        [evaluation.Prompt("a blue cat"), evaluation.Prompt("a red owl")],
+        [trials.Prompt("a blue cat"), trials.Prompt("a red owl")],
     )
     list(evaluation.evaluate(out, prompts[:1], ["vsd"], models=models, settings=by_method(TINY.with_(iterations=1))))
     list(evaluation.evaluate(out, prompts, ["vsd", "sds"], models=models, settings=by_method(TINY)))
@@ -122,7 +122,7 @@ def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_promp
 
 
 def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
-    monkeypatch.setattr(evaluation, "fingerprint", lambda stack: "other weights")
+    monkeypatch.setattr(trials, "fingerprint", lambda stack: "other weights")
     with pytest.raises(ExperimentError, match="no finished runs"):
         in_3d.views3d(lab("views3d", runs=evaluated))
 
@@ -150,7 +150,7 @@ def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, m
 
 
 def test_the_usual_prompts_are_those_that_settings_are_chosen_with():
-    dev = {p.text for p in evaluation.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "dev")}
+    dev = {p.text for p in trials.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "dev")}
     assert {prompt for experiment in EXPERIMENTS.values() for prompt in experiment.prompts} <= dev
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from redream import tables
-from redream.evaluation import METHODS
 from redream.judging import EvaluationError
 from redream.tables import Outcome
+from redream.trials import METHODS
 
 
 def test_the_interval_of_coin_flips_is_the_binomials():

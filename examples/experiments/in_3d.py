@@ -17,7 +17,7 @@ from examples.experiments.objects import (
     ten_views,
 )
 from examples.experiments.samples import prior_samples
-from redream import evaluation
+from redream import trials
 from redream.distillation.loop import Distillation
 from redream.judging import Still, objects_of, true_objects
 from redream.metrics import clip_score, silhouette_iou
@@ -111,7 +111,7 @@ def progress(lab: Lab) -> Outcome:
         rows.append(Row(prompt))
         for method in ("redream", "redream-no-init", "vsd"):
             say(f"{prompt}, {method}")
-            settings = evaluation.own_settings(method, lab.preset)
+            settings = trials.own_settings(method, lab.preset)
             known = found_for(lab, prompt) if settings.uses_assets else []
             distillation, pictures = Distillation(lab.prior, settings, text, known), {}
             for step in distillation.steps():

@@ -9,7 +9,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from redream import evaluation
+from redream import trials
 from redream.distillation.prior import Prior
 from redream.metrics import clip_score
 from redream.models import Models
@@ -41,7 +41,7 @@ class Lab:
     @cached_property
     def weights(self) -> str:
         """The fingerprint of all models."""
-        return evaluation.fingerprint(self.models.stack)
+        return trials.fingerprint(self.models.stack)
 
     @property
     def settings(self) -> Settings:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from examples.experiments.lab import SIDE, ExperimentError, Figures, Lab, say
-from redream import evaluation, pipeline, references
+from redream import pipeline, references, trials
 from redream.distillation.adaptation import Reference, sample_background
 from redream.files import read_json
 from redream.judging import Still, objects_of
@@ -64,7 +64,7 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> li
     given = [(asset.path, asset.caption)] if asset else []
     asked = [prompt, asdict(settings), [caption for _, caption in given], lab.weights]
     digest = hashlib.sha256(
-        json.dumps([*asked, [path.name for path, _ in given], evaluation.METHODS_VERSION, SCORES_VERSION]).encode()
+        json.dumps([*asked, [path.name for path, _ in given], trials.METHODS_VERSION, SCORES_VERSION]).encode()
     ).hexdigest()[:12]
     folder = lab.out / "runs" / f"{re.sub('[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}-{digest}"
     say(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
@@ -116,10 +116,10 @@ def finished_runs(lab: Lab, table: dict, seed: int) -> dict[str, dict[str, Run]]
     """The finished runs of an evaluation's table with a seed: method → prompt → run."""
     runs = {}
     for (method, changes), entry in itertools.product(table["changes"].items(), table["prompts"]):
-        if evaluation.METHODS.get(method) is not None:
+        if trials.METHODS.get(method) is not None:
             settings = Settings.from_json(json.dumps(table["settings"] | changes))
-            prompt = evaluation.Prompt(entry["prompt"], entry["part"])
-            trial = evaluation.plan(lab.runs, prompt, method, seed, settings, lab.weights)
+            prompt = trials.Prompt(entry["prompt"], entry["part"])
+            trial = trials.plan(lab.runs, prompt, method, seed, settings, lab.weights)
             own = runs.setdefault(method, {})
             if trial.folder.is_dir() and (run := Run.open(trial.folder)).finished:
                 own[prompt.text] = run

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 
 from redream import gallery
-from redream.evaluation import METHODS
 from redream.events import Failed, Finished, Progress
 from redream.files import read_json
 from redream.jobs import Worker, after
@@ -16,6 +15,7 @@ from redream.runs import Run
 from redream.screen.markup import data_uri, quiet, turning, waiting
 from redream.screen.wishes import Wish, still_here
 from redream.settings import Preset, Settings
+from redream.trials import METHODS
 
 VARIANTS = {  # of `METHODS`: in words
     "redream": "ReDream",

@@ -1,0 +1,142 @@
+"""Prompts, methods and seeds → trials: what an evaluation makes, with which settings, and in which folder.
+
+The folder is OUT/runs/METHOD/PROMPT-SEED-DIGEST. The digest is that of the prompt, the settings, the models' files and
+`METHODS_VERSION`, so that equal trials share a folder, and anything else gets one of its own.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from redream import hub
+from redream.files import read_json
+from redream.judging import EvaluationError
+from redream.metrics import SCORES_VERSION
+from redream.settings import Preset, Settings
+from redream.stack import Stack
+from redream.tables import Outcome
+
+METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
+
+METHODS: dict[str, dict | None] = {  # name → what it changes in its method's settings; None: no run at all
+    "redream": {},
+    "vsd": {"method": "vsd"},
+    "sds": {"method": "sds"},
+    "sds-100": {"method": "sds", "guidance_sds": 100.0},  # DreamFusion's own
+    "redream-no-init": {"initialise": False},
+    "redream-no-adapt": {"adapt": False},
+    "redream-no-prefix": {"prefix_learned": False},
+    "redream-no-delta": {"delta_every": 0},
+    "retrieval": None,
+}
+# What methods and seeds differ by; SDS's guidance may be set for all: only sds-100 has its own.
+VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
+PARTS = ("dev", "judge")  # to choose settings with, and to report on
+
+# The settings that matter to an object that is shown as it is.
+SHOWN_BY = ("score_elevation_deg", "score_fovy_deg", "score_distance", "turntable_rays", "turntable_size", "candidates")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A line of a list of prompts."""
+
+    text: str
+    part: str | None = None  # one of `PARTS`
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row to be: a prompt made by a method, with a seed."""
+
+    prompt: Prompt
+    method: str
+    seed: int | None  # None: nothing in it is random
+    settings: Settings
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """Its digest, as the number that programs claim it by."""
+        return int(self.folder.name.rpartition("-")[2], 16)
+
+    @property
+    def is_scored(self) -> bool:
+        return (read_json(self.folder / "evaluation.json") or {}).get("version") == SCORES_VERSION
+
+    def outcome(self, **found) -> Outcome:
+        """What came of it: kind, scores, costs, failure."""
+        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.part, **found)
+
+
+def read_prompts(path: Path, part: str | None = None, limit: int | None = None) -> list[Prompt]:
+    """The prompts of a list, one per line: PROMPT, or PART<TAB>PROMPT; lines that begin with # are comments.
+
+    With `part` only those of that part, with `limit` the first so many of them. Raises `EvaluationError`.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(
+            f"The prompts {path.name} cannot be read; give a text file, a prompt per line."
+        ) from error
+    prompts = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        mark, tab, text = line.partition("\t")
+        if tab and mark not in PARTS:
+            raise EvaluationError(f"Line {number} of {path.name} must begin with dev or judge before its tab.")
+        prompts.append(Prompt(text.strip(), mark) if tab else Prompt(line.strip()))
+    if len({p.text for p in prompts}) < len(prompts):
+        raise EvaluationError(f"A prompt stands twice in {path.name}; leave each of them once.")
+    prompts = [p for p in prompts if part in (None, p.part)]
+    if not prompts:
+        raise EvaluationError(f"There are no {part + ' ' if part else ''}prompts in {path.name}.")
+    if limit is not None and limit < 1:
+        raise EvaluationError(f"A limit of {limit} leaves no prompt; give 1 or more.")
+    return prompts[:limit]
+
+
+def fingerprint(stack: Stack) -> str:
+    """A digest of all models, of the library and of the vocabulary: runs of other ones are other runs.
+
+    A download counts by its commit, anything else by all of its files. Raises `hub.HubError`."""
+    resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
+    found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
+    found |= {name: entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
+    return digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)})
+
+
+def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: str) -> Trial:
+    """What a method makes of a prompt with its own settings and the models' fingerprint `weights`, and where.
+
+    Without a seed it is an object shown as it is.
+    """
+    if seed is None:
+        own = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
+    else:
+        own = settings.with_(seed=seed)
+    asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights, "methods": METHODS_VERSION}
+    words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
+    name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", digest(asked))))
+    return Trial(prompt, method, seed, own, out / "runs" / method / name)
+
+
+def own_settings(name: str, preset: Preset) -> Settings:
+    """What a preset is for a name of `METHODS`; for what is no run, ReDream's."""
+    changes = METHODS.get(name) or {}
+    return preset[changes.get("method", "redream")].with_(**changes)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files}
+
+
+def digest(values: object) -> str:
+    """Twelve hexadecimal digits that stand for JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,66 @@
+"""What an evaluation makes: lists of prompts, and what tells one trial from another."""
+
+import csv
+import shutil
+from collections import Counter
+
+import pytest
+
+from redream.judging import EvaluationError
+from redream.stack import STACKS, Stack, Vocabulary, check_prompt
+from redream.trials import Prompt, fingerprint, read_prompts
+
+EXAMPLES = STACKS.parent / "examples"
+
+
+def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("# a comment\ndev\tan owl\n\njudge\ta cat\na dog, sitting\n")
+    assert read_prompts(file) == [
+        Prompt("an owl", "dev"),
+        Prompt("a cat", "judge"),
+        Prompt("a dog, sitting"),
+    ]
+    assert read_prompts(file, "judge") == [Prompt("a cat", "judge")]
+    for text, sentence in [("x\tan owl", "Line 1"), ("an owl\nan owl", "twice"), ("# nothing", "no prompts")]:
+        file.write_text(text)
+        with pytest.raises(EvaluationError, match=sentence):
+            read_prompts(file)
+    with pytest.raises(EvaluationError, match="cannot be read"):
+        read_prompts(tmp_path / "none.txt")
+    file.write_text("an owl\na cat")
+    assert read_prompts(file, limit=1) == [Prompt("an owl")]
+    with pytest.raises(EvaluationError, match="leaves no prompt"):
+        read_prompts(file, limit=-1)
+
+
+def test_the_prompts_of_the_miniature_are_fair():
+    """25 to choose with, 25 and 25 more to report on; no pair in two of them; at least 10 held-out pairs and 13 kinds
+    with a front in each; and three true objects of each pair, which no model has seen."""
+    words = Vocabulary.load(STACKS / "mini/vocabulary.json")
+    with (STACKS / "mini/heldout.csv").open() as file:
+        held_out = {(row["kind"], row["colour"]) for row in csv.DictReader(file)}
+    with (STACKS / "mini/truth/truth.csv").open() as file:
+        truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
+    pairs = []
+    for name, part in (("prompts_mini", "dev"), ("prompts_mini", "judge"), ("prompts_mini_more", "judge")):
+        checked = [check_prompt(p.text, words) for p in read_prompts(EXAMPLES / f"{name}.txt", part)]
+        pairs.append({(c.kind, c.colour) for c in checked})
+        assert len(checked) == 25 and len(pairs[-1] & held_out) >= 10
+        assert len({c.kind for c in checked} - set(words.symmetric)) >= 13
+        assert all(truth[pair] == 3 for pair in pairs[-1])
+    assert len(set.union(*pairs)) == 75 and ("owl", "purple") in pairs[1]
+    assert set(truth) == set.union(*pairs)
+    assert len(read_prompts(EXAMPLES / "prompts.txt")) == 50
+
+
+def test_the_fingerprint_is_of_all_files_and_of_the_vocabulary(models_with_truth, tiny_stack, tmp_path):
+    shutil.copytree(tiny_stack, tmp_path / "copy")
+    copy = Stack.load(tmp_path / "copy", environ={})
+    before = fingerprint(copy)
+    assert before == fingerprint(models_with_truth.stack) == fingerprint(Stack.load(tiny_stack, environ={}))
+    (tmp_path / "copy/prior/more.bin").write_bytes(b"weights")
+    second = fingerprint(copy)
+    file = tmp_path / "copy/vocabulary.json"
+    file.write_text(file.read_text().replace('"photo",', ""))
+    assert len({before, second, fingerprint(Stack.load(tmp_path / "copy", environ={}))}) == 3
