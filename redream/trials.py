@@ -120,8 +120,7 @@ def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Set
     else:
         own = settings.with_(seed=seed)
     asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights, "methods": METHODS_VERSION}
-    words = re.sub("[^a-z0-9]+", "-", prompt.text.lower()).strip("-")[:40]
-    name = "-".join(filter(None, (words, None if seed is None else f"seed-{seed}", digest(asked))))
+    name = "-".join(filter(None, (slug(prompt.text), None if seed is None else f"seed-{seed}", digest(asked))))
     return Trial(prompt, method, seed, own, out / "runs" / method / name)
 
 
@@ -131,12 +130,17 @@ def own_settings(name: str, preset: Preset) -> Settings:
     return preset[changes.get("method", "redream")].with_(**changes)
 
 
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files}
+def slug(prompt: str) -> str:
+    """A prompt as the beginning of a file's name."""
+    return re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
 
 
 def digest(values: object) -> str:
     """Twelve hexadecimal digits that stand for JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files}

@@ -23,10 +23,9 @@ from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.runs import Run
 from redream.settings import by_method
-from redream.stack import STACKS, check_prompt
+from redream.stack import check_prompt
 from redream.trials import Prompt
 
-EXAMPLES = STACKS.parent / "examples"
 SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
 PROMPTS = [Prompt("a purple owl", "dev"), Prompt("a red vase", "judge")]
 METHODS = ["redream", "sds", "retrieval"]

@@ -1,9 +1,7 @@
 """The objects that experiments look at: runs', an evaluation's, and assets of the library."""
 
-import hashlib
 import itertools
 import json
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -63,10 +61,8 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> li
     settings = lab.settings.with_(**changes)
     given = [(asset.path, asset.caption)] if asset else []
     asked = [prompt, asdict(settings), [caption for _, caption in given], lab.weights]
-    digest = hashlib.sha256(
-        json.dumps([*asked, [path.name for path, _ in given], trials.METHODS_VERSION, SCORES_VERSION]).encode()
-    ).hexdigest()[:12]
-    folder = lab.out / "runs" / f"{re.sub('[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}-{digest}"
+    asked += [[path.name for path, _ in given], trials.METHODS_VERSION, SCORES_VERSION]
+    folder = lab.out / "runs" / f"{trials.slug(prompt)}-{trials.digest(asked)}"
     say(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
     if (folder / "settings.json").is_file():
         told = pipeline.resume(folder, models=lab.models)

@@ -68,7 +68,7 @@ class Adaptation:
         self.steps_done = 0
         self.captions = [r.caption for r in references]
         with torch.no_grad():
-            self._nothing = prior.embed([""])  # (1, l, d): ∅
+            self._empty = prior.embed([""])  # (1, l, d): ∅
         self.views = [store_views(r.asset, settings, prior.size, generator) for r in references]
         self.latents = self._encoded()  # (n, c, hl, wl), one background each
         self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
@@ -133,10 +133,10 @@ class Adaptation:
 
     def _embedding(self, rows: list[int]) -> Tensor:
         g = self.generator
-        empty = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation_empty).tolist()
+        dropped = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation_empty).tolist()
         prefix = torch.stack([self.prefixes[self.view_of[row]] for row in rows])  # (b, n, d)
         words = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
-        return torch.where(torch.tensor(empty, device=words.device)[:, None, None], self._nothing, words)
+        return torch.where(torch.tensor(dropped, device=words.device)[:, None, None], self._empty, words)
 
     def _rates(self) -> tuple[float, float]:
         """Learning rates at the start, of ω and of e_ψ."""

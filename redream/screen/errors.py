@@ -14,7 +14,9 @@ from redream.screen.markup import problem
 FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
 PRIVATE = {"api_visibility": "private"}
 QUICK = {"queue": False, "show_progress": "hidden"} | PRIVATE
-# Asked for again before it is answered: answered once more afterwards. Otherwise Gradio drops what came in between.
+# For events that come again before they are answered: they are answered once more afterwards, where Gradio otherwise
+# drops them. Not for what takes `gr.EventData`, of which Gradio gives the second answer none, nor for what must not be
+# done twice by a double click.
 AGAIN = {"trigger_mode": "always_last"}
 
 

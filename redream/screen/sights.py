@@ -61,5 +61,5 @@ def prior_tab(worker: Worker) -> None:
             yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
 
     wanted = [button.click, prompt.submit]
-    gr.on(wanted, look, [prompt, turn], [state, trouble, seen, shown], **AGAIN, **FOLLOWS, **PRIVATE)
+    gr.on(wanted, look, [prompt, turn], [state, trouble, seen, shown], **FOLLOWS, **PRIVATE)
     turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **AGAIN, **QUICK)

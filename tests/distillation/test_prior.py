@@ -289,8 +289,10 @@ def test_the_same_seed_gives_the_same_adapter_and_leaves_torchs_own_generator(pr
 def test_a_new_adapter_of_the_same_name_starts_anew_and_a_removed_one_is_gone(prior, case):
     (base,) = predictions(prior, case, None)
     lora_step(prior, "prior", prior.add_adapter("prior", rank=2, seed=0), case)
-    prior.add_adapter("prior", rank=2, seed=0)
+    anew = prior.add_adapter("prior", rank=2, seed=0)
     assert torch.equal(predictions(prior, case, "prior")[0], base)
+    with prior.using("prior", train=True):
+        assert {id(p) for p in prior.unet.parameters() if p.requires_grad} == set(map(id, anew))
     prior.remove_adapter("prior")
     assert torch.equal(predictions(prior, case, None)[0], base)
     with pytest.raises(PriorError, match="no adapter named 'prior'"), prior.using("prior"):
