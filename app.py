@@ -285,7 +285,8 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     stop_button.click(end, current, stop_button, **QUICK)
     number.input(pick, [current, number], [trouble, video, mesh, table], **AGAIN, **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **AGAIN, **QUICK)
-    gr.on([demo.load, mine.change], choices_again, mine, earlier, **AGAIN, **QUICK)
+    demo.load(choices_again, mine, earlier, **QUICK)
+    mine.change(choices_again, mine, earlier, **QUICK)
     earlier.input(None, earlier, js="run => {location.search = '?run=' + run}")  # as its link does
     prompt.input(None, None, trouble, js="() => ''")  # it is about what was asked for before
     dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
