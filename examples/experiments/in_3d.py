@@ -66,7 +66,7 @@ def particles(lab: Lab, initialise: bool = True) -> Outcome:
     that. Without a start (`initialise` off) only the score they share tells a run's particles from as many runs. The prior
     is adapted to the same assets in all of them.
     """
-    rows, found = [], {}
+    rows, figures, found = [], {}, {}  # found: of all prompts, by name
     start = "from assets" if initialise else "from nothing"
     for prompt in lab.prompts:
         seeds = [lab.settings.seed + i for i in range(max(PARTICLES))]
@@ -78,9 +78,9 @@ def particles(lab: Lab, initialise: bool = True) -> Outcome:
         for name, group in groups.items():
             own = {key: mean(o.scores[key] for o in group) for key in CLIPS} | distances(lab.clip, group)
             found.setdefault(name, []).append(own)
+            figures |= under(f"{prompt}, {name}", own)
             rows.append(Row(labelled(f"{prompt}: {name}", own).replace("\n", ", ")))
             rows += [Row(f"{name}, {i + 1}", o.seen.images) for i, o in enumerate(group)]
-    figures = {}
     for name, owns in found.items():
         figures |= under(name, {key: mean(own[key] for own in owns) for key in owns[0]})
     for name in found:
