@@ -2,8 +2,8 @@
 
     python -m examples.differences RESULTS.parquet ... [--first redream] [--against vsd,sds,truth] [--level 0.95]
 
-The files are those of `python -m redream evaluate`; prompts of several files count together, the seeds of a prompt are
-averaged first. A line has the mean of the differences over prompts and its interval; bold: the interval excludes 0.
+The files are those of `python -m redream evaluate`; prompts of several files count together, and where a method made a
+prompt in several of them the last file counts. The seeds of a prompt are averaged first. A line has the mean of the differences over prompts and its interval; bold: the interval excludes 0.
 "held out" are prompts whose pair of kind and colour no asset of the miniature's library has.
 """
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", default="vsd,sds,truth")
     parser.add_argument("--level", type=float, default=0.95, help="of the intervals")
     asked = parser.parse_args(arguments)
-    rows = [row for file in asked.results for row in pq.read_table(file).to_pylist()]
+    rows = together([pq.read_table(file).to_pylist() for file in asked.results])
     held_out = {prompt for prompt in {row["prompt"] for row in rows} if is_held_out(prompt)}
     groups = {
         "all": rows,
@@ -51,6 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cells = [cell(values, asked.level) for values in found]
             print(f"| {other} | {name}, {len(found[0])} | {' | '.join(cells)} |")
     return 0
+
+
+def together(files: Sequence[Sequence[dict]]) -> list[dict]:
+    """The rows of several files; of a method and a prompt only those of the last file that has them."""
+    last = {(row["method"], row["prompt"]): number for number, rows in enumerate(files) for row in rows}
+    return [r for number, rows in enumerate(files) for r in rows if last[r["method"], r["prompt"]] == number]
 
 
 def is_held_out(prompt: str) -> bool:

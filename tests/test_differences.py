@@ -38,6 +38,15 @@ def test_what_the_library_holds_stands_apart_and_files_count_together(tmp_path, 
     }
 
 
+def test_of_a_method_and_a_prompt_in_several_files_the_last_one_counts_with_all_its_seeds():
+    def rows(number, *found):
+        return [{"method": method, "prompt": prompt, "file": number} for method, prompt in found]
+
+    first, second = rows(1, ("a", "x"), ("a", "x"), ("b", "x"), ("a", "y")), rows(2, ("a", "x"), ("b", "y"), ("b", "y"))
+    kept = differences.together([first, second])
+    assert kept == rows(1, ("b", "x"), ("a", "y")) + second
+
+
 def test_a_prompt_counts_only_where_both_have_the_score():
     rows = [{"method": m, "prompt": p, "clip_a": v} for m, p, v in (("a", "x", 1.0), ("b", "x", 0.5), ("a", "y", 1.0))]
     rows += [{"method": "b", "prompt": "y", "clip_a": None}]
