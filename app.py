@@ -285,7 +285,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     stop_button.click(end, current, stop_button, **QUICK)
     number.input(pick, [current, number], [trouble, video, mesh, table], **AGAIN, **FOLLOWS, **PRIVATE)
     method.input(switches_for, method, switches, **AGAIN, **QUICK)
-    demo.load(choices_again, mine, earlier, **QUICK)
+    demo.load(choices_again, mine, earlier, **QUICK)  # by itself: together they would scroll a phone to the results
     mine.change(choices_again, mine, earlier, **QUICK)
     earlier.input(None, earlier, js="run => {location.search = '?run=' + run}")  # as its link does
     prompt.input(None, None, trouble, js="() => ''")  # it is about what was asked for before

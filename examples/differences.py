@@ -3,8 +3,9 @@
     python -m examples.differences RESULTS.parquet ... [--first redream] [--against vsd,sds,truth] [--level 0.95]
 
 The files are those of `python -m redream evaluate`; prompts of several files count together, and where a method made a
-prompt in several of them the last file counts. The seeds of a prompt are averaged first. A line has the mean of the differences over prompts and its interval; bold: the interval excludes 0.
-"held out" are prompts whose pair of kind and colour no asset of the miniature's library has.
+prompt in several of them the last file counts. The seeds of a prompt are averaged first. A line has the mean of the
+differences over prompts and its interval; bold: the interval excludes 0. "held out" are prompts whose pair of kind and
+colour no asset of the miniature's library has.
 """
 
 import argparse

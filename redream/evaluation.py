@@ -6,10 +6,10 @@
     OUT/runs/.claims                           which program works on what
 
 A finished run of an equal trial (see `redream.trials`) is used again, an interrupted one goes on, one whose files are
-damaged is made anew. A sweep that was killed and called again ends with the very same table.json, if it has as many threads: they
-decide in which order sums are taken. Several programs may be called with the same folder: each takes what no other works
-on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset as it is, turned
-to its front, and "truth", the object that was asked for, where the stack has it.
+damaged is made anew. A sweep that was killed and called again ends with the very same table.json, if it has as many
+threads: they decide in which order sums are taken. Several programs may be called with the same folder: each takes what
+no other works on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset
+as it is, turned to its front, and "truth", the object that was asked for, where the stack has it.
 """
 
 import math
