@@ -5,8 +5,8 @@
     OUT/gallery.html                           everything to look at
     OUT/runs/.claims                           which program works on what
 
-A finished run of an equal trial (see `redream.trials`) is used again, an interrupted one goes on, one whose files are
-damaged is made anew. A sweep that was killed and called again ends with the very same table.json, if it has as many
+A finished run of an equal trial (see `redream.trials`) is used again (and scored again if other models judge now), an
+interrupted one goes on, one whose files are damaged is made anew. A sweep that was killed and called again ends with the very same table.json, if it has as many
 threads: they decide in which order sums are taken. Several programs may be called with the same folder: each takes what
 no other works on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset
 as it is, turned to its front, and "truth", the object that was asked for, where the stack has it.
@@ -33,7 +33,7 @@ from redream.settings import PRESETS, Preset, Settings
 from redream.sharing import Claims
 from redream.stack import PERCEPTUALS, Checked, check_prompt
 from redream.tables import TRUTH, Outcome
-from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, digest, fingerprint, own_settings, plan
+from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, digest, judges, makers, own_settings, plan
 
 CLAIMS = "runs/.claims"  # in an evaluation's folder: who makes which run
 PAUSE_S = 1.0  # between two looks at what other programs do
@@ -75,7 +75,7 @@ def evaluate(
     if not (prompts and methods and seeds):
         raise EvaluationError("Name at least one prompt, one method and one seed.")
     settings = settings or PRESETS[models.stack.preset]
-    weights = fingerprint(models.stack)
+    weights, judged_by = makers(models.stack), judges(models.stack)
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
         (out / CLAIMS).touch()
@@ -90,7 +90,8 @@ def evaluate(
     asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
     trials = [plan(out, *one, own[one[1]], weights) for one in asked]
     common = asdict(settings["redream"])
-    header = {"stack": models.stack.name, "models": weights, "settings": common, "seeds": list(seeds)}
+    header = {"stack": models.stack.name, "models": weights, "judges": judged_by}
+    header |= {"settings": common, "seeds": list(seeds)}
     header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
     header |= {"changes": {name: _changes(asdict(own[name]), common) for name in methods}}
     header |= {"same": same} if same else {}
@@ -132,7 +133,7 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
                 if METHODS.get(trial.method) is not None:
                     for share in _make(trial, models):
                         yield Told(trial, done + share, total, seconds)
-                outcome = _outcome(trial, checked, models)
+                outcome = _outcome(trial, checked, models, header["judges"])
             except ValueError as error:
                 if not pipeline.is_named(error):
                     raise
@@ -200,9 +201,9 @@ def _is_usable(trial: Trial) -> bool:
     raise EvaluationError(f"The run {run.folder.name} was changed afterwards; remove its folder.")
 
 
-def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
-    """The scores of a trial whose run, if it needs one, is finished. They are kept in its folder, with what they were
-    compared with and which nets were missing. Raises `EvaluationError` for an object that cannot be scored."""
+def _outcome(trial: Trial, checked: Checked, models: Models, judged_by: str) -> Outcome:
+    """The scores of a trial whose run, if it needs one, is finished. They are kept in its folder, with who judged it,
+    what it was compared with and which nets were missing. Raises `EvaluationError` for an object that cannot be scored."""
     truth, hashes = true_objects(models.stack, checked)
     if trial.method == TRUTH and not truth:
         return trial.outcome()
@@ -210,13 +211,13 @@ def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
     missing = [name for name in PERCEPTUALS if models.perceptual(name) is None]
     trial.folder.mkdir(parents=True, exist_ok=True)
     kept = read_json(trial.folder / "evaluation.json") or {}
-    if (kept.get("version"), kept.get("truth"), kept.get("missing", [])) != (SCORES_VERSION, compared_with, missing):
+    how = {"version": SCORES_VERSION, "judges": judged_by, "truth": compared_with, "missing": missing}
+    if {name: kept.get(name) for name in how} != how:
         for name in ("evaluation.json", "sprite.jpg"):  # what cannot be scored now is no longer scored
             (trial.folder / name).unlink(missing_ok=True)
         judge = Judge(models, trial.settings, checked, truth)
         score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
-        kept = {"version": SCORES_VERSION, "truth": compared_with, "missing": missing}
-        kept |= {"scores": rounded(score_it(trial.folder))}
+        kept = how | {"scores": rounded(score_it(trial.folder))}
         write_json(trial.folder / "evaluation.json", kept)
     likeness = kept["scores"].get("clip_a")
     if likeness is None or not math.isfinite(likeness):

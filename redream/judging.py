@@ -16,7 +16,7 @@ from torch import Tensor
 
 from redream import gallery, hub, machine, references, results
 from redream.distillation.loop import load_particles
-from redream.files import write_json
+from redream.files import read_json, write_json
 from redream.metrics import SCORES_VERSION, silhouette_iou
 from redream.models import Models
 from redream.runs import Run
@@ -25,7 +25,7 @@ from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.settings import Settings
-from redream.stack import PERCEPTUALS, Checked, Stack
+from redream.stack import JUDGES, PERCEPTUALS, Checked, Stack
 
 OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
 
@@ -132,12 +132,15 @@ class Judge:
     def run(self, folder: Path) -> dict[str, float | None]:
         """What scores.json says and what is seen of the last checkpoint; the mean over particles.
 
-        Scores of another version, and those that a net was missing for which is here now, are made again. Raises as
-        `objects_of`."""
+        Scores of another version or by other judges, and those that a net was missing for which is here now, are made
+        again. Raises as `objects_of`."""
         true, scored = self._true_outlines(), []
         nets = [name for name in PERCEPTUALS if self.models.perceptual(name) is not None]
-        for particle, known in objects_of(Run.open(folder), self.models.device):
-            whole = known.get("version") == SCORES_VERSION and all(known.get(f"a_lpips_{n}") is not None for n in nets)
+        run = Run.open(folder)
+        current = self._has_judged(run)
+        for particle, known in objects_of(run, self.models.device):
+            same = current and known.get("version") == SCORES_VERSION
+            whole = same and all(known.get(f"a_lpips_{n}") is not None for n in nets)
             own = _only_scores(known) if whole else self._alone(particle)
             scored.append(own | {"silhouette_iou": best_overlap(self.outlines(particle), true) if true else None})
         if pictures := gallery.frames(folder / "turntable-0.mp4"):
@@ -170,6 +173,13 @@ class Judge:
         """Opacity from 24 azimuths."""
         cameras, white = _ring(OUTLINES, self.settings), torch.ones(3, device=shown.grid.density.device)
         return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras]).cpu()
+
+    def _has_judged(self, run: Run) -> bool:
+        """Whether the run's own scores are by the models that judge now."""
+        for name in ("a", "b"):
+            self.models.clip(name)  # only what is loaded says where it came from
+        known = (read_json(run.folder / "record.json") or {}).get("models", {})
+        return all(known.get(name) == found for name, found in self.models.provenance(JUDGES).items())
 
     def _alone(self, shown: results.Shown) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""

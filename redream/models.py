@@ -1,7 +1,7 @@
 """A stack's models on one device, each loaded when it is first asked for. Importing this is cheap."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -73,8 +73,9 @@ class Models:
 
         return self._once(f"perceptual.{name}", load)
 
-    def provenance(self) -> dict[str, dict]:
-        """Where each model in use came from, for a run's record: source, commit, SHA-256 of its files."""
+    def provenance(self, names: Collection[str] | None = None) -> dict[str, dict]:
+        """Where each model in use, or each of these that is, came from, for a run's record: source, commit, SHA-256 of its
+        files."""
         return {
             name: {
                 "source": Path(self._entry(name).source).name if found.revision is None else self._entry(name).source,
@@ -82,6 +83,7 @@ class Models:
                 "files": _hashes(found.folder),
             }
             for name, found in sorted(self.resolved.items())
+            if names is None or name in names
         }
 
     def _entry(self, name: str) -> Entry:

@@ -19,6 +19,7 @@ from redream.settings import PRESETS, PROMPT_LIMIT
 STACKS = Path(__file__).parent.parent / "assets_index"  # NAME → STACKS/NAME/stack.json
 CLIPS = ("retrieval", "a", "b")
 PERCEPTUALS = ("a", "b")
+JUDGES = ("clips.a", "clips.b", "perceptual.a", "perceptual.b")  # entries that only score what the others make
 LPIPS_NETWORKS = ("vgg", "alex")
 
 

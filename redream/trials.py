@@ -1,7 +1,8 @@
 """Prompts, methods and seeds → trials: what an evaluation makes, with which settings, and in which folder.
 
-The folder is OUT/runs/METHOD/PROMPT-SEED-DIGEST. The digest is that of the prompt, the settings, the models' files and
-`METHODS_VERSION`, so that equal trials share a folder, and anything else gets one of its own.
+The folder is OUT/runs/METHOD/PROMPT-SEED-DIGEST. The digest is that of the prompt, the settings, the files of the models
+that make a run and `METHODS_VERSION`, so that equal trials share a folder, and anything else gets one of its own. Models
+that only judge are not in it: other judges score the same runs again.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from redream.files import read_json
 from redream.judging import EvaluationError
 from redream.metrics import SCORES_VERSION
 from redream.settings import Preset, Settings
-from redream.stack import Stack
+from redream.stack import JUDGES, Stack
 from redream.tables import Outcome
 
 METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
@@ -100,18 +101,22 @@ def read_prompts(path: Path, part: str | None = None, limit: int | None = None) 
     return prompts[:limit]
 
 
-def fingerprint(stack: Stack) -> str:
-    """A digest of all models, of the library and of the vocabulary: runs of other ones are other runs.
+def makers(stack: Stack) -> str:
+    """A digest of the models that make runs, of the library and of the vocabulary: runs of other ones are other runs.
 
     A download counts by its commit, anything else by all of its files. Raises `hub.HubError`."""
-    resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
-    found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
-    found |= {name: entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
+    found = _found(stack, [name for name in stack.entries if name not in JUDGES])
     return digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)})
 
 
+def judges(stack: Stack) -> str:
+    """A digest of the models that score runs: scores of other ones are other scores. As `makers`."""
+    found = _found(stack, [name for name in stack.entries if name in JUDGES])
+    return digest(found | {name: entry.lpips for name, entry in stack.perceptual.items() if entry.lpips})
+
+
 def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: str) -> Trial:
-    """What a method makes of a prompt with its own settings and the models' fingerprint `weights`, and where.
+    """What a method makes of a prompt with its own settings and `weights`, the digest of its `makers`, and where.
 
     Without a seed it is an object shown as it is.
     """
@@ -138,6 +143,12 @@ def slug(prompt: str) -> str:
 def digest(values: object) -> str:
     """Twelve hexadecimal digits that stand for JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _found(stack: Stack, names: list[str]) -> dict[str, str | dict[str, str]]:
+    """By their names the commits, or all files' hashes, of some of a stack's entries."""
+    resolved = {name: stack.resolve(stack.entries[name]) for name in names}
+    return {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
 
 
 def _hashes(folder: Path) -> dict[str, str]:

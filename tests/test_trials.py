@@ -8,7 +8,7 @@ import pytest
 
 from redream.judging import EvaluationError
 from redream.stack import STACKS, Stack, Vocabulary, check_prompt
-from redream.trials import Prompt, fingerprint, read_prompts
+from redream.trials import Prompt, judges, makers, read_prompts
 
 EXAMPLES = STACKS.parent / "examples"
 
@@ -54,13 +54,18 @@ def test_the_prompts_of_the_miniature_are_fair():
     assert len(read_prompts(EXAMPLES / "prompts.txt")) == 50
 
 
-def test_the_fingerprint_is_of_all_files_and_of_the_vocabulary(models_with_truth, tiny_stack, tmp_path):
+def test_the_makers_are_known_by_all_files_and_the_vocabulary_and_the_judges_apart_from_them(
+    models_with_truth, tiny_stack, tmp_path
+):
     shutil.copytree(tiny_stack, tmp_path / "copy")
     copy = Stack.load(tmp_path / "copy", environ={})
-    before = fingerprint(copy)
-    assert before == fingerprint(models_with_truth.stack) == fingerprint(Stack.load(tiny_stack, environ={}))
+    before, by = makers(copy), judges(copy)
+    assert (before, by) == (makers(models_with_truth.stack), judges(models_with_truth.stack))
     (tmp_path / "copy/prior/more.bin").write_bytes(b"weights")
-    second = fingerprint(copy)
+    second = makers(copy)
     file = tmp_path / "copy/vocabulary.json"
     file.write_text(file.read_text().replace('"photo",', ""))
-    assert len({before, second, fingerprint(Stack.load(tmp_path / "copy", environ={}))}) == 3
+    third = makers(Stack.load(tmp_path / "copy", environ={}))
+    assert len({before, second, third}) == 3 and judges(copy) == by
+    (copy.folder(copy.perceptual["a"]) / "more.bin").write_bytes(b"weights")
+    assert judges(copy) != by and makers(copy) == second
