@@ -33,7 +33,7 @@ BUILD = HERE.parent / "build" / "mini"
 STEPS = {
     "clip-retrieval": 2600,
     "clip-score-a": 4200,
-    "clip-score-b": 2600,
+    "clip-score-b": 4200,
     "perceptual": 800,
     "decoder": 2200,
     "prior": 7000,
@@ -65,6 +65,7 @@ STACK = {
         "coverage": 0.2829,
     },
 }
+TEST_VIEWS = 12  # pictures of each thing to test on
 TRUTH_VARIANTS = range(300, 303)  # they train no model, test none and lie in no index
 
 
@@ -73,7 +74,7 @@ def training_renders() -> Renders:
 
 
 def test_renders() -> Renders:
-    return render_things(world.test_things(), 12, BUILD / "renders-test.npz")
+    return render_things(world.test_things(), TEST_VIEWS, BUILD / "renders-test.npz")
 
 
 def make_renders() -> None:
@@ -161,6 +162,9 @@ def check() -> None:
     for name in clips.CLIPS:
         for label, seen in (("clean", pictures), ("degraded", degrade(pictures, rng))):
             print(name, label, {k: round(v, 4) for k, v in clips.judge(MINI / name, renders, rows, seen).items()})
+        others = rows - rows % TEST_VIEWS + (rows + rng.integers(1, TEST_VIEWS, len(rows))) % TEST_VIEWS
+        told = clips.good_over_bad(MINI / name, renders, rows, others, np.random.default_rng(1))
+        print(name, "a good picture above a bad model's:", round(told, 4))
     model = autoencoder.AutoencoderTiny.from_pretrained(MINI / "prior" / "vae")
     print("autoencoder PSNR, dB:", round(autoencoder.psnr(model, renders), 2))
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from assets_index import world
-from assets_index.recipes.renders import Renders, degrade
+from assets_index.recipes.renders import Renders, composed, degrade, spoil
 from assets_index.recipes.tokenizer import make_tokenizer
 from assets_index.recipes.training import train
 
@@ -28,6 +28,20 @@ CLIPS = {
 # do, find a brown owl nearer to "a purple owl" than a purple cat.
 KIND_SHARE = {"clip-retrieval": 0.4}
 
+# The scoring models also meet bad models of things and what people write under those, as real CLIPs do. Otherwise all that
+# reminds of an owl is as good an owl to them as an owl.
+KNOW_SPOILED = ("clip-score-a", "clip-score-b")
+SPOILED_TEMPLATES = (
+    "{p}, blurry",
+    "a blurry picture of {p}",
+    "{p}, badly made",
+    "{p}, hazy and shapeless",
+    "{p}, broken",
+    "a bad model of {p}",
+    "a failed attempt at {p}",
+    "{p}, low quality",
+)
+
 
 def captions_of_the_world(seed: int = 0) -> list[str]:
     """Sentences that hold every word the world has."""
@@ -35,6 +49,11 @@ def captions_of_the_world(seed: int = 0) -> list[str]:
     lists = [*words["kinds"].values(), *words["colours"].values(), words["words"]]
     rng = np.random.default_rng(seed)
     return [" ".join(w) for w in lists] + [world.caption(k, c, rng) for k in world.KINDS for c in world.COLOURS]
+
+
+def spoiled_caption(kind: str, colour: str, rng: np.random.Generator) -> str:
+    """What somebody might write under a bad model of a thing."""
+    return str(rng.choice(SPOILED_TEMPLATES)).format(p=world.caption(kind, colour, rng))
 
 
 def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) -> None:
@@ -45,9 +64,17 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
     other way round, from captions to pictures. Symmetric kinds have no views to tell. Linear heads, shared by pictures
     and captions and dropped afterwards, name kind, colour and view from the embeddings: contrast alone takes several
     times as many steps to find its features.
+
+    For those that `KNOW_SPOILED` one of a thing's four pictures shows a bad model of it, and captions of bad models
+    of the 16 things are compared as well, from pictures to captions and the other way round: a caption then has to tell
+    the good pictures of its thing from the bad one.
     """
     torch.manual_seed(2)
-    tokenizer = make_tokenizer(captions_of_the_world(), LENGTH)
+    knows_spoiled = name in KNOW_SPOILED
+    sentences = captions_of_the_world()
+    if knows_spoiled:
+        sentences += [template.format(p="") for template in SPOILED_TEMPLATES]
+    tokenizer = make_tokenizer(sentences, LENGTH)
     text = {**TEXT, "vocab_size": len(tokenizer)}
     config = {"embed_dim": 64, "vision_cfg": CLIPS[name], "text_cfg": text}
     model = open_clip.CLIP(config["embed_dim"], open_clip.CLIPVisionCfg(**CLIPS[name]), open_clip.CLIPTextCfg(**text))
@@ -77,20 +104,33 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
             for c in rng.choice(len(colours), 2, replace=False)
         ]
         rows = np.array([rng.choice(quarter) for thing in things for quarter in rows_of[thing]])  # (64,)
-        pictures = degrade(renders.pictures(rows, rng), rng)
+        bad = torch.zeros(len(rows), dtype=torch.bool)
+        rgba = renders.floats(rows)  # (64, 4, 64, 64)
+        if knows_spoiled:
+            chosen = 4 * np.arange(len(things)) + rng.integers(4, size=len(things))  # one of each thing's pictures
+            beside = chosen - chosen % 4 + (chosen + rng.integers(1, 4, len(things))) % 4  # from another side
+            rgba[chosen] = spoil(rgba[chosen], rgba[beside], rng)
+            bad[chosen] = True
+        pictures = degrade(composed(rgba, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.encode_image((pictures - MEAN[0]) / STD[0], normalize=True).float()  # (64, d)
             others = [pairs[i] for i in rng.permutation(len(pairs)) if pairs[i] not in things][:40]
             texts = [world.caption(kinds[k], colours[c], rng) for k, c in things + others]
             texts += [world.caption(kinds[k], colours[c], rng, world_view(v)) for k, c in things for v in range(3)]
-            plain, named = embed(texts).split([len(things) + len(others), 3 * len(things)])  # (56, d), (48, d)
+            texts += [spoiled_caption(kinds[k], colours[c], rng) for k, c in things * knows_spoiled]
+            counts = [len(things) + len(others), 3 * len(things), len(things) * knows_spoiled]
+            plain, named, spoiled = embed(texts).split(counts)  # (56, d), (48, d), (16, d) or none
         scale = model.logit_scale.exp().clamp(max=100)
         which = torch.arange(len(things)).repeat_interleave(4)  # (64,)
         compared = torch.tensor(things + others)[:, 0]  # (56,) kinds
         same = (torch.from_numpy(renders.kind[rows])[:, None] == compared).float()  # (64, 56)
         exact = nn.functional.one_hot(which, len(compared))
         wanted = (1 - share) * exact + share * same / same.sum(dim=1, keepdim=True)
-        thing_term = nn.functional.cross_entropy(scale * image @ plain.T, wanted)
+        if knows_spoiled:
+            is_its = nn.functional.one_hot(which, len(things)).float()  # (64, 16)
+            wanted = torch.cat([wanted * ~bad[:, None], is_its * bad[:, None]], dim=1)  # (64, 72)
+        compared_with = scale * image @ torch.cat([plain, spoiled]).T  # (64, 56 or 72)
+        thing_term = nn.functional.cross_entropy(compared_with, wanted)
         has_view = torch.from_numpy(~np.isin(renders.kind[rows], symmetric))
         target = which * 3 + torch.from_numpy(views[rows])  # (64,)
         logits = scale * image @ named.T  # (64, 48)
@@ -106,9 +146,11 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
             naming = naming + nn.functional.cross_entropy(heads["colour"](20 * embedding), colour)
             naming = naming + nn.functional.cross_entropy(heads["view"](20 * embedding), view, ignore_index=-1)
         right = (target[:, None] == torch.arange(len(named))) & has_view[:, None]
-        seen = right.any(dim=0)
-        back = -(right / right.sum(dim=0).clamp(min=1) * logits.log_softmax(dim=0)).sum(dim=0)[seen].mean()
-        return {"thing": thing_term, "view": 0.7 * view_term, "from captions": 0.3 * back, "naming": 0.3 * naming}
+        terms = {"thing": thing_term, "view": 0.7 * view_term, "naming": 0.3 * naming}
+        terms["from captions"] = 0.3 * _from_captions(logits, right)
+        if knows_spoiled:
+            terms["good from bad"] = _from_captions(compared_with, wanted > 0)
+        return terms
 
     learned = train(name, learned, loss, steps=steps, learning_rate=2e-3, build=build, average=0.995)
     model = learned["clip"]
@@ -122,8 +164,36 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
     tokenizer.save_pretrained(out)
 
 
+def _from_captions(logits: Tensor, right: Tensor) -> Tensor:
+    """Cross-entropy of each caption (a column) with the pictures (rows) that are right for it, captions without any left
+    out."""
+    seen = right.any(dim=0)
+    shares = right / right.sum(dim=0).clamp(min=1)
+    return -(shares * logits.log_softmax(dim=0)).sum(dim=0)[seen].mean()
+
+
 def world_view(view: int) -> str:
     return ("front", "side", "back")[view]
+
+
+@torch.no_grad()
+def good_over_bad(
+    folder: Path, renders: Renders, rows: np.ndarray, others: np.ndarray, rng: np.random.Generator
+) -> float:
+    """Share of these pictures that are nearer to "a COLOUR KIND" than a bad model of the same thing, seen from the same
+    side; .5 for a model that cannot tell them apart. `others` are pictures of the same things from elsewhere."""
+    model = open_clip.create_model(f"local-dir:{folder}").eval().float()
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    kinds, colours = list(world.KINDS), list(world.COLOURS)
+    names = [f"a {colours[c]} {kinds[k]}" for k, c in zip(renders.kind[rows], renders.colour[rows])]
+    texts = model.encode_text(tokenizer(names), normalize=True)
+    good = renders.floats(rows)
+    likeness = []
+    for rgba in (good, spoil(good, renders.floats(others), rng)):
+        pictures = (rgba[:, :3] + 1 - rgba[:, 3:] - MEAN[0]) / STD[0]  # over white
+        image = torch.cat([model.encode_image(p, normalize=True) for p in pictures.split(256)])
+        likeness.append((image * texts).sum(dim=1))
+    return float((likeness[0] > likeness[1]).float().mean())
 
 
 @torch.no_grad()

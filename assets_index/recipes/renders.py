@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
 from assets_index import world
 from redream.scene.cameras import CameraRange, view_name
@@ -32,8 +33,16 @@ class Renders:
 
     def pictures(self, rows: np.ndarray, rng: np.random.Generator) -> Tensor:
         """(b, 3, 64, 64) float pictures in [0, 1] of these rows on random backgrounds."""
-        rgba = torch.from_numpy(self.rgba[rows]).float().permute(0, 3, 1, 2) / 255  # (b, 4, h, w)
-        return rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds(len(rows), rng)
+        return composed(self.floats(rows), rng)
+
+    def floats(self, rows: np.ndarray) -> Tensor:
+        """(b, 4, 64, 64) of these rows in [0, 1], colour premultiplied by opacity."""
+        return torch.from_numpy(self.rgba[rows]).float().permute(0, 3, 1, 2) / 255
+
+
+def composed(rgba: Tensor, rng: np.random.Generator) -> Tensor:
+    """(b, 3, 64, 64) pictures in [0, 1]: (b, 4, 64, 64), premultiplied, on random backgrounds."""
+    return rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds(len(rgba), rng)
 
 
 def backgrounds(count: int, rng: np.random.Generator) -> Tensor:
@@ -64,6 +73,42 @@ def degrade(pictures: Tensor, rng: np.random.Generator) -> Tensor:
             contrast, tint = rng.uniform(0.8, 1.1), torch.from_numpy(rng.uniform(-0.04, 0.04, (3, 1, 1))).float()
             out[i] = (out[i] - 0.5) * contrast + 0.5 + tint
     return out.clamp(0, 1)
+
+
+def spoil(rgba: Tensor, others: Tensor, rng: np.random.Generator) -> Tensor:
+    """The things (b, 4, 64, 64), premultiplied, as bad models of them look, each by one to three of five faults: bent out
+    of shape, seen from two sides at once (`others` are the same things from elsewhere), mottled, thinned to a haze with
+    holes, blurred.
+
+    Unlike what `degrade` does, these are faults of the object, not of its picture: a judge must see them.
+    """
+    out = torch.empty_like(rgba)
+    for i, (one, other) in enumerate(zip(rgba[:, None], others[:, None])):
+        faults = set(rng.choice(5, rng.integers(1, 4), replace=False).tolist())
+        if 0 in faults:
+            bend = _cloud(2, rng.uniform(3, 7), rng) * rng.uniform(0.12, 0.3)  # in units of half the picture
+            identity = torch.eye(2, 3)[None]
+            grid = nn.functional.affine_grid(identity, [1, 1, SIZE, SIZE], align_corners=False)
+            one = nn.functional.grid_sample(one, grid + bend.permute(0, 2, 3, 1), align_corners=False)
+        if 1 in faults:
+            share = rng.uniform(0.35, 0.65)
+            one = share * one + (1 - share) * other
+        if 2 in faults:
+            blots = _cloud(3, rng.uniform(6, 16), rng) * rng.uniform(0.15, 0.4)
+            colour = one[:, :3] + blots * one[:, 3:]
+            one = torch.cat([colour.clamp(min=0).minimum(one[:, 3:]), one[:, 3:]], dim=1)
+        if 3 in faults:
+            one = one * (rng.uniform(0.5, 0.9) + 0.6 * _cloud(1, rng.uniform(4, 12), rng)).clamp(0, 1)
+        if 4 in faults:
+            one = gaussian_blur(one, kernel_size=25, sigma=rng.uniform(2, 4))
+        out[i] = one[0]
+    return out
+
+
+def _cloud(channels: int, cells: float, rng: np.random.Generator) -> Tensor:
+    """(1, channels, 64, 64) of smooth noise, about `cells` bumps across, mostly within ±1."""
+    coarse = torch.from_numpy(rng.uniform(-1, 1, (1, channels, round(cells) + 1, round(cells) + 1))).float()
+    return nn.functional.interpolate(coarse, size=SIZE, mode="bicubic", align_corners=True)
 
 
 def _render_thing(job: tuple[world.Thing, int, int]) -> tuple[np.ndarray, list[float]]:
