@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from assets_index import world
 from assets_index.recipes import autoencoder, clips, perceptual, prior
-from assets_index.recipes.renders import SIZE, Renders, degrade, render_things
+from assets_index.recipes.renders import SIZE, Renders, degrade, render_things, spoil
 from redream.files import replacing
 from redream.hub import sha256
 from redream.retrieval.build import AssetRow, build, ring_pictures
@@ -156,15 +157,25 @@ def make_truth() -> None:
 def check() -> None:
     """What the scorers and the autoencoder reach on variants that trained nothing."""
     renders = test_renders()
-    rng = np.random.default_rng(0)
+    rng, own_rng = np.random.default_rng(0), np.random.default_rng(1)
     rows = rng.choice(len(renders.kind), 2000, replace=False)
     pictures = renders.pictures(rows, rng)
+    others = rows - rows % TEST_VIEWS + (rows + own_rng.integers(1, TEST_VIEWS, len(rows))) % TEST_VIEWS
+    good = renders.floats(rows)
+    bad_ones = {
+        "faults it was trained with": spoil(good, renders.floats(others), own_rng),
+        "half of the pixels gone": good * torch.from_numpy(own_rng.random((len(rows), 1, SIZE, SIZE)) < 0.5),
+        "12 pixels wide": interpolate(
+            interpolate(good, size=(12, 12), mode="area"), size=(SIZE, SIZE), mode="bilinear"
+        ),
+    }
     for name in clips.CLIPS:
         for label, seen in (("clean", pictures), ("degraded", degrade(pictures, rng))):
             print(name, label, {k: round(v, 4) for k, v in clips.judge(MINI / name, renders, rows, seen).items()})
-        others = rows - rows % TEST_VIEWS + (rows + rng.integers(1, TEST_VIEWS, len(rows))) % TEST_VIEWS
-        told = clips.good_over_bad(MINI / name, renders, rows, others, np.random.default_rng(1))
-        print(name, "a good picture above a bad model's:", round(told, 4))
+        told = {
+            label: round(clips.good_over_bad(MINI / name, renders, rows, bad), 4) for label, bad in bad_ones.items()
+        }
+        print(name, "prefers a good picture to one with", told)
     model = autoencoder.AutoencoderTiny.from_pretrained(MINI / "prior" / "vae")
     print("autoencoder PSNR, dB:", round(autoencoder.psnr(model, renders), 2))
 

@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--level", type=float, default=0.95, help="of the intervals")
     asked = parser.parse_args(arguments)
     rows = together([pq.read_table(file).to_pylist() for file in asked.results])
+    if len({row.get("judges") for row in rows}) > 1:  # files of before 27 November 2026 do not name them
+        parser.error("These files were scored by different models; give files that the same ones scored.")
     held_out = {prompt for prompt in {row["prompt"] for row in rows} if is_held_out(prompt)}
     groups = {
         "all": rows,

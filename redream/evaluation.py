@@ -33,7 +33,7 @@ from redream.settings import PRESETS, Preset, Settings
 from redream.sharing import Claims
 from redream.stack import PERCEPTUALS, Checked, check_prompt
 from redream.tables import TRUTH, Outcome
-from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, digest, judges, makers, own_settings, plan
+from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, Weights, digest, own_settings, plan
 
 CLAIMS = "runs/.claims"  # in an evaluation's folder: who makes which run
 PAUSE_S = 1.0  # between two looks at what other programs do
@@ -75,7 +75,7 @@ def evaluate(
     if not (prompts and methods and seeds):
         raise EvaluationError("Name at least one prompt, one method and one seed.")
     settings = settings or PRESETS[models.stack.preset]
-    weights, judged_by = makers(models.stack), judges(models.stack)
+    weights = Weights.of(models.stack)
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
         (out / CLAIMS).touch()
@@ -90,8 +90,7 @@ def evaluate(
     asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
     trials = [plan(out, *one, own[one[1]], weights) for one in asked]
     common = asdict(settings["redream"])
-    header = {"stack": models.stack.name, "models": weights, "judges": judged_by}
-    header |= {"settings": common, "seeds": list(seeds)}
+    header = {"stack": models.stack.name} | asdict(weights) | {"settings": common, "seeds": list(seeds)}
     header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
     header |= {"changes": {name: _changes(asdict(own[name]), common) for name in methods}}
     header |= {"same": same} if same else {}
@@ -133,7 +132,7 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
                 if METHODS.get(trial.method) is not None:
                     for share in _make(trial, models):
                         yield Told(trial, done + share, total, seconds)
-                outcome = _outcome(trial, checked, models, header["judges"])
+                outcome = _outcome(trial, checked, models)
             except ValueError as error:
                 if not pipeline.is_named(error):
                     raise
@@ -201,7 +200,7 @@ def _is_usable(trial: Trial) -> bool:
     raise EvaluationError(f"The run {run.folder.name} was changed afterwards; remove its folder.")
 
 
-def _outcome(trial: Trial, checked: Checked, models: Models, judged_by: str) -> Outcome:
+def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
     """The scores of a trial whose run, if it needs one, is finished. They are kept in its folder, with who judged it,
     what it was compared with and which nets were missing. Raises `EvaluationError` for an object that cannot be scored."""
     truth, hashes = true_objects(models.stack, checked)
@@ -211,7 +210,7 @@ def _outcome(trial: Trial, checked: Checked, models: Models, judged_by: str) -> 
     missing = [name for name in PERCEPTUALS if models.perceptual(name) is None]
     trial.folder.mkdir(parents=True, exist_ok=True)
     kept = read_json(trial.folder / "evaluation.json") or {}
-    how = {"version": SCORES_VERSION, "judges": judged_by, "truth": compared_with, "missing": missing}
+    how = {"version": SCORES_VERSION, "judges": trial.judges, "truth": compared_with, "missing": missing}
     if {name: kept.get(name) for name in how} != how:
         for name in ("evaluation.json", "sprite.jpg"):  # what cannot be scored now is no longer scored
             (trial.folder / name).unlink(missing_ok=True)

@@ -176,10 +176,10 @@ class Judge:
 
     def _has_judged(self, run: Run) -> bool:
         """Whether the run's own scores are by the models that judge now."""
-        for name in ("a", "b"):
-            self.models.clip(name)  # only what is loaded says where it came from
-        known = (read_json(run.folder / "record.json") or {}).get("models", {})
-        return all(known.get(name) == found for name, found in self.models.provenance(JUDGES).items())
+        for name in ("a", "b"):  # only what is loaded says where it came from
+            self.models.clip(name), self.models.perceptual(name)
+        known, now = (read_json(run.folder / "record.json") or {}).get("models", {}), self.models.provenance()
+        return all(known.get(name) == now.get(name) for name in JUDGES)
 
     def _alone(self, shown: results.Shown) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""

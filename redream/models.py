@@ -1,7 +1,7 @@
 """A stack's models on one device, each loaded when it is first asked for. Importing this is cheap."""
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ class Models:
 
     def __init__(self, stack: Stack, device: str) -> None:
         self.stack, self.device = stack, device
-        self.resolved: dict[str, hub.Resolved] = {}  # what was loaded from where, by its name in stack.json
+        self.origins: dict[str, dict] = {}  # where what was loaded came from, by its name in stack.json
         self._loaded: dict = {}  # by its name in stack.json
         self._loading = threading.Lock()  # one model after the other
 
@@ -67,32 +67,33 @@ class Models:
             try:
                 if entry.source is not None:
                     self._folder(f"perceptual.{name}")
-                return load_perceptual(self.stack, entry, self.device)
+                net = load_perceptual(self.stack, entry, self.device)
             except (hub.HubError, MetricsError, StackError):
                 return None  # the score says that it is not available
+            if net is not None and entry.lpips:
+                self.origins[f"perceptual.{name}"] = {"lpips": entry.lpips}
+            return net
 
         return self._once(f"perceptual.{name}", load)
 
-    def provenance(self, names: Collection[str] | None = None) -> dict[str, dict]:
-        """Where each model in use, or each of these that is, came from, for a run's record: source, commit, SHA-256 of its
-        files."""
-        return {
-            name: {
-                "source": Path(self._entry(name).source).name if found.revision is None else self._entry(name).source,
-                "revision": found.revision,
-                "files": _hashes(found.folder),
-            }
-            for name, found in sorted(self.resolved.items())
-            if names is None or name in names
-        }
+    def provenance(self) -> dict[str, dict]:
+        """Where each model in use came from, for a run's record: source, commit, SHA-256 of its files as they were when it
+        was loaded; of LPIPS its network."""
+        return dict(sorted(self.origins.items()))
 
     def _entry(self, name: str) -> Entry:
         group, _, member = name.partition(".")
         return getattr(self.stack, group)[member] if member else getattr(self.stack, group)
 
     def _folder(self, name: str) -> Path:
-        self.resolved[name] = self.stack.resolve(self._entry(name))
-        return self.resolved[name].folder
+        entry = self._entry(name)
+        found = self.stack.resolve(entry)
+        self.origins[name] = {
+            "source": Path(entry.source).name if found.revision is None else entry.source,
+            "revision": found.revision,
+            "files": _hashes(found.folder),
+        }
+        return found.folder
 
     def _once(self, name: str, load: Callable[[], object]):
         if name not in self._loaded:  # what is here already waits for nothing

@@ -28,7 +28,7 @@ from redream.judging import SCORES, EvaluationError, beside_the_truth, rounded
 TRUTH = "truth"  # the row of the true objects
 RESAMPLES = 10_000
 FEWEST = 10  # prompts that an interval is made of
-FORMAT = 2  # of table.json
+FORMAT = 3  # of table.json
 PLANNED = (("redream", "vsd"), ("redream", "sds"))  # what the evaluation is there to compare
 
 
@@ -41,6 +41,7 @@ class Outcome:
     seed: int | None  # None: nothing in it is random
     folder: Path
     part: str | None = None  # of the prompts
+    judges: str | None = None  # the digest of the models that scored it
     kind: str | None = None  # of thing, where the stack's vocabulary tells
     scores: dict[str, float | None] = field(default_factory=dict)
     costs: dict = field(default_factory=dict)
@@ -233,7 +234,9 @@ def as_rows(outcomes: Sequence[Outcome]) -> pa.Table:
     for o in outcomes:
         seconds = o.costs.get("seconds", {})
         row = {"prompt": o.prompt, "part": o.part, "kind": o.kind, "method": o.method}
-        row |= {"seed": o.seed, "folder": o.folder.name} | {key: o.scores.get(key) for key in SCORES}
+        row |= {"seed": o.seed, "folder": o.folder.name, "judges": o.judges} | {
+            key: o.scores.get(key) for key in SCORES
+        }
         row |= {"coverage_true": truths.get(o.prompt, {}).get("coverage")}
         row |= {f"seconds_{stage}": seconds.get(stage) for stage in stages}
         row |= {"seconds": sum(seconds.values()) if seconds else None}
@@ -243,7 +246,7 @@ def as_rows(outcomes: Sequence[Outcome]) -> pa.Table:
             "peak_memory_gb": o.costs.get("peak_memory_gb"),
         }
         rows.append(row | {"failure": o.failure})
-    texts, whole = ("prompt", "part", "kind", "method", "folder", "failure"), ("seed", "sessions", "threads")
+    texts, whole = ("prompt", "part", "kind", "method", "folder", "judges", "failure"), ("seed", "sessions", "threads")
     kinds = {name: pa.string() for name in texts} | {name: pa.int64() for name in whole}
     return pa.Table.from_pylist(rows, pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]]))
 

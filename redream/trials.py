@@ -49,6 +49,23 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Digests of a stack's models. A download counts by its commit, anything else by all of its files."""
+
+    makers: str  # of what makes runs, the library and the vocabulary among it: runs of other ones are other runs
+    judges: str  # of what only scores them: other ones score the same runs again
+
+    @staticmethod
+    def of(stack: Stack) -> "Weights":
+        """Raises `hub.HubError`."""
+        resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
+        found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
+        found |= {f"perceptual.{name}": entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
+        judges = {name: found.pop(name) for name in JUDGES}
+        return Weights(digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)}), digest(judges))
+
+
+@dataclass(frozen=True)
 class Trial:
     """One row to be: a prompt made by a method, with a seed."""
 
@@ -57,6 +74,7 @@ class Trial:
     seed: int | None  # None: nothing in it is random
     settings: Settings
     folder: Path
+    judges: str  # their digest
 
     @property
     def number(self) -> int:
@@ -65,11 +83,13 @@ class Trial:
 
     @property
     def is_scored(self) -> bool:
-        return (read_json(self.folder / "evaluation.json") or {}).get("version") == SCORES_VERSION
+        """Whether these judges have scored it."""
+        kept = read_json(self.folder / "evaluation.json") or {}
+        return (kept.get("version"), kept.get("judges")) == (SCORES_VERSION, self.judges)
 
     def outcome(self, **found) -> Outcome:
         """What came of it: kind, scores, costs, failure."""
-        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.part, **found)
+        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.part, self.judges, **found)
 
 
 def read_prompts(path: Path, part: str | None = None, limit: int | None = None) -> list[Prompt]:
@@ -101,22 +121,8 @@ def read_prompts(path: Path, part: str | None = None, limit: int | None = None) 
     return prompts[:limit]
 
 
-def makers(stack: Stack) -> str:
-    """A digest of the models that make runs, of the library and of the vocabulary: runs of other ones are other runs.
-
-    A download counts by its commit, anything else by all of its files. Raises `hub.HubError`."""
-    found = _found(stack, [name for name in stack.entries if name not in JUDGES])
-    return digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)})
-
-
-def judges(stack: Stack) -> str:
-    """A digest of the models that score runs: scores of other ones are other scores. As `makers`."""
-    found = _found(stack, [name for name in stack.entries if name in JUDGES])
-    return digest(found | {name: entry.lpips for name, entry in stack.perceptual.items() if entry.lpips})
-
-
-def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: str) -> Trial:
-    """What a method makes of a prompt with its own settings and `weights`, the digest of its `makers`, and where.
+def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: Weights) -> Trial:
+    """What a method makes of a prompt with its own settings and models, and where.
 
     Without a seed it is an object shown as it is.
     """
@@ -124,9 +130,9 @@ def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Set
         own = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
     else:
         own = settings.with_(seed=seed)
-    asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights, "methods": METHODS_VERSION}
+    asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights.makers, "methods": METHODS_VERSION}
     name = "-".join(filter(None, (slug(prompt.text), None if seed is None else f"seed-{seed}", digest(asked))))
-    return Trial(prompt, method, seed, own, out / "runs" / method / name)
+    return Trial(prompt, method, seed, own, out / "runs" / method / name, weights.judges)
 
 
 def own_settings(name: str, preset: Preset) -> Settings:
@@ -143,12 +149,6 @@ def slug(prompt: str) -> str:
 def digest(values: object) -> str:
     """Twelve hexadecimal digits that stand for JSON values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _found(stack: Stack, names: list[str]) -> dict[str, str | dict[str, str]]:
-    """By their names the commits, or all files' hashes, of some of a stack's entries."""
-    resolved = {name: stack.resolve(stack.entries[name]) for name in names}
-    return {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -47,6 +47,19 @@ def test_of_a_method_and_a_prompt_in_several_files_the_last_one_counts_with_all_
     assert kept == rows(1, ("b", "x"), ("a", "y")) + second
 
 
+def test_scores_by_different_models_are_not_mixed(tmp_path, capsys):
+    files = []
+    for method, judges in (("redream", "present"), ("vsd", "former"), ("vsd", "present")):
+        files.append(str(tmp_path / f"{len(files)}.parquet"))
+        pq.write_table(
+            tables.as_rows([Outcome("a red owl", method, 0, tmp_path, judges=judges, scores=SHARED)]), files[-1]
+        )
+    with pytest.raises(SystemExit):
+        differences.main([*files[:2], "--against", "vsd"])
+    assert "different models" in capsys.readouterr().err
+    assert differences.main([*files, "--against", "vsd"]) == 0  # the last file of a method and prompt counts
+
+
 def test_a_prompt_counts_only_where_both_have_the_score():
     rows = [{"method": m, "prompt": p, "clip_a": v} for m, p, v in (("a", "x", 1.0), ("b", "x", 0.5), ("a", "y", 1.0))]
     rows += [{"method": "b", "prompt": "y", "clip_a": None}]

@@ -74,25 +74,41 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, t
     asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
     sweep(out, models, settings=by_method(SETTINGS.with_(t_min=0.2)), **asked)
     assert len(begun) == 1 and len(list((out / "runs/sds").iterdir())) == 1 + len(PROMPTS)
-    monkeypatch.setattr(evaluation, "makers", lambda stack: "other weights")
+    monkeypatch.setattr(trials.Weights, "of", lambda stack: trials.Weights("other makers", "judges"))
     sweep(out, models, **asked)
     assert len(set(begun)) == 2
 
 
-def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path):
-    """Judges that change places give the same scores, changed about; a run's own scores.json stays as it was."""
+@pytest.mark.parametrize(
+    "group, scores", [("clips", ("clip", "view_agreement")), ("perceptual", ("a_lpips", "a_lpips_off"))]
+)
+def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path, group, scores):
+    """Judges that change places give the same scores, changed about; what the runs themselves say stays as it was."""
     stack, out = models.stack, tmp_path / "out"
     shutil.copytree(whole, out)
-    clips = stack.clips | {"a": stack.clips["b"], "b": stack.clips["a"]}
-    nets = {"a": stack.perceptual["b"], "b": stack.perceptual["a"]}
-    sweep(out, Models.load(dataclasses.replace(stack, clips=clips, perceptual=nets), "cpu"))
+    entries = getattr(stack, group)
+    changed = entries | {"a": entries["b"], "b": entries["a"]}
+    sweep(out, Models.load(dataclasses.replace(stack, **{group: changed}), "cpu"))
     before, after = (pq.read_table(folder / "results.parquet").to_pylist() for folder in (whole, out))
     assert begun == [] and len(before) == len(after) == 7  # nobody knows the true vase
     for row, again in zip(before, after, strict=True):
-        for score in ("clip", "view_agreement", "a_lpips", "a_lpips_off"):
+        assert row["judges"] != again["judges"]
+        for score in scores:
             assert (again[f"{score}_a"], again[f"{score}_b"]) == (row[f"{score}_b"], row[f"{score}_a"])
         assert again["silhouette_iou"] == row["silhouette_iou"]
-    assert any(row["clip_a"] != row["clip_b"] for row in before)
+        own = Path("runs", row["method"], row["folder"], "scores.json")
+        assert not (whole / own).exists() or (whole / own).read_bytes() == (out / own).read_bytes()
+    assert any(row[f"{scores[0]}_a"] != row[f"{scores[0]}_b"] for row in before)
+
+
+def test_a_damaged_run_that_other_judges_are_to_score_is_made_anew(whole, models, begun, tmp_path):
+    shutil.copytree(whole, tmp_path / "out")
+    (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
+    damaged(folder, "checkpoint")
+    clips = models.stack.clips | {"a": models.stack.clips["b"]}
+    other = Models.load(dataclasses.replace(models.stack, clips=clips), "cpu")
+    told = sweep(tmp_path / "out", other, methods=["sds"], prompts=PROMPTS[:1])
+    assert begun == [folder.name] and not any(now.failure for now in told)
 
 
 def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun, tmp_path):
@@ -175,7 +191,7 @@ def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "table.json").unlink()
-    weights = trials.makers(models.stack)
+    weights = trials.Weights.of(models.stack)
     trial = trials.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], weights)
     code = f"""
 import sys

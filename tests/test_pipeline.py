@@ -168,7 +168,7 @@ def test_assets_are_shown_before_the_prior_is_loaded(tiny_stack, tmp_path):
     for event in pipeline.generate(PROMPT, settings=TINY, out=tmp_path, models=fresh):
         if isinstance(event, events.Retrieved):
             break
-    assert set(fresh.resolved) == {"index", "clips.retrieval"}
+    assert set(fresh.origins) == {"index", "clips.retrieval"}
     assert all((tmp_path / strip).is_file() for strip in event.strips)
 
 

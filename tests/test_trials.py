@@ -1,6 +1,7 @@
 """What an evaluation makes: lists of prompts, and what tells one trial from another."""
 
 import csv
+import dataclasses
 import shutil
 from collections import Counter
 
@@ -8,7 +9,7 @@ import pytest
 
 from redream.judging import EvaluationError
 from redream.stack import STACKS, Stack, Vocabulary, check_prompt
-from redream.trials import Prompt, judges, makers, read_prompts
+from redream.trials import Prompt, Weights, read_prompts
 
 EXAMPLES = STACKS.parent / "examples"
 
@@ -54,18 +55,23 @@ def test_the_prompts_of_the_miniature_are_fair():
     assert len(read_prompts(EXAMPLES / "prompts.txt")) == 50
 
 
-def test_the_makers_are_known_by_all_files_and_the_vocabulary_and_the_judges_apart_from_them(
+def test_models_are_known_by_all_of_their_files_the_judges_apart_from_those_that_make_runs(
     models_with_truth, tiny_stack, tmp_path
 ):
     shutil.copytree(tiny_stack, tmp_path / "copy")
     copy = Stack.load(tmp_path / "copy", environ={})
-    before, by = makers(copy), judges(copy)
-    assert (before, by) == (makers(models_with_truth.stack), judges(models_with_truth.stack))
-    (tmp_path / "copy/prior/more.bin").write_bytes(b"weights")
-    second = makers(copy)
+    before = Weights.of(copy)
+    assert before == Weights.of(models_with_truth.stack) and before.makers != before.judges
+    for name, entry in copy.entries.items():
+        (copy.folder(entry) / "more.bin").write_bytes(b"weights")
+        after = Weights.of(copy)
+        is_judge = name in ("clips.a", "clips.b", "perceptual.a", "perceptual.b")
+        assert (after.makers == before.makers, after.judges == before.judges) == (is_judge, not is_judge)
+        before = after
+    net = dataclasses.replace(copy.perceptual["b"], source=None, lpips="alex")
+    other = Weights.of(dataclasses.replace(copy, perceptual=copy.perceptual | {"b": net}))
+    assert other.makers == before.makers and other.judges != before.judges
     file = tmp_path / "copy/vocabulary.json"
     file.write_text(file.read_text().replace('"photo",', ""))
-    third = makers(Stack.load(tmp_path / "copy", environ={}))
-    assert len({before, second, third}) == 3 and judges(copy) == by
-    (copy.folder(copy.perceptual["a"]) / "more.bin").write_bytes(b"weights")
-    assert judges(copy) != by and makers(copy) == second
+    other = Weights.of(Stack.load(tmp_path / "copy", environ={}))
+    assert other.makers != before.makers and other.judges == before.judges

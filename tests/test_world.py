@@ -6,8 +6,8 @@ import torch
 
 from assets_index import world
 from assets_index.recipes import autoencoder
-from assets_index.recipes.clips import captions_of_the_world
-from assets_index.recipes.renders import Renders
+from assets_index.recipes.clips import _from_captions, captions_of_the_world
+from assets_index.recipes.renders import Renders, spoil
 from assets_index.recipes.tokenizer import make_tokenizer
 from redream.scene.assets import RADIUS
 
@@ -71,3 +71,22 @@ def test_the_encoder_is_the_projection_onto_principal_components():
     patches = torch.nn.functional.unfold(pictures, 4, stride=4)  # (2, 48, 256)
     expected = torch.einsum("kp,bpn->bkn", rows, patches) + offset[:, None]
     assert torch.allclose(model.encode(pictures).latents.flatten(2), expected, atol=2e-4)
+
+
+def test_bad_models_stay_premultiplied_pictures_differ_from_the_good_ones_and_repeat_with_their_seed():
+    generator = torch.Generator().manual_seed(0)
+    opacity = torch.rand(30, 1, 64, 64, generator=generator)
+    good = torch.cat([opacity * torch.rand(30, 3, 64, 64, generator=generator), opacity], dim=1)
+    before = good.clone()
+    bad, again = (spoil(good, good.flip(0), np.random.default_rng(3)) for _ in range(2))
+    assert torch.equal(good, before) and torch.equal(bad, again)
+    assert bad.min() >= 0 and bad[:, 3].max() <= 1 and (bad[:, :3] <= bad[:, 3:] + 1e-6).all()
+    assert ((bad - good).abs().amax(dim=(1, 2, 3)) > 0.05).all()
+
+
+def test_captions_are_compared_with_pictures_column_by_column_and_those_without_a_right_one_do_not_count():
+    """Two right pictures of three share the first caption: −(log p₁ + log p₂) / 2; the second caption has none."""
+    logits = torch.tensor([[1.0, 5.0], [2.0, 6.0], [4.0, 0.0]])
+    right = torch.tensor([[True, False], [True, False], [False, False]])
+    log_p = logits[:, 0] - logits[:, 0].exp().sum().log()
+    assert torch.allclose(_from_captions(logits, right), -(log_p[0] + log_p[1]) / 2)

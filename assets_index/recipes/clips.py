@@ -67,7 +67,8 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
 
     For those that `KNOW_SPOILED` one of a thing's four pictures shows a bad model of it, and captions of bad models
     of the 16 things are compared as well, from pictures to captions and the other way round: a caption then has to tell
-    the good pictures of its thing from the bad one.
+    the good pictures of its thing from the bad one. Bad models have views like good ones, though half of those that are
+    seen from two sides at once are named by the fainter one.
     """
     torch.manual_seed(2)
     knows_spoiled = name in KNOW_SPOILED
@@ -127,8 +128,8 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
         exact = nn.functional.one_hot(which, len(compared))
         wanted = (1 - share) * exact + share * same / same.sum(dim=1, keepdim=True)
         if knows_spoiled:
-            is_its = nn.functional.one_hot(which, len(things)).float()  # (64, 16)
-            wanted = torch.cat([wanted * ~bad[:, None], is_its * bad[:, None]], dim=1)  # (64, 72)
+            its_bad = nn.functional.one_hot(which, len(things)) * bad[:, None]  # (64, 16)
+            wanted = torch.cat([wanted * ~bad[:, None], its_bad], dim=1)  # (64, 72)
         compared_with = scale * image @ torch.cat([plain, spoiled]).T  # (64, 56 or 72)
         thing_term = nn.functional.cross_entropy(compared_with, wanted)
         has_view = torch.from_numpy(~np.isin(renders.kind[rows], symmetric))
@@ -146,10 +147,12 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
             naming = naming + nn.functional.cross_entropy(heads["colour"](20 * embedding), colour)
             naming = naming + nn.functional.cross_entropy(heads["view"](20 * embedding), view, ignore_index=-1)
         right = (target[:, None] == torch.arange(len(named))) & has_view[:, None]
-        terms = {"thing": thing_term, "view": 0.7 * view_term, "naming": 0.3 * naming}
-        terms["from captions"] = 0.3 * _from_captions(logits, right)
+        back = _from_captions(logits, right)
+        terms = {"thing": thing_term, "view": 0.7 * view_term, "from captions": 0.3 * back, "naming": 0.3 * naming}
         if knows_spoiled:
-            terms["good from bad"] = _from_captions(compared_with, wanted > 0)
+            terms["good from bad"] = _from_captions(
+                compared_with, torch.cat([exact * ~bad[:, None], its_bad], dim=1) > 0
+            )
         return terms
 
     learned = train(name, learned, loss, steps=steps, learning_rate=2e-3, build=build, average=0.995)
@@ -177,19 +180,16 @@ def world_view(view: int) -> str:
 
 
 @torch.no_grad()
-def good_over_bad(
-    folder: Path, renders: Renders, rows: np.ndarray, others: np.ndarray, rng: np.random.Generator
-) -> float:
-    """Share of these pictures that are nearer to "a COLOUR KIND" than a bad model of the same thing, seen from the same
-    side; .5 for a model that cannot tell them apart. `others` are pictures of the same things from elsewhere."""
+def good_over_bad(folder: Path, renders: Renders, rows: np.ndarray, bad: Tensor) -> float:
+    """Share of these pictures that are nearer to "a COLOUR KIND" than `bad` (b, 4, 64, 64), premultiplied, bad models of
+    the same things from the same sides; .5 for a model that cannot tell them apart."""
     model = open_clip.create_model(f"local-dir:{folder}").eval().float()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     kinds, colours = list(world.KINDS), list(world.COLOURS)
     names = [f"a {colours[c]} {kinds[k]}" for k, c in zip(renders.kind[rows], renders.colour[rows])]
     texts = model.encode_text(tokenizer(names), normalize=True)
-    good = renders.floats(rows)
     likeness = []
-    for rgba in (good, spoil(good, renders.floats(others), rng)):
+    for rgba in (renders.floats(rows), bad):
         pictures = (rgba[:, :3] + 1 - rgba[:, 3:] - MEAN[0]) / STD[0]  # over white
         image = torch.cat([model.encode_image(p, normalize=True) for p in pictures.split(256)])
         likeness.append((image * texts).sum(dim=1))

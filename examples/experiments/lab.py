@@ -39,9 +39,9 @@ class Lab:
     runs: Path | None = None  # an evaluation's folder
 
     @cached_property
-    def weights(self) -> str:
-        """The fingerprint of all models."""
-        return trials.fingerprint(self.models.stack)
+    def weights(self) -> trials.Weights:
+        """The digests of all models."""
+        return trials.Weights.of(self.models.stack)
 
     @property
     def settings(self) -> Settings:

@@ -60,7 +60,7 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> li
     """The particles of a run, from this asset or from retrieved ones; a run made before is used again or goes on."""
     settings = lab.settings.with_(**changes)
     given = [(asset.path, asset.caption)] if asset else []
-    asked = [prompt, asdict(settings), [caption for _, caption in given], lab.weights]
+    asked = [prompt, asdict(settings), [caption for _, caption in given], asdict(lab.weights)]
     asked += [[path.name for path, _ in given], trials.METHODS_VERSION, SCORES_VERSION]
     folder = lab.out / "runs" / f"{trials.slug(prompt)}-{trials.digest(asked)}"
     say(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
