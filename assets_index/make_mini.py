@@ -33,7 +33,7 @@ MINI = HERE / "mini"
 BUILD = HERE.parent / "build" / "mini"
 STEPS = {
     "clip-retrieval": 2600,
-    "clip-score-a": 4200,
+    "clip-score-a": 8000,
     "clip-score-b": 4200,
     "perceptual": 800,
     "decoder": 2200,

@@ -246,10 +246,9 @@ def by_method(settings: Settings, vsd: Mapping = {}, sds: Mapping = {}) -> Prese
 
 
 # What the other methods, which begin with noise, need on the miniature; by trials like ReDream's (examples/report/TRIALS.md).
-# SDS's is the better of two on fifty other prompts (CLIP a .785 instead of .765), not the one that the trials preferred.
-_FROM_NOISE = {"learning_rate_end": 0.1, "latent_weights": False, "rate_reference": 0.0}
-_VSD = _FROM_NOISE | {"guidance": 7.5, "learning_rate_variational": 0.0003, "opaque": 200.0}
-_SDS = _FROM_NOISE | {"guidance_sds": 15.0, "opaque": 50.0}
+_FROM_NOISE = {"learning_rate_end": 0.1, "latent_weights": False, "rate_reference": 0.0, "opaque": 200.0}
+_VSD = _FROM_NOISE | {"guidance": 7.5, "learning_rate_variational": 0.0003}
+_SDS = _FROM_NOISE | {"guidance_sds": 15.0}
 _FAST = {"iterations": 160, "adaptation_steps": 240, "turntable_rays": 96}
 
 PRESETS: dict[str, Preset] = {
