@@ -178,7 +178,10 @@ def test_the_button_says_how_long_it_will_take_and_follows_what_is_asked_for(pag
 
 def test_several_objects_are_looked_at_one_by_one(page):
     page.get_by_role("button", name="More").click()
-    page.get_by_role("spinbutton", name="number input for Objects at once (particles)").fill("2")
+    objects = page.get_by_role("spinbutton", name="number input for Objects at once (particles)")
+    objects.fill("2")
+    objects.press("Tab")  # a number counts when its field is left
+    sync_api.expect(page.get_by_role("slider", name="range slider for Objects at once (particles)")).to_have_value("2")
     page.get_by_label("DreamFusion (SDS)").check()
     ask(page, "a red car")
     wait_until_done(page)
