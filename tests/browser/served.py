@@ -130,8 +130,15 @@ def open_tab(page, name: str) -> None:
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
 
-def fill_iterations(page, count: int) -> None:
+def open_more(page) -> None:
+    """Open the further settings. Gradio builds them only now and sets their first values a moment after they are there: a
+    number filled in at once is lost in one of twelve cases, one filled in 50 ms later in none of twelve."""
     page.get_by_role("button", name="More").click()
+    page.wait_for_timeout(1000)
+
+
+def fill_iterations(page, count: int) -> None:
+    open_more(page)
     page.get_by_role("spinbutton", name="number input for Iterations").fill(str(count))
     page.get_by_role("spinbutton", name="number input for Iterations").press("Tab")
 

@@ -21,6 +21,7 @@ from served import (
     create_button,
     fill_iterations,
     finished,
+    open_more,
     open_tab,
     shoot,
     sync_api,
@@ -177,7 +178,7 @@ def test_the_button_says_how_long_it_will_take_and_follows_what_is_asked_for(pag
 
 
 def test_several_objects_are_looked_at_one_by_one(page):
-    page.get_by_role("button", name="More").click()
+    open_more(page)
     objects = page.get_by_role("spinbutton", name="number input for Objects at once (particles)")
     objects.fill("2")
     objects.press("Tab")  # a number counts when its field is left
@@ -197,7 +198,7 @@ def test_a_glb_of_ones_own_starts_a_run_and_a_broken_one_is_refused_in_a_sentenc
     good, broken = tmp_path / "my owl.glb", tmp_path / "broken.glb"
     good.write_bytes(tiny_glb((90, 20, 160)))
     broken.write_bytes(b"glTF and then nothing")
-    page.get_by_role("button", name="More").click()
+    open_more(page)
     page.locator("input[type=file][accept*=glb]").first.set_input_files(broken)
     sync_api.expect(page.get_by_text("broken.glb").or_(page.get_by_text("broken"))).to_be_visible(timeout=WAIT)
     ask(page, "a purple owl")
