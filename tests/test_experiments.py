@@ -59,7 +59,7 @@ def evaluated(models, tmp_path_factory):
 EXPECTED = {
     "away": {"a purple cat: CLIP a", "a purple cat: IoU with the asset", "a purple cat: CLIP a of the asset"},
     "assets": set(),
-    "particles": {"from assets, 2 particles: distance by view"},
+    "particles": {"from assets, 2 particles: distance by view", "from assets, 2 starts: distance"},
     "particles-no-init": {"from nothing, 2 particles against 2 seeds: CLIP a, change in %"},
     "progress": {"a red owl, vsd, iteration 4: CLIP a", "a red owl, redream-no-init, iteration 1: CLIP a"},
     "views": {"before: back by CLIP a", "after, prefixes frozen: all views by CLIP b"},
@@ -132,17 +132,23 @@ def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, m
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seen = Seen(images, images[:, :1])
 
-    def generate(lab, prompt, *, particles=1, initialise, seed=0):
+    def generate(lab, prompt, *, uids=(), particles=1, initialise, seed=0):
         """Runs of one have a score of .5, others .5 + .1 · particles; from nothing all of them have half of it."""
-        asked.append((initialise, particles))
+        asked.append((initialise, particles, "".join(uids), seed))
         score = (0.5 if particles == 1 else 0.5 + 0.1 * particles) * (1 if initialise else 0.5)
         return [Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
 
     monkeypatch.setattr(in_3d, "generate", generate)
+    monkeypatch.setattr(in_3d, "uids_for", lambda lab, prompt: ["p", "q", "r"])
     figures = in_3d.particles(own).figures | in_3d.particles(own, initialise=False).figures
-    assert asked == [(start, count) for start in (True, False) for count in (1, 1, 1, 1, 2, 4)]
+    of_one, of_more = [(1, "", seed) for seed in range(4)], [(2, "", 0), (4, "", 0)]
+    from_others = [(1, "qrp", 1), (1, "rpq", 2)]  # the first and the fourth start from the first asset anyway
+    assert asked == [(True, *run) for run in of_one + from_others + of_more] + [
+        (False, *run) for run in of_one + of_more
+    ]
     assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key)  # all objects look alike
     expected = {"from assets, 4 seeds: CLIP a": 0.5, "from nothing, 4 particles: CLIP b": 0.9}
+    expected |= {"from assets, 4 starts against 4 seeds: CLIP a, change in %": 0}
     for start in ("from assets", "from nothing"):
         expected[f"{start}, 2 particles against 2 seeds: CLIP a, change in %"] = 40
         expected[f"{start}, 4 particles against 4 seeds: CLIP b, change in %"] = 80

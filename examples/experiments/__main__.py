@@ -4,8 +4,8 @@
 
 away       ReDream fig. 7: one asset, prompts that move away from it
 assets     ReDream fig. 8: one prompt, each time another asset
-particles  ReDream E.7, PD D.3: particles of one run against as many runs of one particle
-particles-no-init  the same, where all of them start from nothing; one prompt
+particles  ReDream E.7, PD D.3: particles of one run against as many runs, from one asset and from others
+particles-no-init  particles against runs, where all of them start from nothing; one prompt
 progress   ReDream fig. 10: renders while it forms, for three methods
 views      ReDream fig. 4 and 14: 2D samples from back to front, before and after adaptation
 overfit    ReDream fig. 15: 2D samples of changing prompts, before and after adaptation to one asset

@@ -15,6 +15,7 @@ from examples.experiments.objects import (
     from_library,
     generate,
     ten_views,
+    uids_for,
 )
 from examples.experiments.samples import prior_samples
 from redream import trials
@@ -63,8 +64,9 @@ def particles(lab: Lab, initialise: bool = True) -> Outcome:
     """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)
 
     As they are usually made, the particles of a run start from its assets in turn, the best first, and a single one from
-    that. Without a start (`initialise` off) only the score they share tells a run's particles from as many runs. The prior
-    is adapted to the same assets in all of them.
+    that. So beside seeds there are "starts": as many runs of one particle, from those assets in turn. Without a start
+    (`initialise` off) only the score they share tells a run's particles from as many runs. The prior is adapted to the
+    same assets in all of them.
     """
     rows, figures, found = [], {}, {}  # found: of all prompts, by name
     start = "from assets" if initialise else "from nothing"
@@ -72,6 +74,14 @@ def particles(lab: Lab, initialise: bool = True) -> Outcome:
         seeds = [lab.settings.seed + i for i in range(max(PARTICLES))]
         single = [generate(lab, prompt, seed=seed, initialise=initialise)[0] for seed in seeds]
         groups = {f"{start}, {n} seeds": single[:n] for n in PARTICLES}
+        if initialise:
+            uids = uids_for(lab, prompt)
+            ordered = [uids[i % len(uids) :] + uids[: i % len(uids)] for i in range(len(seeds))]  # from each in turn
+            starts = [
+                one if order == uids else generate(lab, prompt, uids=order, seed=seed, initialise=True)[0]
+                for one, order, seed in zip(single, ordered, seeds, strict=True)
+            ]
+            groups |= {f"{start}, {n} starts": starts[:n] for n in PARTICLES}
         groups |= {
             f"{start}, {n} particles": generate(lab, prompt, particles=n, initialise=initialise) for n in PARTICLES
         }
@@ -86,7 +96,7 @@ def particles(lab: Lab, initialise: bool = True) -> Outcome:
     for name in found:
         if name.endswith("seeds"):
             continue
-        alone = name.replace("particles", "seeds")
+        alone = name.rpartition(" ")[0] + " seeds"
         change = {
             f"{clip}, change in %": 100 * (figures[f"{name}: {clip}"] / figures[f"{alone}: {clip}"] - 1)
             for clip in CLIPS

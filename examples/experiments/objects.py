@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -56,18 +57,21 @@ class Known:
         return Reference(self.asset, self.caption)
 
 
-def generate(lab: Lab, prompt: str, asset: Known | None = None, **changes) -> list[Made]:
-    """The particles of a run, from this asset or from retrieved ones; a run made before is used again or goes on."""
+def generate(lab: Lab, prompt: str, asset: Known | None = None, uids: Sequence[str] = (), **changes) -> list[Made]:
+    """The particles of a run; a run made before is used again or goes on.
+
+    From this asset, or from these of the library, or from retrieved ones; `changes` are those of the settings.
+    """
     settings = lab.settings.with_(**changes)
     given = [(asset.path, asset.caption)] if asset else []
-    asked = [prompt, asdict(settings), [caption for _, caption in given], asdict(lab.weights)]
+    asked = [prompt, asdict(settings), [caption for _, caption in given], list(uids), asdict(lab.weights)]
     asked += [[path.name for path, _ in given], trials.METHODS_VERSION, SCORES_VERSION]
     folder = lab.out / "runs" / f"{trials.slug(prompt)}-{trials.digest(asked)}"
     say(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
     if (folder / "settings.json").is_file():
         told = pipeline.resume(folder, models=lab.models)
     else:
-        told = pipeline.generate(prompt, settings=settings, assets=given, out=folder, models=lab.models)
+        told = pipeline.generate(prompt, settings=settings, assets=given, uids=uids, out=folder, models=lab.models)
     for _ in told:
         pass
     return [
@@ -88,6 +92,12 @@ def found_for(lab: Lab, prompt: str) -> list[Reference]:
     """What a run retrieves for a prompt."""
     found, _ = references.search(lab.understood(prompt), lab.models, lab.settings)
     return [references.as_reference(references.turned(f, lab.models, lab.settings)[0]) for f in found]
+
+
+def uids_for(lab: Lab, prompt: str) -> list[str]:
+    """What a run retrieves for a prompt, by name."""
+    found, _ = references.search(lab.understood(prompt), lab.models, lab.settings)
+    return [f.entry["uid"] for f in found]
 
 
 def around(shown: Shown, settings: Settings) -> Seen:
