@@ -127,15 +127,16 @@ def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
         in_3d.views3d(lab("views3d", runs=evaluated))
 
 
-def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, monkeypatch):
+def test_particles_are_compared_with_as_many_single_runs_from_the_best_asset_and_from_others(lab, monkeypatch):
     asked, own = [], lab("particles")
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     seen = Seen(images, images[:, :1])
 
     def generate(lab, prompt, *, uids=(), particles=1, initialise, seed=0):
-        """Runs of one have a score of .5, others .5 + .1 · particles; from nothing all of them have half of it."""
+        """Runs of one have a score of .5, of others .5 + .1 · particles, from assets other than the best 1; from nothing
+        all of them have half of it."""
         asked.append((initialise, particles, "".join(uids), seed))
-        score = (0.5 if particles == 1 else 0.5 + 0.1 * particles) * (1 if initialise else 0.5)
+        score = (1 if uids else 0.5 if particles == 1 else 0.5 + 0.1 * particles) * (1 if initialise else 0.5)
         return [Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
 
     monkeypatch.setattr(in_3d, "generate", generate)
@@ -148,7 +149,9 @@ def test_particles_are_compared_with_as_many_single_runs_that_start_alike(lab, m
     ]
     assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key)  # all objects look alike
     expected = {"from assets, 4 seeds: CLIP a": 0.5, "from nothing, 4 particles: CLIP b": 0.9}
-    expected |= {"from assets, 4 starts against 4 seeds: CLIP a, change in %": 0}
+    expected |= {"from assets, 4 starts: CLIP a": 0.75}  # two of the four start from another asset
+    expected |= {"from assets, 4 starts against 4 seeds: CLIP a, change in %": 50}
+    expected |= {"from assets, 4 particles against 4 starts: CLIP a, change in %": 20}
     for start in ("from assets", "from nothing"):
         expected[f"{start}, 2 particles against 2 seeds: CLIP a, change in %"] = 40
         expected[f"{start}, 4 particles against 4 seeds: CLIP b, change in %"] = 80

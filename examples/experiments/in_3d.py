@@ -1,5 +1,6 @@
 """The papers' experiments with objects."""
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -63,10 +64,10 @@ CLIPS = ("CLIP a", "CLIP b")
 def particles(lab: Lab, initialise: bool = True) -> Outcome:
     """More particles, more diversity, and the same quality? (ReDream E.7, PD D.3)
 
-    As they are usually made, the particles of a run start from its assets in turn, the best first, and a single one from
-    that. So beside seeds there are "starts": as many runs of one particle, from those assets in turn. Without a start
+    As they are usually made, the particles of a run start from its assets in turn, the best first, and a run of one from
+    the best. So beside seeds there are "starts": as many runs of one particle, from those assets in turn. Without a start
     (`initialise` off) only the score they share tells a run's particles from as many runs. The prior is adapted to the
-    same assets in all of them.
+    same assets in all of them, in another order where the start is another.
     """
     rows, figures, found = [], {}, {}  # found: of all prompts, by name
     start = "from assets" if initialise else "from nothing"
@@ -93,16 +94,17 @@ def particles(lab: Lab, initialise: bool = True) -> Outcome:
             rows += [Row(f"{name}, {i + 1}", o.seen.images) for i, o in enumerate(group)]
     for name, owns in found.items():
         figures |= under(name, {key: mean(own[key] for own in owns) for key in owns[0]})
-    for name in found:
-        if name.endswith("seeds"):
-            continue
-        alone = name.rpartition(" ")[0] + " seeds"
+    pairs = (("starts", "seeds"), ("particles", "seeds"), ("particles", "starts"))
+    for n, (kind, other) in itertools.product(PARTICLES, pairs):
+        name, against = f"{start}, {n} {kind}", f"{start}, {n} {other}"
+        if name not in found or against not in found:
+            continue  # from nothing there are no starts
         change = {
-            f"{clip}, change in %": 100 * (figures[f"{name}: {clip}"] / figures[f"{alone}: {clip}"] - 1)
+            f"{clip}, change in %": 100 * (figures[f"{name}: {clip}"] / figures[f"{against}: {clip}"] - 1)
             for clip in CLIPS
         }
-        change |= {"distance, difference": figures[f"{name}: distance"] - figures[f"{alone}: distance"]}
-        figures |= under(f"{name} against {alone.rpartition(', ')[2]}", change)
+        change |= {"distance, difference": figures[f"{name}: distance"] - figures[f"{against}: distance"]}
+        figures |= under(f"{name} against {n} {other}", change)
     return Outcome(rows, figures)
 
 
