@@ -12,10 +12,9 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
-from redream import machine, runs
+from redream import runs
 from redream.endpoints import Endpoints
 from redream.jobs import Worker, find
-from redream.models import Models
 from redream.screen import about, comparison, page
 from redream.screen.errors import (
     AGAIN,
@@ -49,7 +48,9 @@ from redream.screen.wishes import (
     still_here,
 )
 from redream.settings import PROMPT_LIMIT
-from redream.stack import Stack
+from redream.stack import environment
+from redream.stack.models import Models
+from redream.stack.stack import Stack
 
 SAMPLES = sorted((Path(__file__).parent / "examples/samples").glob("*.mp4"))  # made by this program
 EXAMPLES = ["a purple owl", "a blue cat", "a green dog", "a pink car", "a turquoise robot", "a yellow chair"]
@@ -66,7 +67,7 @@ def choose() -> tuple[Stack, str]:
     """The stack to work with, and why it is this one."""
     if name := os.environ.get("REDREAM_STACK"):
         return Stack.load(name), "REDREAM_STACK names it."
-    found = machine.doctor()
+    found = environment.doctor()
     return Stack.load(found.stack), found.reason
 
 

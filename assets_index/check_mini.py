@@ -13,7 +13,6 @@ import torch
 
 from assets_index import world
 from redream.distillation.adaptation import ADAPTER, Adaptation
-from redream.models import Models
 from redream.references import as_reference, search, turned
 from redream.results import as_bytes, grid
 from redream.retrieval.clip import Clip
@@ -21,7 +20,9 @@ from redream.retrieval.orientation import align
 from redream.scene import assets
 from redream.scene.cameras import VIEWS
 from redream.settings import PRESETS
-from redream.stack import Stack, check_prompt
+from redream.stack.models import Models
+from redream.stack.stack import Stack
+from redream.stack.vocabulary import check_prompt
 
 MINI = Path(__file__).parent / "mini"
 PROMPTS = Path(__file__).parents[1] / "examples" / "retrieval_prompts.csv"

@@ -25,7 +25,7 @@ from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.scene import assets, intake, mesh
 from redream.scene.cameras import Camera
-from redream.stack import Vocabulary, check_prompt
+from redream.stack.vocabulary import Vocabulary, check_prompt
 from redream.trials import read_prompts
 
 HERE = Path(__file__).parent

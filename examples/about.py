@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from redream import pipeline
-from redream.models import Models
 from redream.results import STRIP_VIEWS, grid
 from redream.runs import Run
 from redream.scene.turntable import as_bytes
+from redream.stack.models import Models
 
 SIDE, COLUMNS = 128, 4  # pixels of a picture, pictures in a row
 SIDES = (0, 2, 4)  # of `pipeline.TURNS`: back, side, front

@@ -18,7 +18,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from redream.stack import STACKS, Vocabulary, check_prompt
+from redream.stack.stack import STACKS
+from redream.stack.vocabulary import Vocabulary, check_prompt
 from redream.tables import bootstrap
 
 SCORES = {

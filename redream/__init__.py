@@ -14,10 +14,10 @@ _HOME = {
     "resume": "pipeline",
     "retrieve": "pipeline",
     "sample": "pipeline",
-    "Models": "models",
+    "Models": "stack.models",
     "Settings": "settings",
     "PRESETS": "settings",
-    "Stack": "stack",
+    "Stack": "stack.stack",
     "Run": "runs",
     "Camera": "scene.cameras",
 }

@@ -20,10 +20,10 @@ from tqdm import tqdm
 
 from redream import events as told
 from redream import pipeline, sharing
-from redream.models import Models
 from redream.runs import Run
 from redream.settings import PRESETS, Settings
-from redream.stack import Stack
+from redream.stack.models import Models
+from redream.stack.stack import Stack
 
 VIEWS = ("front", "side", "back")
 PROMPTS = Path(__file__).parent.parent / "examples"
@@ -164,9 +164,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def doctor(options: argparse.Namespace) -> None:
-    from redream import machine
+    from redream.stack import environment
 
-    found = machine.doctor()
+    found = environment.doctor()
     print(f"Stack: {found.stack}. {found.reason}")
     for name, value in found.facts:
         print(f"{name}: {value}")

@@ -22,16 +22,18 @@ from pathlib import Path
 
 import torch
 
-from redream import events, gallery, machine, pipeline, tables
+from redream import events, gallery, pipeline, tables
 from redream.distillation.loop import CheckpointError
 from redream.files import read_json, write_json, write_text
 from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
 from redream.metrics import SCORES_VERSION
-from redream.models import Models
 from redream.runs import Run, RunError
 from redream.settings import PRESETS, Preset, Settings
 from redream.sharing import Claims
-from redream.stack import PERCEPTUALS, Checked, check_prompt
+from redream.stack import environment
+from redream.stack.models import Models
+from redream.stack.stack import PERCEPTUALS
+from redream.stack.vocabulary import Checked, check_prompt
 from redream.tables import TRUTH, Outcome
 from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, Weights, digest, own_settings, plan
 
@@ -184,7 +186,7 @@ def _make(trial: Trial, models: Models) -> Iterator[float]:
         made_here = isinstance(event, events.Finished)  # else this process does not know what the run took
         costs = {"seconds": seconds, "sessions": sessions}  # how many calls; the seconds are the last one's
         costs |= {"threads": torch.get_num_threads()}
-        run.write_json("costs.json", costs | {"peak_memory_gb": machine.peak_memory_gb() if made_here else None})
+        run.write_json("costs.json", costs | {"peak_memory_gb": environment.peak_memory_gb() if made_here else None})
 
 
 def _is_usable(trial: Trial) -> bool:

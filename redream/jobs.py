@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 
-from redream import events, machine, pipeline, runs
+from redream import events, pipeline, runs
 from redream.events import Event, Finished, Progress
-from redream.models import Models
 from redream.pace import Pace
 from redream.runs import Run, RunError
 from redream.settings import MAX_WAITING, PRESETS, Settings
+from redream.stack import environment
+from redream.stack.models import Models
 
 LOOK = 0.2  # seconds between two looks at a history
 PULSE = 1.0  # seconds after which who follows is told that there is nothing new, so that who has gone is noticed
@@ -55,7 +56,7 @@ class Worker:
 
     def __init__(self, models: Models, generate: Callable = pipeline.generate, keep_days: float | None = None) -> None:
         self.models, self._generate = models, generate
-        self.pace = Pace(models.stack.name, machine.device_name(models.device))
+        self.pace = Pace(models.stack.name, environment.device_name(models.device))
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._door = threading.Lock()  # one submission after the other

@@ -14,18 +14,20 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from redream import gallery, hub, machine, references, results
+from redream import gallery, hub, references, results
 from redream.distillation.loop import load_particles
 from redream.files import read_json, write_json
 from redream.metrics import SCORES_VERSION, silhouette_iou
-from redream.models import Models
 from redream.runs import Run
 from redream.scene import assets
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.settings import Settings
-from redream.stack import JUDGES, PERCEPTUALS, Checked, Stack
+from redream.stack import environment
+from redream.stack.models import Models
+from redream.stack.stack import JUDGES, PERCEPTUALS, Stack
+from redream.stack.vocabulary import Checked
 
 OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
 
@@ -154,7 +156,7 @@ class Judge:
         found, _ = references.search(self.checked.prompt, self.models, self.settings.with_(assets=1))
         turned, _ = references.turned(found[0], self.models, self.settings)
         costs = {"seconds": {"retrieval": round(time.perf_counter() - start, 3)}, "sessions": 1}
-        write_json(folder / "costs.json", costs | {"peak_memory_gb": machine.peak_memory_gb()})
+        write_json(folder / "costs.json", costs | {"peak_memory_gb": environment.peak_memory_gb()})
         write_json(folder / "retrieved.json", {"prompt": self.checked.prompt, "assets": [found[0].entry]})
         results.save_strip(turned.asset, self.settings, folder / "asset-0-turned.png")
         still = self._still(turned.asset, folder)

@@ -21,7 +21,7 @@ from redream.files import replacing
 from redream.retrieval.clip import Clip
 from redream.scene.cameras import VIEWS, Camera, ring
 from redream.settings import Settings
-from redream.stack import Entry, Stack
+from redream.stack.stack import Entry, Stack
 
 SCORES_VERSION = 2  # raised when what a score means changes: values of another version are made again
 AZIMUTHS = 120  # views once around, 3° apart

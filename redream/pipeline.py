@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redream.events import Event, Failed, Progress
-from redream.models import Models
 from redream.runs import GivenAsset, Request, Run, RunError
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
-from redream.stack import STACKS, Checked, Entry, Stack, check_prompt
+from redream.stack.models import Models
+from redream.stack.stack import STACKS, Entry, Stack
+from redream.stack.vocabulary import Checked, check_prompt
 
 
 class PipelineError(ValueError):

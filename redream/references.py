@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from redream.models import Models
 from redream.retrieval.build import ring_pictures
 from redream.retrieval.index import AssetUnavailable, Hit, retrieved
 from redream.retrieval.orientation import Alignment, align
@@ -13,6 +12,7 @@ from redream.scene import assets
 from redream.scene.assets import Asset
 from redream.scene.intake import IntakeError
 from redream.settings import Settings
+from redream.stack.models import Models
 
 
 @dataclass(frozen=True)

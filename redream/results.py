@@ -12,7 +12,6 @@ from torch import Tensor
 
 from redream.files import replacing
 from redream.metrics import score
-from redream.models import Models
 from redream.retrieval.orientation import pictures
 from redream.scene import mesh, turntable
 from redream.scene.assets import Asset
@@ -20,6 +19,7 @@ from redream.scene.cameras import Camera, ring
 from redream.scene.turntable import as_bytes
 from redream.scene.volume import FieldFunction, OccupancyGrid, Rendering
 from redream.settings import Settings
+from redream.stack.models import Models
 
 STRIP_VIEWS, STRIP_SIZE = 8, 96  # views, pixels
 PREVIEW_SIZE = 128  # pixels

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from redream import __version__, machine, pace, references, results
+from redream import __version__, pace, references, results
 from redream.events import (
     Artefact,
     Event,
@@ -27,13 +27,15 @@ from redream.events import (
 )
 from redream.hub import HubError
 from redream.metrics import MetricsError
-from redream.models import Models
 from redream.retrieval.clip import ClipError
 from redream.runs import Run
 from redream.scene import turntable
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
-from redream.stack import Checked, Stack, StackError
+from redream.stack import environment
+from redream.stack.models import Models
+from redream.stack.stack import Stack, StackError
+from redream.stack.vocabulary import Checked
 
 RECENT = 20  # iterations that the time left is estimated from
 FILM_NEWS = 10  # times that is told how far a film is
@@ -253,8 +255,8 @@ class Session:
             "extra": request.extra,
             "assets": self.assets,
             "models": self.models.provenance(),
-            "device": machine.device_name(self.models.device),
-            "versions": machine.versions(),
+            "device": environment.device_name(self.models.device),
+            "versions": environment.versions(),
             "done": done,
             "stopped": done < request.total,
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},

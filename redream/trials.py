@@ -16,7 +16,7 @@ from redream.files import read_json
 from redream.judging import EvaluationError
 from redream.metrics import SCORES_VERSION
 from redream.settings import Preset, Settings
-from redream.stack import JUDGES, Stack
+from redream.stack.stack import JUDGES, Stack
 from redream.tables import Outcome
 
 METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew

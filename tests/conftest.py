@@ -50,8 +50,8 @@ def tiny_stack(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def models(tiny_stack):
     """The models of the tiny stack. A run leaves its adapters on the prior until the next one begins."""
-    from redream.models import Models
-    from redream.stack import Stack
+    from redream.stack.models import Models
+    from redream.stack.stack import Stack
 
     return Models.load(Stack.load(tiny_stack, environ={}), "cpu")
 
@@ -61,8 +61,8 @@ def models_with_truth(tiny_stack, tmp_path_factory):
     """The models of the tiny stack, and two variants of purple owls as its truth. Read only."""
     from tiny_stack import add_truth
 
-    from redream.models import Models
-    from redream.stack import Stack
+    from redream.stack.models import Models
+    from redream.stack.stack import Stack
 
     return Models.load(Stack.load(add_truth(tiny_stack, tmp_path_factory.mktemp("true")), environ={}), "cpu")
 
@@ -78,7 +78,7 @@ def tiny_stack_v(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def mini():
     """The miniature stack with trained weights."""
-    from redream.stack import STACKS, Stack
+    from redream.stack.stack import STACKS, Stack
 
     if not (STACKS / "mini" / "stack.json").is_file():
         pytest.skip("assets_index/mini is not built")

@@ -19,11 +19,11 @@ from tiny_stack import TINY
 
 from redream import evaluation, gallery, pipeline, trials
 from redream.judging import SCORES, EvaluationError, Judge, objects_of
-from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.runs import Run
 from redream.settings import by_method
-from redream.stack import check_prompt
+from redream.stack.models import Models
+from redream.stack.vocabulary import check_prompt
 from redream.trials import Prompt
 
 SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
@@ -164,7 +164,7 @@ import torch
 torch.set_num_threads(1)  # as here: sums are equal then
 from test_evaluation import METHODS, PROMPTS, SETTINGS
 from redream import evaluation
-from redream.models import Models
+from redream.stack.models import Models
 from redream.settings import by_method
 models = Models.load({str(models.stack.base)!r}, "cpu")
 for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=by_method(SETTINGS)):

@@ -19,7 +19,7 @@ from examples.experiments.sheet import GAP, sheet
 from redream import evaluation, trials
 from redream.runs import Run
 from redream.settings import by_method
-from redream.stack import STACKS
+from redream.stack.stack import STACKS
 
 PROMPTS = {
     "away": ("a red owl", "a purple cat"),

@@ -13,7 +13,7 @@ from redream.jobs import JobError, Waiting, Worker
 from redream.pace import cost
 from redream.runs import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
-from redream.stack import PromptError
+from redream.stack.vocabulary import PromptError
 
 
 @pytest.fixture(autouse=True)

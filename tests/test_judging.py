@@ -13,7 +13,8 @@ from redream.judging import EvaluationError
 from redream.results import Studio
 from redream.scene import assets
 from redream.scene.cameras import Camera
-from redream.stack import STACKS, Stack, check_prompt
+from redream.stack.stack import STACKS, Stack
+from redream.stack.vocabulary import check_prompt
 
 
 def test_the_truth_overlaps_itself_wholly_and_the_best_variant_counts(models_with_truth):

@@ -28,7 +28,7 @@ from redream.metrics import (
 from redream.retrieval.clip import Clip
 from redream.scene.cameras import VIEWS, Camera, ring
 from redream.settings import Settings
-from redream.stack import Entry, Stack
+from redream.stack.stack import Entry, Stack
 
 SETTINGS = Settings()
 PROMPT = "a purple owl"

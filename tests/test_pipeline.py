@@ -11,13 +11,14 @@ import torch
 from tiny_stack import TINY, tiny_glb
 
 from redream import events, pipeline
-from redream.models import Models
 from redream.retrieval.index import AssetUnavailable, Index
 from redream.runs import Run, RunError
 from redream.scene import assets
 from redream.scene.intake import IntakeError
 from redream.settings import PRESETS
-from redream.stack import PromptError, Stack, StackError
+from redream.stack.models import Models
+from redream.stack.stack import Stack, StackError
+from redream.stack.vocabulary import PromptError
 
 PROMPT = "a purple owl"
 

@@ -6,9 +6,9 @@ from tiny_stack import TINY
 from redream import events, pipeline, results, session
 from redream.distillation.loop import CheckpointError, Distillation
 from redream.hub import HubError
-from redream.models import Models
 from redream.retrieval.clip import ClipError
 from redream.runs import Run, RunError
+from redream.stack.models import Models
 
 PROMPT = "a purple owl"
 SETTINGS = TINY.with_(method="sds", preview_every=1, checkpoint_every=1)  # SDS needs no assets: that is faster

@@ -9,7 +9,8 @@ from redream.metrics import load_perceptual
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import Index
 from redream.scene.assets import load
-from redream.stack import PromptError, Stack, check_prompt
+from redream.stack.stack import Stack
+from redream.stack.vocabulary import PromptError, check_prompt
 
 
 @pytest.fixture(params=["tiny_stack", "tiny_stack_v"])

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 
 from redream.judging import EvaluationError
-from redream.stack import STACKS, Stack, Vocabulary, check_prompt
+from redream.stack.stack import STACKS, Stack
+from redream.stack.vocabulary import Vocabulary, check_prompt
 from redream.trials import Prompt, Weights, read_prompts
 
 EXAMPLES = STACKS.parent / "examples"

@@ -38,8 +38,8 @@ from examples.experiments.objects import evaluated
 from examples.experiments.sheet import sheet
 from redream import pipeline
 from redream.files import replacing
-from redream.models import Models
 from redream.settings import PRESETS
+from redream.stack.models import Models
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from redream.distillation.loop import Distillation
 from redream.judging import Still, objects_of, true_objects
 from redream.metrics import clip_score, silhouette_iou
 from redream.runs import Run
-from redream.stack import check_prompt
+from redream.stack.vocabulary import check_prompt
 
 
 def away(lab: Lab) -> Outcome:

@@ -12,10 +12,10 @@ from torch import Tensor
 from redream import trials
 from redream.distillation.prior import Prior
 from redream.metrics import clip_score
-from redream.models import Models
 from redream.retrieval.clip import Clip
 from redream.settings import Preset, Settings
-from redream.stack import check_prompt
+from redream.stack.models import Models
+from redream.stack.vocabulary import check_prompt
 
 SIDE = 96  # pixels of a picture
 

@@ -3,10 +3,10 @@
 from html import escape
 from pathlib import Path
 
-from redream import machine
 from redream.judging import SCORES, Score
 from redream.screen.markup import as_html, data_uri, quiet
-from redream.stack import Stack
+from redream.stack import environment
+from redream.stack.stack import Stack
 
 PICTURES = Path(__file__).parents[2] / "examples" / "about"  # 1.jpg …
 STEPS = (
@@ -44,8 +44,12 @@ def page_html(stack: Stack, reason: str) -> str:
         for key, s in SCORES.items()
         if not key.endswith("_b")
     )
-    versions = ", ".join(f"{name} {version}" for name, version in machine.versions().items())
-    facts = {"stack": f"{stack.name}: {reason}", "device": machine.device_name(machine.device()), "versions": versions}
+    versions = ", ".join(f"{name} {version}" for name, version in environment.versions().items())
+    facts = {
+        "stack": f"{stack.name}: {reason}",
+        "device": environment.device_name(environment.device()),
+        "versions": versions,
+    }
     facts_html = "".join(f"<tr><th scope='row'>{k}</th><td>{escape(v)}</td></tr>" for k, v in facts.items())
     limits = "".join(f"<li>{as_html(sentence)}</li>" for sentence in LIMITS)
     return (

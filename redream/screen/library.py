@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 
 from redream import results
 from redream.jobs import Worker
-from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.scene import assets
@@ -18,7 +17,8 @@ from redream.scene.intake import IntakeError
 from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import asset_facts, data_uri, quiet, turning
 from redream.settings import PRESETS, PROMPT_LIMIT
-from redream.stack import check_prompt
+from redream.stack.models import Models
+from redream.stack.vocabulary import check_prompt
 
 SHOWN = 12  # cards on a page
 SEARCHED = 400  # assets that a licence is looked for among
@@ -44,7 +44,7 @@ class Library:
     def search(self, words: str, licence: str | None = None, count: int = SHOWN) -> list[dict]:
         """The assets nearest to some words, best first, or the first ones without words; as rows with a similarity.
 
-        Raises `redream.stack.PromptError` for words that are no prompt.
+        Raises `redream.stack.stack.PromptError` for words that are no prompt.
         """
         index = self.models.index
         if words.strip():

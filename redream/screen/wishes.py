@@ -9,7 +9,7 @@ from redream.screen import page
 from redream.screen.markup import in_words
 from redream.screen.page import Page
 from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
-from redream.stack import Stack
+from redream.stack.stack import Stack
 
 METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
 HELP = {  # what a widget asks for

@@ -4,7 +4,7 @@ import gradio as gr
 import pytest
 
 from redream.screen.errors import answering, saying, streaming
-from redream.stack import PromptError
+from redream.stack.vocabulary import PromptError
 
 UNFORESEEN = "Something in this program went wrong."
 

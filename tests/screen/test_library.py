@@ -2,10 +2,11 @@
 
 import pytest
 
-from redream.models import Models
 from redream.retrieval.index import AssetUnavailable
 from redream.screen.library import Library
-from redream.stack import PromptError, Stack
+from redream.stack.models import Models
+from redream.stack.stack import Stack
+from redream.stack.vocabulary import PromptError
 
 
 @pytest.fixture(scope="module")

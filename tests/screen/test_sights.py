@@ -10,7 +10,7 @@ from redream.jobs import Worker
 from redream.judging import SCORES
 from redream.screen import about, sights
 from redream.settings import PRESETS, by_method
-from redream.stack import PromptError
+from redream.stack.vocabulary import PromptError
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ import pytest
 
 from redream.screen.wishes import MOST_OBJECTS, Wish, WishError, known_words, most_iterations
 from redream.settings import PRESETS
-from redream.stack import Stack
+from redream.stack.stack import Stack
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from redream import hub, machine
-from redream.stack import Entry, Stack, StackError
+from redream import hub
+from redream.stack import environment
+from redream.stack.stack import Entry, Stack, StackError
 
 HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their revision names them
 
@@ -26,7 +27,7 @@ class Models:
         """The models of a stack, on CUDA where there is one. Raises `StackError`; each model raises its own errors
         when it is first used."""
         stack = stack if isinstance(stack, Stack) else Stack.load(stack)
-        return Models(stack, device or machine.device())
+        return Models(stack, device or environment.device())
 
     @property
     def index(self):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from huggingface_hub import snapshot_download
 
 from redream import hub
-from redream.stack import Entry, Stack, StackError
+from redream.stack.stack import Entry, Stack, StackError
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "faiss-cpu", "trimesh", "embreex")
 PACKAGES += ("numpy", "scikit-image", "xatlas")

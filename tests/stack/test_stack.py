@@ -7,7 +7,8 @@ import pytest
 from redream.hub import HubError
 from redream.judging import SCORES
 from redream.settings import PROMPT_LIMIT
-from redream.stack import STACKS, PromptError, Stack, StackError, Vocabulary, check_prompt
+from redream.stack.stack import STACKS, Stack, StackError
+from redream.stack.vocabulary import PromptError, Vocabulary, check_prompt
 
 VALUES = {
     "format": 1,

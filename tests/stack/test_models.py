@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from redream.distillation.prior import Prior
-from redream.models import Models
 from redream.retrieval.clip import Clip, ClipError
-from redream.stack import Stack
+from redream.stack.models import Models
+from redream.stack.stack import Stack
 
 
 @pytest.fixture

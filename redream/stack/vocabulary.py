@@ -1,0 +1,98 @@
+"""The words that small models know, and the one door through which prompts come in."""
+
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from redream.settings import PROMPT_LIMIT
+
+
+class VocabularyError(ValueError):
+    """A vocabulary file that cannot be read; the message says what to do."""
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A prompt as the models get it, and what to tell its author."""
+
+    prompt: str
+    warnings: tuple[str, ...] = ()
+    kind: str | None = None  # the kind of thing it names, and
+    colour: str | None = None  # its colour, where a vocabulary tells
+    has_front: bool | None = None  # whether things of that kind look different from the front
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that small models know: phrases for kinds and colours, and other words."""
+
+    name: str  # as it stands in a sentence: "the miniature model"
+    kinds: dict[str, list[str]]  # "owl": ["owl", "owls", "owlet"]
+    symmetric: list[str]  # the kinds without a front
+    colours: dict[str, list[str]]
+    words: list[str]
+
+    @staticmethod
+    def load(path: Path) -> "Vocabulary":
+        """Read a vocabulary file. Raises `VocabularyError`."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            fields = {key: values[key] for key in ("kinds", "symmetric", "colours", "words")}
+            return Vocabulary(name=values.get("name", "this model"), **fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise VocabularyError(f"The vocabulary {path.name} cannot be read; restore the stack's files.") from error
+
+    def check(self, prompt: str) -> Checked:
+        """Drop the words that the models do not know, with a warning. Raises `PromptError` if no known kind is named."""
+        tokens = re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower().replace("’", "'"))
+        kinds, colours = _phrases(tokens, self.kinds), _phrases(tokens, self.colours)
+        phrases = [phrase for table in (self.kinds, self.colours) for group in table.values() for phrase in group]
+        known = {word.lower() for phrase in [*phrases, *self.words] for word in phrase.split()}
+        unknown = list(dict.fromkeys(token for token in tokens if token not in known))
+        name = self.name[:1].upper() + self.name[1:]
+        if not kinds:
+            reason = f"does not know the {_words(unknown)}" if unknown else "finds no thing it knows in this prompt"
+            listed = ", ".join(sorted(self.kinds))
+            raise PromptError(f"{name} {reason}. It knows {len(self.kinds)} kinds of things: {listed}.")
+        them = "it" if len(unknown) == 1 else "them"
+        warnings = (f"{name} does not know the {_words(unknown)} and ignores {them}.",) if unknown else ()
+        kept = " ".join(token for token in tokens if token in known)
+        return Checked(kept, warnings, kinds[0], colours[0] if colours else None, kinds[0] not in self.symmetric)
+
+
+def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> Checked:
+    """Any prompt from outside comes through here: one line of 1 to `PROMPT_LIMIT` characters. Raises `PromptError`."""
+    if len(prompt) > PROMPT_LIMIT:
+        raise PromptError(f"This prompt has {len(prompt):,} characters; the limit is {PROMPT_LIMIT}. Shorten it.")
+    prompt = " ".join(unicodedata.normalize("NFC", prompt).split())
+    prompt = "".join(character for character in prompt if unicodedata.category(character) != "Cf")  # invisible marks
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Cn") for character in prompt):
+        raise PromptError("This prompt has control characters in it; type it as plain text.")
+    if not prompt.strip():
+        raise PromptError("The prompt is empty; describe an object in a few words.")
+    return vocabulary.check(prompt) if vocabulary else Checked(prompt)
+
+
+def _phrases(tokens: list[str], table: dict[str, list[str]]) -> list[str]:
+    """The entries of a table {entry: phrases} that the tokens name, in order; at one place the longest phrase wins."""
+    spelled = {tuple(phrase.lower().split()): entry for entry, phrases in table.items() for phrase in phrases}
+    longest = max((len(phrase) for phrase in spelled), default=0)
+    found, place = [], 0
+    while place < len(tokens):
+        lengths = range(min(longest, len(tokens) - place), 0, -1)
+        length = next((n for n in lengths if tuple(tokens[place : place + n]) in spelled), 0)
+        if length:
+            found.append(spelled[tuple(tokens[place : place + length])])
+        place += max(length, 1)
+    return found
+
+
+def _words(words: list[str]) -> str:
+    starred = [f"*{word}*" for word in words]
+    return f"word {starred[0]}" if len(words) == 1 else f"words {', '.join(starred[:-1])} and {starred[-1]}"
