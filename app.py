@@ -12,9 +12,9 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
-from redream import runs
 from redream.endpoints import Endpoints
-from redream.jobs import Worker, find
+from redream.runs.queue import Worker, find
+from redream.runs.run import days_kept, runs_folder
 from redream.screen import about, comparison, page
 from redream.screen.errors import (
     AGAIN,
@@ -420,8 +420,8 @@ def endpoints(worker: Worker) -> None:
 def main() -> None:
     try:
         stack, reason = choose()
-        runs.root().mkdir(parents=True, exist_ok=True)
-        worker = Worker(Models.load(stack), keep_days=runs.days_kept())
+        runs_folder().mkdir(parents=True, exist_ok=True)
+        worker = Worker(Models.load(stack), keep_days=days_kept())
         demo = build(worker, reason)
     except ValueError as error:
         sys.exit(sentence(error))
@@ -430,7 +430,7 @@ def main() -> None:
         theme=theme(),
         css_paths=STYLE,
         js=SCRIPT,
-        allowed_paths=[str(runs.root().resolve())],
+        allowed_paths=[str(runs_folder().resolve())],
         max_file_size="100mb",
         max_threads=400,  # one for each page that follows a run
         footer_links=["api"],

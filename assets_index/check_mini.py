@@ -13,10 +13,10 @@ import torch
 
 from assets_index import world
 from redream.distillation.adaptation import ADAPTER, Adaptation
-from redream.references import as_reference, search, turned
-from redream.results import as_bytes, grid
 from redream.retrieval.clip import Clip
 from redream.retrieval.orientation import align
+from redream.runs.outputs import as_bytes, grid
+from redream.runs.retrieved import as_reference, search, turned
 from redream.scene import assets
 from redream.scene.cameras import VIEWS
 from redream.settings import PRESETS

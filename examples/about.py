@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from redream import pipeline
-from redream.results import STRIP_VIEWS, grid
-from redream.runs import Run
+from redream.runs.outputs import STRIP_VIEWS, grid
+from redream.runs.run import Run
 from redream.scene.turntable import as_bytes
 from redream.stack.models import Models
 

@@ -18,7 +18,7 @@ _HOME = {
     "Settings": "settings",
     "PRESETS": "settings",
     "Stack": "stack.stack",
-    "Run": "runs",
+    "Run": "runs.run",
     "Camera": "scene.cameras",
 }
 __all__ = list(_HOME)

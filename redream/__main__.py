@@ -18,9 +18,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from redream import events as told
-from redream import pipeline, sharing
-from redream.runs import Run
+from redream import pipeline
+from redream.runs import events, locks
+from redream.runs.run import Run
 from redream.settings import PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import Stack
@@ -111,9 +111,9 @@ def sample(options: argparse.Namespace) -> None:
         images = pipeline.sample(
             options.prompt, options.view, options.adapt, options.count, stack=options.stack, progress=progress
         )
-    from redream import results
+    from redream.runs import outputs
 
-    results.save_png(results.grid(images), options.out)
+    outputs.save_png(outputs.grid(images), options.out)
     print(f"{len(images)} pictures are in {options.out}.")
 
 
@@ -121,7 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from redream import evaluation, trials
 
     if options.helper:
-        threading.Thread(target=sharing.end_with_input, daemon=True).start()
+        threading.Thread(target=locks.end_with_input, daemon=True).start()
     models = Models.load(options.stack)
     asked: dict[str, dict] = {}  # method, "" for all → name → value
     for method, name, value in options.set:
@@ -134,11 +134,11 @@ def evaluate(options: argparse.Namespace) -> None:
     sweep = evaluation.evaluate(
         options.out, prompts, methods, options.seeds, models=models, settings=settings, tuned=asked
     )
-    if options.processes > 1 and not sharing.possible(options.out / evaluation.CLAIMS):
+    if options.processes > 1 and not locks.possible(options.out / evaluation.CLAIMS):
         raise evaluation.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
     with (
-        sharing.helped([*options.words, "--processes", "1", "--helper"], options.processes) as helpers,
+        locks.helped([*options.words, "--processes", "1", "--helper"], options.processes) as helpers,
         tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar,
     ):
         for now in sweep:
@@ -172,23 +172,23 @@ def doctor(options: argparse.Namespace) -> None:
         print(f"{name}: {value}")
 
 
-def _follow(events: Iterator[told.Event]) -> bool:
+def _follow(updates: Iterator[events.Event]) -> bool:
     """Show a run's events: a bar on a terminal, else lines; where everything is goes to stdout. Whether there were any."""
     started = None
     with tqdm(disable=not sys.stderr.isatty(), unit="it") as bar:
         written = None  # stage and tenth of the run in the last line
-        for event in events:
+        for event in updates:
             match event:
-                case told.Started():
+                case events.Started():
                     started = event
                     bar.total, bar.initial, bar.n = event.total, event.iteration, event.iteration
                     tqdm.write(f"The run's folder is {event.run}.", file=sys.stderr)
-                case told.Warned(sentence):
+                case events.Warned(sentence):
                     tqdm.write(sentence, file=sys.stderr)
-                case told.Retrieved(assets):
+                case events.Retrieved(assets):
                     captions = "; ".join(asset["caption"] for asset in assets)
                     tqdm.write(f"Found in the library: {captions}.", file=sys.stderr)
-                case told.Progress(stage, iteration, total, seconds_left):
+                case events.Progress(stage, iteration, total, seconds_left):
                     bar.set_description_str(stage.capitalize(), refresh=False)
                     bar.update(iteration - bar.n)
                     now = (stage, iteration * 10 // total)
@@ -196,11 +196,11 @@ def _follow(events: Iterator[told.Event]) -> bool:
                         left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
                         print(f"{stage.capitalize()}, iteration {iteration} of {total}{left}", file=sys.stderr)
                         written = now
-                case told.Artefact(kind, particle, file):
+                case events.Artefact(kind, particle, file):
                     print(f"{kind.capitalize()} {particle}: {Path(started.run) / file}")
-                case told.Scored(scores):
+                case events.Scored(scores):
                     print(*scores_in_words(scores), sep="\n")
-                case told.Finished(stopped):
+                case events.Finished(stopped):
                     if stopped:
                         print(f"Stopped before its end; go on with: python -m redream resume {started.run}")
                     print(f"Everything is in {started.run}.")

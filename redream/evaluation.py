@@ -22,14 +22,15 @@ from pathlib import Path
 
 import torch
 
-from redream import events, gallery, pipeline, tables
+from redream import gallery, pipeline, tables
 from redream.distillation.loop import CheckpointError
 from redream.files import read_json, write_json, write_text
 from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
 from redream.metrics import SCORES_VERSION
-from redream.runs import Run, RunError
+from redream.runs import events
+from redream.runs.locks import Claims
+from redream.runs.run import Run, RunError
 from redream.settings import PRESETS, Preset, Settings
-from redream.sharing import Claims
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import PERCEPTUALS

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from redream import gallery, hub, references, results
+from redream import gallery, hub
 from redream.distillation.loop import load_particles
 from redream.files import read_json, write_json
 from redream.metrics import SCORES_VERSION, silhouette_iou
-from redream.runs import Run
+from redream.runs import outputs, retrieved
+from redream.runs.run import Run
 from redream.scene import assets
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
@@ -153,12 +154,12 @@ class Judge:
         """Of the library's best asset, turned to the front that is found."""
         _ = self.models.index, self.models.clip("retrieval")  # loading does not count
         start = time.perf_counter()
-        found, _ = references.search(self.checked.prompt, self.models, self.settings.with_(assets=1))
-        turned, _ = references.turned(found[0], self.models, self.settings)
+        found, _ = retrieved.search(self.checked.prompt, self.models, self.settings.with_(assets=1))
+        turned, _ = retrieved.turned(found[0], self.models, self.settings)
         costs = {"seconds": {"retrieval": round(time.perf_counter() - start, 3)}, "sessions": 1}
         write_json(folder / "costs.json", costs | {"peak_memory_gb": environment.peak_memory_gb()})
         write_json(folder / "retrieved.json", {"prompt": self.checked.prompt, "assets": [found[0].entry]})
-        results.save_strip(turned.asset, self.settings, folder / "asset-0-turned.png")
+        outputs.save_strip(turned.asset, self.settings, folder / "asset-0-turned.png")
         still = self._still(turned.asset, folder)
         return self._alone(still) | {"silhouette_iou": best_overlap(self.outlines(still), self._true_outlines())}
 
@@ -171,7 +172,7 @@ class Judge:
             compared.append(own | fit | beside_the_truth(own, mean_of(scored[:n] + scored[n + 1 :])))
         return mean_of(compared)
 
-    def outlines(self, shown: results.Shown) -> Float[Tensor, "b 1 s s"]:
+    def outlines(self, shown: outputs.Shown) -> Float[Tensor, "b 1 s s"]:
         """Opacity from 24 azimuths."""
         cameras, white = _ring(OUTLINES, self.settings), torch.ones(3, device=shown.grid.density.device)
         return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras]).cpu()
@@ -183,10 +184,10 @@ class Judge:
         known, now = (read_json(run.folder / "record.json") or {}).get("models", {}), self.models.provenance()
         return all(known.get(name) == now.get(name) for name in JUDGES)
 
-    def _alone(self, shown: results.Shown) -> dict[str, float | None]:
+    def _alone(self, shown: outputs.Shown) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""
-        studio = results.Studio(shown, self.settings, self.models.score_size)
-        return _only_scores(results.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front))
+        studio = outputs.Studio(shown, self.settings, self.models.score_size)
+        return _only_scores(outputs.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front))
 
     def _true_outlines(self) -> list[Float[Tensor, "b 1 s s"]]:
         return [self.outlines(Still(asset, self.settings)) for asset in self.truth]
@@ -194,12 +195,12 @@ class Judge:
     def _still(self, asset: Asset, folder: Path) -> Still:
         if not (folder / "sprite.jpg").is_file():
             cameras, white = _ring(gallery.FRAMES, self.settings), torch.ones(3)
-            pictures = [results.as_bytes(asset.render(camera, gallery.SIDE, white)[0][0]) for camera in cameras]
+            pictures = [outputs.as_bytes(asset.render(camera, gallery.SIDE, white)[0][0]) for camera in cameras]
             gallery.save_sprites(pictures, folder / "sprite.jpg")
         return Still(asset, self.settings)
 
 
-def objects_of(run: Run, device: str = "cpu") -> list[tuple[results.Shown, dict]]:
+def objects_of(run: Run, device: str = "cpu") -> list[tuple[outputs.Shown, dict]]:
     """A finished run's particles, each with its object in scores.json, empty for a run without scores. Raises
     `EvaluationError` if they are damaged."""
     try:

@@ -1,6 +1,6 @@
 """From a prompt to a run: the one way that app, command line and evaluation take. A generator of events.
 
-What is asked is checked and written down here; `redream.session` does it. Importing this is cheap, so that settings.json
+What is asked is checked and written down here; `redream.runs.session` does it. Importing this is cheap, so that settings.json
 is there before anything large is imported.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from redream.events import Event, Failed, Progress
-from redream.runs import GivenAsset, Request, Run, RunError
+from redream.runs.events import Event, Failed, Progress
+from redream.runs.run import GivenAsset, Request, Run, RunError
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import STACKS, Entry, Stack
@@ -195,7 +195,7 @@ def _taught(prompt: str, models: Models, settings: Settings) -> Iterator:
     import torch
 
     from redream.distillation.adaptation import Adaptation
-    from redream.references import as_reference, search, turned
+    from redream.runs.retrieved import as_reference, search, turned
 
     found, _ = search(prompt, models, settings)
     known = [as_reference(turned(f, models, settings)[0]) for f in found]
@@ -219,7 +219,7 @@ def _events(
     run: Run, stack: Stack, checked: Checked, models: Models | None, stop: Callable[[], bool]
 ) -> Iterator[Event]:
     """The session's events, each of them in the run's history before it is told."""
-    from redream.session import Session
+    from redream.runs.session import Session
 
     try:
         for event in Session(run, stack, checked, models or Models.load(stack), stop).events():

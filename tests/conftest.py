@@ -27,10 +27,10 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True, scope="session")
 def small_textures():
     """Painting a mesh's texture would be half of a tiny run's time."""
-    from redream import results
+    from redream.runs import outputs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "MESH_TEXTURE", 64)
+        patch.setattr(outputs, "MESH_TEXTURE", 64)
         yield
 
 

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from tiny_stack import TINY
 
-from redream import events, pipeline, sharing
+from redream import pipeline
 from redream.__main__ import main
-from redream.events import Started
 from redream.files import read_json
-from redream.runs import Run
+from redream.runs import events, locks
+from redream.runs.events import Started
+from redream.runs.run import Run
 from redream.settings import PRESETS, by_method
 from redream.trials import VARIED
 
@@ -214,11 +215,11 @@ def test_where_programs_cannot_share_an_evaluation_helpers_are_refused(tiny_stac
         raise OSError("no locks here")
 
     (tmp_path / "prompts.txt").write_text("a purple owl")
-    monkeypatch.setattr(sharing.fcntl, "lockf", refuse)
+    monkeypatch.setattr(locks.fcntl, "lockf", refuse)
     words = ("evaluate", "--stack", tiny_stack, "--processes", "2", "--out", tmp_path / "out")
     words += ("--prompts", tmp_path / "prompts.txt")
     assert "leave --processes out" in refused(capsys, *words)
-    monkeypatch.setattr(sharing, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     assert "leave --processes out" in refused(capsys, *words)
 
 

@@ -20,7 +20,7 @@ from tiny_stack import TINY
 from redream import evaluation, gallery, pipeline, trials
 from redream.judging import SCORES, EvaluationError, Judge, objects_of
 from redream.retrieval.index import AssetUnavailable
-from redream.runs import Run
+from redream.runs.run import Run
 from redream.settings import by_method
 from redream.stack.models import Models
 from redream.stack.vocabulary import check_prompt
@@ -196,7 +196,7 @@ def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models
     code = f"""
 import sys
 from pathlib import Path
-from redream.sharing import Claims
+from redream.runs.locks import Claims
 claims = Claims(Path({str(out / "runs/.claims")!r}))
 print(claims.take({trial.number}), flush=True)
 sys.stdin.read()

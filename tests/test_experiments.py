@@ -17,7 +17,7 @@ from examples.experiments.lab import ExperimentError, Lab, Row
 from examples.experiments.objects import Made, Seen, from_library, generate
 from examples.experiments.sheet import GAP, sheet
 from redream import evaluation, trials
-from redream.runs import Run
+from redream.runs.run import Run
 from redream.settings import by_method
 from redream.stack.stack import STACKS
 

@@ -10,7 +10,7 @@ from tiny_stack import TINY, tiny_glb
 
 from redream import judging
 from redream.judging import EvaluationError
-from redream.results import Studio
+from redream.runs.outputs import Studio
 from redream.scene import assets
 from redream.scene.cameras import Camera
 from redream.stack.stack import STACKS, Stack

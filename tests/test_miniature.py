@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from redream import pipeline, results
+from redream import pipeline
 from redream.distillation.loop import load_particles
-from redream.events import Artefact, Retrieved
 from redream.metrics import silhouette_iou
-from redream.runs import Run
+from redream.runs import outputs
+from redream.runs.events import Artefact, Retrieved
+from redream.runs.run import Run
 from redream.scene import assets
 from redream.scene.cameras import ring
 from redream.settings import PRESETS
@@ -23,7 +24,7 @@ def made(mini, tmp_path_factory):
     """The run's folder and its events: preset mini-fast, but shorter."""
     folder = tmp_path_factory.mktemp("miniature") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "MESH_TEXTURE", 512)
+        patch.setattr(outputs, "MESH_TEXTURE", 512)
         events = list(pipeline.generate(PROMPT, stack=mini, settings=FAST, out=folder))
     return Run.open(folder), events
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from tiny_stack import TINY, tiny_glb
 
-from redream import events, pipeline
+from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
-from redream.runs import Run, RunError
+from redream.runs import events
+from redream.runs.run import Run, RunError
 from redream.scene import assets
 from redream.scene.intake import IntakeError
 from redream.settings import PRESETS

@@ -23,7 +23,7 @@ from redream import trials
 from redream.distillation.loop import Distillation
 from redream.judging import Still, objects_of, true_objects
 from redream.metrics import clip_score, silhouette_iou
-from redream.runs import Run
+from redream.runs.run import Run
 from redream.stack.vocabulary import check_prompt
 
 

@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from examples.experiments.lab import SIDE, ExperimentError, Figures, Lab, say
-from redream import pipeline, references, trials
+from redream import pipeline, trials
 from redream.distillation.adaptation import Reference, sample_background
 from redream.files import read_json
 from redream.judging import Still, objects_of
 from redream.metrics import SCORES_VERSION
-from redream.results import Shown
-from redream.runs import Run
+from redream.runs import retrieved
+from redream.runs.outputs import Shown
+from redream.runs.run import Run
 from redream.scene.assets import Asset
 from redream.scene.cameras import ring
 from redream.settings import Settings
@@ -82,21 +83,21 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, uids: Sequence[s
 
 def from_library(lab: Lab, words: str) -> Known:
     """The library's best asset for these words, turned to its front."""
-    found, _ = references.search(lab.understood(words), lab.models, lab.settings.with_(assets=1))
-    turned, _ = references.turned(found[0], lab.models, lab.settings)
+    found, _ = retrieved.search(lab.understood(words), lab.models, lab.settings.with_(assets=1))
+    turned, _ = retrieved.turned(found[0], lab.models, lab.settings)
     seen = around(Still(turned.asset, lab.settings), lab.settings)
     return Known(lab.models.index.asset_path(turned.entry["uid"]), turned.entry["caption"], turned.asset, seen)
 
 
 def found_for(lab: Lab, prompt: str) -> list[Reference]:
     """What a run retrieves for a prompt."""
-    found, _ = references.search(lab.understood(prompt), lab.models, lab.settings)
-    return [references.as_reference(references.turned(f, lab.models, lab.settings)[0]) for f in found]
+    found, _ = retrieved.search(lab.understood(prompt), lab.models, lab.settings)
+    return [retrieved.as_reference(retrieved.turned(f, lab.models, lab.settings)[0]) for f in found]
 
 
 def uids_for(lab: Lab, prompt: str) -> list[str]:
     """What a run retrieves for a prompt, by name."""
-    found, _ = references.search(lab.understood(prompt), lab.models, lab.settings)
+    found, _ = retrieved.search(lab.understood(prompt), lab.models, lab.settings)
     return [f.entry["uid"] for f in found]
 
 

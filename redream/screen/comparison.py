@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 
 from redream import gallery
-from redream.events import Failed, Finished, Progress
 from redream.files import read_json
-from redream.jobs import Worker, after
 from redream.judging import SCORES
-from redream.runs import Run
+from redream.runs.events import Failed, Finished, Progress
+from redream.runs.queue import Worker, after
+from redream.runs.run import Run
 from redream.screen.markup import data_uri, quiet, turning, waiting
 from redream.screen.wishes import Wish, still_here
 from redream.settings import Preset, Settings

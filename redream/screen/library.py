@@ -8,10 +8,10 @@ from tempfile import TemporaryDirectory
 import gradio as gr
 import pyarrow.compute as pc
 
-from redream import results
-from redream.jobs import Worker
 from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
+from redream.runs import outputs
+from redream.runs.queue import Worker
 from redream.scene import assets
 from redream.scene.intake import IntakeError
 from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
@@ -93,7 +93,7 @@ class Library:
     def _drawn(self, asset: assets.Asset) -> str:
         with TemporaryDirectory() as folder:
             file = Path(folder) / "strip.png"
-            results.save_strip(asset, PRESETS[self.models.stack.preset]["redream"], file)
+            outputs.save_strip(asset, PRESETS[self.models.stack.preset]["redream"], file)
             return data_uri(file)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from redream import events as told
-from redream.jobs import Waiting
 from redream.judging import SCORES
+from redream.runs import events
+from redream.runs.queue import Waiting
 from redream.screen.curves import curves_html
 from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
 
@@ -39,7 +39,7 @@ class Page:
     strips: list[str] = field(default_factory=list)  # files of the assets' views
     fronts: dict[int, bool] = field(default_factory=dict)  # whether an asset's front is clear
     warnings: list[str] = field(default_factory=list)
-    preview: told.Preview | None = None
+    preview: events.Preview | None = None
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # for the curves
     files: dict[tuple[str, int], str] = field(default_factory=dict)  # ("turntable" or "mesh", object): path
     scores: list[dict] = field(default_factory=list)  # by object
@@ -51,22 +51,22 @@ class Page:
         """How many there are to look at."""
         return 1 + max((number for _, number in self.files), default=-1)
 
-    def tell(self, event: told.Event) -> None:
+    def tell(self, event: events.Event) -> None:
         """Take in an event."""
-        self.ended = isinstance(event, (told.Finished, told.Failed))
+        self.ended = isinstance(event, (events.Finished, events.Failed))
         match event:
             case Waiting(ahead, seconds):
                 self.state = waiting(ahead, seconds)
-            case told.Started(settings=settings, iteration=begin):
+            case events.Started(settings=settings, iteration=begin):
                 self.uses_assets, self.warnings, self.complete = settings.uses_assets, [], False
                 self.files, self.scores = {}, []  # what an earlier session made is made anew, and what it lost is gone
                 self.series = {name: [p for p in points if p[0] <= begin] for name, points in self.series.items()}
                 self.state = "Looking through the library" if settings.uses_assets else "Starting without assets"
-            case told.Retrieved(assets, strips):
+            case events.Retrieved(assets, strips):
                 self.assets, self.strips, self.state = assets, list(strips), "Looking for the front of each asset"
-            case told.Oriented(asset=number, clear=clear, strip=strip):
+            case events.Oriented(asset=number, clear=clear, strip=strip):
                 self.strips[number], self.fronts[number] = strip, clear
-            case told.Progress(stage, iteration, total, seconds, losses):
+            case events.Progress(stage, iteration, total, seconds, losses):
                 self.state, self.share = STAGES.get(stage, stage.capitalize()), iteration / total
                 if stage in ITERATES:
                     self.state += f", iteration {iteration} of {total}"
@@ -75,19 +75,19 @@ class Page:
                 for name, value in losses.items():
                     if value is not None:
                         self.series.setdefault(name, []).append((iteration, value))
-            case told.Preview(iteration=iteration, clip_score=likeness):
+            case events.Preview(iteration=iteration, clip_score=likeness):
                 self.preview = event
                 if likeness is not None:
                     self.series.setdefault("likeness", []).append((iteration, likeness))
-            case told.Artefact(kind, number, file):
+            case events.Artefact(kind, number, file):
                 self.files[kind, number] = str(self.folder / file)
-            case told.Scored(scores):
+            case events.Scored(scores):
                 self.scores = list(scores["objects"])
-            case told.Warned(sentence):
+            case events.Warned(sentence):
                 self.warnings.append(sentence)
-            case told.Failed(sentence):
+            case events.Failed(sentence):
                 self.state = sentence
-            case told.Finished(stopped):
+            case events.Finished(stopped):
                 kept = "These are the results of what there was." if self.files else "Nothing had formed yet."
                 self.state, self.share = (f"Stopped. {kept}", self.share) if stopped else ("Done.", 1.0)
                 self.complete = not stopped

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 import gradio as gr
 import torch
 
-from redream import pipeline, results
-from redream.events import Progress
-from redream.jobs import Waiting, Worker
+from redream import pipeline
+from redream.runs import outputs
+from redream.runs.events import Progress
+from redream.runs.queue import Waiting, Worker
 from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import bar, picture, quiet, waiting
 from redream.screen.wishes import preset_of
@@ -38,7 +39,7 @@ def sights(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
 
 def _both(name: str, before: torch.Tensor, after: torch.Tensor) -> str:
     rows = "".join(
-        f"<figure>{picture(results.grid(images, COUNT), f'{words}, asked for the {name}')}<figcaption>{words}</figcaption></figure>"
+        f"<figure>{picture(outputs.grid(images, COUNT), f'{words}, asked for the {name}')}<figcaption>{words}</figcaption></figure>"
         for words, images in (("Before adaptation", before), ("After adaptation", after))
     )
     return f"<p class='now'>Asked for: {name}</p><div class='sights'>{rows}</div>"

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from redream.jobs import Worker, find
-from redream.runs import Run
+from redream.runs.queue import Worker, find
+from redream.runs.run import Run
 from redream.screen import page
 from redream.screen.markup import in_words
 from redream.screen.page import Page

@@ -67,7 +67,7 @@ def report_click(page, button) -> None:
 
 def report_estimates(client) -> None:
     """Estimates of the app's own model of costs, of runs of several kinds."""
-    from redream.pace import cost
+    from redream.runs.eta import cost
     from redream.screen.wishes import Wish
     from redream.settings import PRESETS
 

@@ -20,7 +20,8 @@ ITERATIONS = 24
 LONG = 2000  # iterations, of runs that are stopped
 # The app over a stack whose preset is the tests' tiny one.
 START = f"""
-from redream import results, settings
+from redream import settings
+from redream.runs import outputs
 from redream.screen import wishes
 from tiny_stack import TINY
 

@@ -9,9 +9,9 @@ import pytest
 from tiny_stack import TINY
 
 from redream import gallery
-from redream.events import Failed, Finished, Progress
-from redream.jobs import JobError, Worker
-from redream.runs import Request, Run
+from redream.runs.events import Failed, Finished, Progress
+from redream.runs.queue import JobError, Worker
+from redream.runs.run import Request, Run
 from redream.screen import comparison
 from redream.screen.comparison import Made, counted, grid_html, look, missing, next_pair, runs_for, wanted
 from redream.settings import by_method

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from redream import events as told
-from redream.jobs import Waiting
-from redream.results import save_png
+from redream.runs import events
+from redream.runs.outputs import save_png
+from redream.runs.queue import Waiting
 from redream.screen import markup
 from redream.screen.curves import POINTS, curves_html, thinned
 from redream.screen.page import Page
@@ -26,64 +26,64 @@ def test_each_event_has_its_line(shown):
     lines = [
         (Waiting(1), "Waiting for its turn: 1 run is before it"),
         (Waiting(3, 250.0), "Waiting for its turn: 3 runs are before it, about 4 min 10 s"),
-        (told.Started("run-x", "an owl", Settings(), 0, 400), "Looking through the library"),
-        (told.Progress("painting", 240, 400, 98.2), "Painting, iteration 240 of 400, 1 min 38 s left"),
-        (told.Progress("filming", 400, 400), "Filming the turntable"),
-        (told.Finished(stopped=True), "Stopped. Nothing had formed yet."),
-        (told.Artefact("turntable", 0, "turntable-0.mp4"), "Stopped. Nothing had formed yet."),
-        (told.Finished(stopped=False), "Done."),
-        (told.Failed("The Hub did not answer."), "The Hub did not answer."),
+        (events.Started("run-x", "an owl", Settings(), 0, 400), "Looking through the library"),
+        (events.Progress("painting", 240, 400, 98.2), "Painting, iteration 240 of 400, 1 min 38 s left"),
+        (events.Progress("filming", 400, 400), "Filming the turntable"),
+        (events.Finished(stopped=True), "Stopped. Nothing had formed yet."),
+        (events.Artefact("turntable", 0, "turntable-0.mp4"), "Stopped. Nothing had formed yet."),
+        (events.Finished(stopped=False), "Done."),
+        (events.Failed("The Hub did not answer."), "The Hub did not answer."),
     ]
     for event, line in lines:
         shown.tell(event)
         assert shown.state == line and line in shown.state_html()
     assert shown.ended and shown.files == {("turntable", 0): str(shown.folder / "turntable-0.mp4")}
-    shown.tell(told.Started("run-x", "an owl", Settings(), 200, 400))  # resumed
+    shown.tell(events.Started("run-x", "an owl", Settings(), 200, 400))  # resumed
     assert not shown.ended
 
 
 def test_the_bar_is_as_long_as_what_is_done(shown):
     assert "progressbar" not in shown.state_html()
-    shown.tell(told.Progress("painting", 100, 400))
+    shown.tell(events.Progress("painting", 100, 400))
     assert "width: 25.0%" in shown.state_html()
 
 
 def test_a_card_says_what_the_asset_is_and_whose(shown):
-    shown.tell(told.Retrieved((OWL,), ("asset-0.png",)))
+    shown.tell(events.Retrieved((OWL,), ("asset-0.png",)))
     card = shown.assets_html()
     assert all(words in card for words in ("an owl", "similarity 0.30", "by Ann", "CC0", "data:image/png;base64,"))
     assert "front" not in card and "href" not in card
-    shown.tell(told.Oriented(0, 90.0, 0.0, False, "asset-0.png"))
+    shown.tell(events.Oriented(0, 90.0, 0.0, False, "asset-0.png"))
     assert "no clear front" in shown.assets_html()
 
 
 def test_a_preview_whose_likeness_is_no_number_is_shown_and_not_drawn(shown):
     for iteration, likeness in enumerate((0.1, None, 0.3)):
-        shown.tell(told.Preview("preview.png", iteration, 0, 30.0, likeness))
+        shown.tell(events.Preview("preview.png", iteration, 0, 30.0, likeness))
     assert "from 0.1 to 0.3" in shown.curves_html() and shown.preview.iteration == 2
 
 
 def test_texts_and_links_from_outside_stay_texts_and_links(shown):
     bad = "<img src=x onerror='alert(1)'>"
     asset = OWL | {"caption": bad, "author": bad, "license": bad, "source": "https://x.org/'onclick='alert(1)"}
-    shown.tell(told.Retrieved((asset,), ("asset-0.png",)))
+    shown.tell(events.Retrieved((asset,), ("asset-0.png",)))
     assert "<img" not in shown.assets_html() and "'onclick" not in shown.assets_html()
-    shown.tell(told.Retrieved((OWL | {"source": "javascript:alert(1)"},), ("asset-0.png",)))
+    shown.tell(events.Retrieved((OWL | {"source": "javascript:alert(1)"},), ("asset-0.png",)))
     assert "javascript" not in shown.assets_html()
-    shown.tell(told.Warned(bad))
+    shown.tell(events.Warned(bad))
     assert "<img" not in shown.state_html() + markup.problem(f"This is unknown: *{bad}*.")
     assert "the word <em>x</em>." in markup.problem("the word *x*.")
 
 
 def test_a_score_that_cannot_be_had_says_why(shown):
     assert shown.scores_html() == ""
-    shown.tell(told.Scored({"prompt": "an owl", "objects": [SCORES]}))
+    shown.tell(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
     table = shown.scores_html()
     assert "0.312 · 0.280" in table and "No weights." in table and ">75%<" in table and ">25%<" in table
 
 
 def test_scores_stand_beside_those_of_true_objects_where_they_are_known(shown):
-    shown.tell(told.Scored({"prompt": "an owl", "objects": [SCORES]}))
+    shown.tell(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
     table = shown.scores_html(0, {"clip_a": 0.8, "clip_b": 0.9, "coverage": 0.3})
     assert "True objects: 0.800 · 0.900" in table and "True objects: 30%" in table and table.count("True objects") == 2
     assert "True objects" not in shown.scores_html(0)
@@ -96,8 +96,8 @@ def test_durations_are_words():
 
 def test_each_object_has_its_own_files_and_scores(shown):
     for number in (0, 1):
-        shown.tell(told.Artefact("mesh", number, f"mesh-{number}.glb"))
-    shown.tell(told.Scored({"prompt": "an owl", "objects": [SCORES, SCORES | {"coverage": 0.5}]}))
+        shown.tell(events.Artefact("mesh", number, f"mesh-{number}.glb"))
+    shown.tell(events.Scored({"prompt": "an owl", "objects": [SCORES, SCORES | {"coverage": 0.5}]}))
     assert shown.objects == 2 and shown.files["mesh", 1].endswith("mesh-1.glb")
     assert ">25%<" in shown.scores_html(0) and ">50%<" in shown.scores_html(1) and shown.scores_html(2) == ""
 
@@ -105,7 +105,7 @@ def test_each_object_has_its_own_files_and_scores(shown):
 def test_curves_are_drawn_of_what_has_two_points_and_keep_their_ends(shown):
     assert "<svg" not in shown.curves_html()
     for iteration in (1, 2, 3):
-        shown.tell(told.Progress("painting", iteration, 3, None, {"score": 4.0 - iteration, "variational": None}))
+        shown.tell(events.Progress("painting", iteration, 3, None, {"score": 4.0 - iteration, "variational": None}))
     drawn = shown.curves_html()
     assert drawn.count("<svg") == 1 and "from 3 to 1 over 2 iterations" in drawn
     assert "points='0.0,2.0 110.0,28.0 220.0,54.0'" in drawn  # evenly across, straight down

@@ -20,11 +20,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from redream import events
 from redream.files import replacing
 from redream.hub import is_inside
+from redream.runs import events
+from redream.runs.locks import lock
 from redream.settings import PRESETS, Settings
-from redream.sharing import lock
 
 CHECKPOINTS_KEPT = 2
 LONGER = 4  # times as long as others, runs that broke off are kept
@@ -109,7 +109,7 @@ class Run:
     def create(request: Request, out: str | Path | None = None, files: Mapping[str, bytes] = {}) -> "Run":
         """A new run with its settings.json and `files`, in `out` (new or empty) or in a fresh folder that nobody can
         guess. Raises `RunError`."""
-        folder = root() / new_id() if out is None else Path(out)
+        folder = runs_folder() / new_id() if out is None else Path(out)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.iterdir()):
@@ -129,7 +129,7 @@ class Run:
     def open(folder_or_id: str | Path) -> "Run":
         """An existing run, by its folder or by its id. Raises `RunError`."""
         name = Path(folder_or_id).name
-        folder = next((f for f in (Path(folder_or_id), root() / name) if (f / "settings.json").is_file()), None)
+        folder = next((f for f in (Path(folder_or_id), runs_folder() / name) if (f / "settings.json").is_file()), None)
         if folder is None:
             raise RunError(f"There is no run {name}: a run's folder has a settings.json.")
         try:
@@ -252,7 +252,7 @@ def prune(days: float) -> None:
 
     Runs that broke off can be resumed, so they are kept longer (`LONGER`). What has no run's id for a name is left alone.
     """
-    for folder in root().glob("run-*"):
+    for folder in runs_folder().glob("run-*"):
         if not ID.fullmatch(folder.name) or folder.is_symlink():
             continue
         with suppress(RunError, OSError):  # no run, one that is worked on, or one that somebody else removes
@@ -276,6 +276,6 @@ def new_id() -> str:
     return f"run-{secrets.token_urlsafe(12)}"
 
 
-def root() -> Path:
+def runs_folder() -> Path:
     """Where runs are kept: `$REDREAM_RUNS`, or `runs` in the working folder."""
     return Path(os.environ.get("REDREAM_RUNS") or "runs")

@@ -3,11 +3,12 @@
 import pytest
 from tiny_stack import TINY
 
-from redream import events, pipeline, results, session
+from redream import pipeline
 from redream.distillation.loop import CheckpointError, Distillation
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
-from redream.runs import Run, RunError
+from redream.runs import events, outputs, session
+from redream.runs.run import Run, RunError
 from redream.stack.models import Models
 
 PROMPT = "a purple owl"
@@ -67,7 +68,7 @@ def test_scores_that_fail_are_said_and_the_rest_is_kept(models, tmp_path, monkey
     def fail(*arguments):
         raise error
 
-    monkeypatch.setattr(results, "scores_of", fail)
+    monkeypatch.setattr(outputs, "scores_of", fail)
     told = list(pipeline.resume(tmp_path, 1, models=models))
     assert warnings(told) == [f"There are no scores. {error}"] and told[-1] == events.Finished(stopped=False)
     assert run.read_json("record.json")["done"] == 5 and not (tmp_path / "scores.json").exists()

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 
-from redream import events, pipeline, runs
-from redream.events import Event, Finished, Progress
-from redream.pace import Pace
-from redream.runs import Run, RunError
+from redream import pipeline
+from redream.runs import events
+from redream.runs.eta import Pace
+from redream.runs.events import Event, Finished, Progress
+from redream.runs.run import ID, Run, RunError, new_id, prune, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack import environment
 from redream.stack.models import Models
@@ -80,11 +81,11 @@ class Worker:
     def submit(self, prompt: str, settings: Settings | None = None, **more) -> str:
         """Take a run on; its id, which is hard to guess. `more`: assets or uids. All as in `pipeline.generate`, which also
         says what it raises; raises `JobError` when too many wait."""
-        run, settings = runs.new_id(), settings or PRESETS[self.models.stack.preset]["redream"]
+        run, settings = new_id(), settings or PRESETS[self.models.stack.preset]["redream"]
 
         def begin(stop: Callable[[], bool]) -> Iterator[Event]:
             return self._generate(
-                prompt, settings=settings, out=runs.root() / run, stop=stop, models=self.models, **more
+                prompt, settings=settings, out=runs_folder() / run, stop=stop, models=self.models, **more
             )
 
         return self._queue(run, begin, self.pace.seconds(settings))
@@ -136,7 +137,7 @@ class Worker:
             finally:
                 told.put(end)
 
-        name = self._queue(runs.new_id(), passed_on, None)
+        name = self._queue(new_id(), passed_on, None)
         try:
             while True:
                 with suppress(Empty):
@@ -218,14 +219,14 @@ class Worker:
 
 def find(run: str) -> Run:
     """A run by its id alone, never by a folder: ids come from strangers. Raises `RunError`."""
-    if not runs.ID.fullmatch(run):
+    if not ID.fullmatch(run):
         raise RunError("There is no such run.")
-    return Run.open(runs.root() / run)
+    return Run.open(runs_folder() / run)
 
 
 def _latest(count: int) -> list[Run]:
     """The runs under the root that ended last, the latest one last."""
-    records = sorted(runs.root().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
+    records = sorted(runs_folder().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
     found = []
     for record in records[-count:]:
         with suppress(RunError, OSError):
@@ -235,7 +236,7 @@ def _latest(count: int) -> list[Run]:
 
 def _tidy(days: float) -> None:
     while True:
-        runs.prune(days)
+        prune(days)
         time.sleep(TIDY)
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from redream import events, pipeline
+from redream import pipeline
 from redream.__main__ import main
-from redream.runs import GivenAsset, Request, Run, RunError, days_kept, prune
+from redream.runs import events
+from redream.runs.run import GivenAsset, Request, Run, RunError, days_kept, prune
 from redream.settings import PRESETS, Settings
 
 
@@ -102,7 +103,7 @@ def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_p
 
 def test_a_run_that_is_worked_on_is_refused_to_others_until_its_program_ends(runs):
     run = Run.create(REQUEST)
-    code = "import sys, time; from redream.runs import Run\n"
+    code = "import sys, time; from redream.runs.run import Run\n"
     code += "with Run.open(sys.argv[1]).working(): print(1, flush=True); time.sleep(60)"
     words, here = [sys.executable, "-c", code, run.folder], Path(__file__).parents[1]
     other = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=here)
@@ -131,9 +132,9 @@ def test_where_there_are_no_locks_a_run_is_worked_on_all_the_same(monkeypatch, l
         raise OSError("no locks here")
 
     if locks:
-        monkeypatch.setattr("redream.sharing.fcntl.flock", refuse)
+        monkeypatch.setattr("redream.runs.locks.fcntl.flock", refuse)
     else:
-        monkeypatch.setattr("redream.sharing.fcntl", None)
+        monkeypatch.setattr("redream.runs.locks.fcntl", None)
     run = Run.create(REQUEST)
     with run.working(), Run.open(run.folder).working():
         run.log(events.Warned("mine"))

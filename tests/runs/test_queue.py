@@ -7,11 +7,12 @@ import time
 import pytest
 from tiny_stack import TINY
 
-from redream import jobs, pipeline
-from redream.events import Failed, Finished, Progress, Warned
-from redream.jobs import JobError, Waiting, Worker
-from redream.pace import cost
-from redream.runs import Request, Run, RunError
+from redream import pipeline
+from redream.runs import queue
+from redream.runs.eta import cost
+from redream.runs.events import Failed, Finished, Progress, Warned
+from redream.runs.queue import JobError, Waiting, Worker
+from redream.runs.run import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
 from redream.stack.vocabulary import PromptError
 
@@ -166,12 +167,12 @@ def test_only_what_has_the_form_of_an_id_is_looked_up(runs_folder, monkeypatch):
     (runs_folder / "deep").mkdir()
     for name in ("..", ".", "", "../mine", f"../{run.name}", str(run), f"{run.name}\n", f"./{run.name}"):
         with pytest.raises(RunError, match="no such run"):
-            jobs.find(name)
+            queue.find(name)
     monkeypatch.setenv("REDREAM_RUNS", str(runs_folder))
-    assert jobs.find(run.name).folder == run
+    assert queue.find(run.name).folder == run
     for other in others:
         with pytest.raises(RunError, match="no such run"):
-            jobs.find(other.folder.name)
+            queue.find(other.folder.name)
 
 
 def test_old_runs_are_removed_at_the_start_and_again_later_and_only_where_asked_for(models, fake, monkeypatch):
@@ -182,7 +183,7 @@ def test_old_runs_are_removed_at_the_start_and_again_later_and_only_where_asked_
             os.utime(path, (0, 0))
         return run.folder
 
-    monkeypatch.setattr(jobs, "TIDY", 0.05)
+    monkeypatch.setattr(queue, "TIDY", 0.05)
     first = old()
     Worker(models, fake)
     time.sleep(0.2)
@@ -204,10 +205,10 @@ def test_half_a_line_is_left_for_later_and_a_broken_one_is_skipped(runs_folder):
     history = run.folder / "events.jsonl"
     whole = history.read_bytes()
     history.write_bytes(whole + b'{"event": "warn\n' + whole[:-9])
-    found, place = jobs.after(history, 0)
+    found, place = queue.after(history, 0)
     assert found == [Warned("eins")]
     history.write_bytes(history.read_bytes() + whole[-9:])
-    assert jobs.after(history, place) == ([Warned("eins")], history.stat().st_size)
+    assert queue.after(history, place) == ([Warned("eins")], history.stat().st_size)
 
 
 def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_folder):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tiny_stack import TINY
 
-from redream import pace
-from redream.events import Started
-from redream.pace import Pace, cost, finishing_cost, iteration_costs
-from redream.runs import Request, Run
+from redream.runs import eta
+from redream.runs.eta import Pace, cost, finishing_cost, iteration_costs
+from redream.runs.events import Started
+from redream.runs.run import Request, Run
 from redream.settings import PRESETS
 
 MINI = PRESETS["mini"]["redream"]
@@ -18,18 +18,18 @@ def test_all_of_adaptation_lies_in_the_warm_up_and_is_paid_once_for_all_particle
     taught = with_it - without
     warming = 2 * 90  # 0.3 of 300 iterations, two particles
     assert taught[warming:] == pytest.approx(0.0, abs=1e-12) and taught[:warming] == pytest.approx(taught[0])
-    assert taught.sum() == pytest.approx(400 * 8 * pace.TAUGHT)
+    assert taught.sum() == pytest.approx(400 * 8 * eta.TAUGHT)
 
 
 def test_without_adaptation_two_objects_cost_twice_as_much_as_one():
-    one, two = (cost(MINI.with_(particles=n, adapt=False)) - pace.START for n in (1, 2))
+    one, two = (cost(MINI.with_(particles=n, adapt=False)) - eta.START for n in (1, 2))
     assert two == pytest.approx(2 * one)
 
 
 def test_a_warm_up_of_no_length_still_has_its_adaptation():
     costs = iteration_costs(MINI.with_(warmup=0.0))
     assert costs.sum() - iteration_costs(MINI.with_(warmup=0.0, adapt=False)).sum() == pytest.approx(
-        400 * 8 * pace.TAUGHT
+        400 * 8 * eta.TAUGHT
     )
 
 
@@ -46,7 +46,7 @@ def test_views_cost_by_their_pixels_and_only_from_where_they_are_asked_for():
         iteration_costs(MINI.with_(method="vsd", render_size=size)) for size in (((0.0, 64),), ((0.0, 64), (0.5, 128)))
     )
     assert np.array_equal(plain[:150], large[:150])
-    assert large[150:] - plain[150:] == pytest.approx(3 * pace.VIEW)
+    assert large[150:] - plain[150:] == pytest.approx(3 * eta.VIEW)
 
 
 def finished(tmp_path, name, seconds, settings=TINY, sessions=1, done=None, stack="tiny", device="here"):

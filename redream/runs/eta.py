@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float
 
-from redream.events import Started
-from redream.runs import Run, RunError
+from redream.runs.events import Started
+from redream.runs.run import Run, RunError
 from redream.settings import Settings
 
 # Seconds on one core with the miniature. A view is a render of 64 × 64 rays of 48 samples.

@@ -7,7 +7,7 @@ from pathlib import Path
 from redream.retrieval.build import ring_pictures
 from redream.retrieval.index import AssetUnavailable, Hit, retrieved
 from redream.retrieval.orientation import Alignment, align
-from redream.runs import GivenAsset
+from redream.runs.run import GivenAsset
 from redream.scene import assets
 from redream.scene.assets import Asset
 from redream.scene.intake import IntakeError

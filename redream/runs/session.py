@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from redream import __version__, pace, references, results
-from redream.events import (
+from redream import __version__
+from redream.hub import HubError
+from redream.metrics import MetricsError
+from redream.retrieval.clip import ClipError
+from redream.runs import eta, outputs, retrieved
+from redream.runs.events import (
     Artefact,
     Event,
     Finished,
@@ -25,10 +29,7 @@ from redream.events import (
     Started,
     Warned,
 )
-from redream.hub import HubError
-from redream.metrics import MetricsError
-from redream.retrieval.clip import ClipError
-from redream.runs import Run
+from redream.runs.run import Run
 from redream.scene import turntable
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
@@ -58,7 +59,7 @@ class Session:
     stop: Callable[[], bool]
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's and where their fronts were
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
-    ratio: float | None = None  # seconds per unit of cost, of the latest iterations (`redream.pace`)
+    ratio: float | None = None  # seconds per unit of cost, of the latest iterations (`redream.runs.eta`)
 
     def events(self) -> Iterator[Event]:
         """Everything, in order. Raises `RunError` at the first one if another program works on the run."""
@@ -81,7 +82,7 @@ class Session:
         with self._timed("loading"):
             from redream.distillation.loop import Distillation  # takes seconds: by now the assets are seen
 
-            known = [references.as_reference(f) for f in found]
+            known = [retrieved.as_reference(f) for f in found]
             distillation = Distillation(self.models.prior, settings, prompt, known)
             yield from self._load(distillation, checkpoints)
         yield from self._distil(distillation)
@@ -90,35 +91,35 @@ class Session:
         run.write_json("record.json", self._record(distillation.iteration))
         yield Finished(stopped=distillation.iteration < total)
 
-    def _retrieve(self, found: list[references.Found]) -> Iterator[Event]:
+    def _retrieve(self, found: list[retrieved.Found]) -> Iterator[Event]:
         """Fill `found` with the given or chosen assets, those of the run's first session, or the library's best."""
         run, settings, prompt, sentences = self.run, self.run.request.settings, self.checked.prompt, []
         with self._timed("retrieval"):
             if run.request.assets:
-                found += references.given(run.request.assets, run.folder, prompt, self.models)
+                found += retrieved.given(run.request.assets, run.folder, prompt, self.models)
             elif run.request.uids:
-                found += references.chosen(run.request.uids, prompt, self.models)
+                found += retrieved.chosen(run.request.uids, prompt, self.models)
             elif (run.folder / "retrieved.json").is_file():
-                found += references.again(run.read_json("retrieved.json")["assets"], self.models)
+                found += retrieved.again(run.read_json("retrieved.json")["assets"], self.models)
             else:
-                best, sentences = references.search(prompt, self.models, settings)
+                best, sentences = retrieved.search(prompt, self.models, settings)
                 found += best
             entries = [f.entry for f in found]
             run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
             for number, f in enumerate(found):
-                results.save_strip(f.asset, settings, run.folder / f"asset-{number}.png")
+                outputs.save_strip(f.asset, settings, run.folder / f"asset-{number}.png")
         for sentence in sentences:
             yield Warned(sentence)
         yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(found))))
 
-    def _turn(self, found: list[references.Found]) -> Iterator[Event]:
+    def _turn(self, found: list[retrieved.Found]) -> Iterator[Event]:
         """Turn each asset so that its front faces +x."""
         settings = self.run.request.settings
         for number, f in enumerate(list(found)):
             with self._timed("orientation"):
-                turned, alignment = references.turned(f, self.models, settings)
+                turned, alignment = retrieved.turned(f, self.models, settings)
                 strip = f"asset-{number}-turned.png"
-                results.save_strip(turned.asset, settings, self.run.folder / strip)
+                outputs.save_strip(turned.asset, settings, self.run.folder / strip)
             found[number] = turned
             self.assets.append(f.entry | asdict(alignment))
             yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
@@ -147,7 +148,7 @@ class Session:
         """Iterate, with previews and checkpoints, until it is done or stopped; the last state is always saved."""
         settings, saved = self.run.request.settings, distillation.iteration
         previews, overflowed = True, 0
-        costs, finishing = pace.iteration_costs(settings, self.run.request.extra), pace.finishing_cost(settings)
+        costs, finishing = eta.iteration_costs(settings, self.run.request.extra), eta.finishing_cost(settings)
         moments = deque([time.perf_counter()], maxlen=RECENT + 1)
         steps = distillation.steps(self.run.request.extra, self.stop)
         while not self.stop():
@@ -178,10 +179,10 @@ class Session:
         settings, iteration, clip = self.run.request.settings, distillation.iteration, self.models.clip("a")
         with self._timed("previews"):
             number = iteration // settings.preview_every
-            particle, camera = number % settings.particles, results.preview_camera(settings, number)
-            image = results.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
+            particle, camera = number % settings.particles, outputs.preview_camera(settings, number)
+            image = outputs.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
             file = f"preview/{iteration:06d}.png"
-            results.save_png(image[0], self.run.folder / file)
+            outputs.save_png(image[0], self.run.folder / file)
             likeness = float(clip.embed_images(image)[0] @ clip.embed_texts([self.checked.prompt])[0])
         return Preview(file, iteration, particle, camera.azimuth_deg, likeness if math.isfinite(likeness) else None)
 
@@ -193,15 +194,15 @@ class Session:
     def _make(self, distillation) -> Iterator[Event]:
         """A turntable, a mesh and scores of every particle; where one has no scores, no scores.json."""
         run, total, settings = self.run, self.run.request.total, self.run.request.settings
-        finishing = self.ratio and self.ratio * pace.finishing_cost(settings) / settings.particles  # of one object
-        filming = self.ratio and self.ratio * pace.filming_cost(settings)
+        finishing = self.ratio and self.ratio * eta.finishing_cost(settings) / settings.particles  # of one object
+        filming = self.ratio and self.ratio * eta.filming_cost(settings)
         scored, unscored = [], None
         try:
             size = self.models.score_size
         except UNSCORED as error:
             size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
-            studio = results.Studio(particle, settings, size)
+            studio = outputs.Studio(particle, settings, size)
             frames, count = [], settings.turntable_frames
             left = finishing and finishing * (settings.particles - number)
             try:
@@ -219,7 +220,7 @@ class Session:
             yield Progress("meshing", distillation.iteration, total, left and left - filming)
             try:
                 with self._timed("meshes"):
-                    results.save_mesh(particle, settings, run.folder / f"mesh-{number}.glb")
+                    outputs.save_mesh(particle, settings, run.folder / f"mesh-{number}.glb")
                 yield Artefact("mesh", number, f"mesh-{number}.glb")
             except MeshError as error:
                 (run.folder / f"mesh-{number}.glb").unlink(missing_ok=True)  # one of an earlier session
@@ -229,7 +230,7 @@ class Session:
                 try:
                     with self._timed("scores"):
                         scored.append(
-                            results.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front)
+                            outputs.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front)
                         )
                 except UNSCORED as error:
                     unscored = error
