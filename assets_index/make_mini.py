@@ -19,14 +19,14 @@ from tqdm import tqdm
 from assets_index import world
 from assets_index.recipes import autoencoder, clips, perceptual, prior
 from assets_index.recipes.renders import SIZE, Renders, degrade, render_things, spoil
+from redream.evaluation.trials import read_prompts
 from redream.files import replacing
 from redream.hub import sha256
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
-from redream.scene import assets, intake, mesh
+from redream.scene import assets, glb_validation, mesh
 from redream.scene.cameras import Camera
 from redream.stack.vocabulary import Vocabulary, check_prompt
-from redream.trials import read_prompts
 
 HERE = Path(__file__).parent
 MINI = HERE / "mini"
@@ -223,7 +223,7 @@ def _shorten_indices(file: Path) -> None:
     binary = binary[: view["byteOffset"]] + indices.astype("<u2").tobytes()
     accessor["componentType"] = 5123  # unsigned short (glTF 2.0, 3.6.2.2)
     view["byteLength"], document["buffers"][0]["byteLength"] = 2 * len(indices), len(binary)
-    file.write_bytes(intake.pack(document, binary))
+    file.write_bytes(glb_validation.pack(document, binary))
 
 
 def _write_csv(file: Path, rows: list[dict]) -> None:

@@ -20,9 +20,9 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from httpx import HTTPError
 
+from redream.evaluation.scorer import EvaluationError
+from redream.evaluation.trials import read_prompts
 from redream.files import read_json, replacing
-from redream.judging import EvaluationError
-from redream.trials import read_prompts
 
 AT_ONCE = 8  # requests; the app says no when too many wait
 

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
+from redream.evaluation.tables import bootstrap
 from redream.stack.stack import STACKS
 from redream.stack.vocabulary import Vocabulary, check_prompt
-from redream.tables import bootstrap
 
 SCORES = {
     "CLIP a": ["clip_a"],

@@ -118,7 +118,8 @@ def sample(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from redream import evaluation, trials
+    from redream.evaluation import sweep as evaluation
+    from redream.evaluation import trials
 
     if options.helper:
         threading.Thread(target=locks.end_with_input, daemon=True).start()
@@ -252,7 +253,7 @@ def _listed(kind: type) -> Callable[[str], list]:
 def _setting(text: str) -> tuple[str, str, object]:
     """NAME=VALUE or METHOD.NAME=VALUE as (METHOD or "", a field of `Settings`, VALUE in JSON or plain); none of those
     that methods or seeds differ by."""
-    from redream.trials import METHODS, VARIED
+    from redream.evaluation.trials import METHODS, VARIED
 
     name, _, value = text.partition("=")
     method, _, name = name.rpartition(".")

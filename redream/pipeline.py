@@ -233,9 +233,9 @@ def _given(assets: Sequence[tuple[str | Path, str]], prompt: str) -> tuple[tuple
     """Given assets as a request names them, and their files, checked and reduced to what is drawn."""
     if not assets:
         return (), {}
-    from redream.scene import intake
+    from redream.scene import glb_validation
 
-    files = {f"given-{number}.glb": intake.check(Path(path)) for number, (path, _) in enumerate(assets)}
+    files = {f"given-{number}.glb": glb_validation.check(Path(path)) for number, (path, _) in enumerate(assets)}
     given = (
         GivenAsset(file, Path(path).name, caption.strip() or prompt)
         for file, (path, caption) in zip(files, assets, strict=True)

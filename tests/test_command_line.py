@@ -16,12 +16,12 @@ from tiny_stack import TINY
 
 from redream import pipeline
 from redream.__main__ import main
+from redream.evaluation.trials import VARIED
 from redream.files import read_json
 from redream.runs import events, locks
 from redream.runs.events import Started
 from redream.runs.run import Run
 from redream.settings import PRESETS, by_method
-from redream.trials import VARIED
 
 COMMAND = [sys.executable, "-m", "redream"]
 

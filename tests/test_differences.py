@@ -5,9 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from examples import differences
-from redream import tables
-from redream.judging import SCORES
-from redream.tables import Outcome
+from redream.evaluation import tables
+from redream.evaluation.tables import Outcome
+from redream.scoring.scores import SCORES
 
 SHARED = dict.fromkeys(SCORES, 0.5)
 

@@ -16,7 +16,8 @@ from examples.experiments.in_2d import distil
 from examples.experiments.lab import ExperimentError, Lab, Row
 from examples.experiments.objects import Made, Seen, from_library, generate
 from examples.experiments.sheet import GAP, sheet
-from redream import evaluation, trials
+from redream.evaluation import sweep as evaluation
+from redream.evaluation import trials
 from redream.runs.run import Run
 from redream.settings import by_method
 from redream.stack.stack import STACKS

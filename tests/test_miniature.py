@@ -7,12 +7,12 @@ import torch
 
 from redream import pipeline
 from redream.distillation.loop import load_particles
-from redream.metrics import silhouette_iou
 from redream.runs import outputs
 from redream.runs.events import Artefact, Retrieved
 from redream.runs.run import Run
 from redream.scene import assets
 from redream.scene.cameras import ring
+from redream.scoring.metrics import silhouette_iou
 from redream.settings import PRESETS
 
 PROMPT = "a purple owl"

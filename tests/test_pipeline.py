@@ -15,7 +15,7 @@ from redream.retrieval.index import AssetUnavailable, Index
 from redream.runs import events
 from redream.runs.run import Run, RunError
 from redream.scene import assets
-from redream.scene.intake import IntakeError
+from redream.scene.glb_validation import GlbError
 from redream.settings import PRESETS
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
@@ -253,7 +253,7 @@ def test_given_assets_are_refused_where_they_are_not_used_or_not_fit(models, tmp
             pipeline.generate(PROMPT, settings=settings, assets=[(file, "")], out=tmp_path / "run", models=models)
     with pytest.raises(pipeline.PipelineError, match="limit is 3"):
         pipeline.generate(PROMPT, settings=TINY, assets=[(file, "")] * 4, out=tmp_path / "run", models=models)
-    with pytest.raises(IntakeError):
+    with pytest.raises(GlbError):
         pipeline.generate(PROMPT, settings=TINY, assets=[(file, "")], out=tmp_path / "run", models=models)
     assert not (tmp_path / "run").exists()
 

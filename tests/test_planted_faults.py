@@ -7,10 +7,11 @@ import trimesh
 from torch import nn
 
 from assets_index.world import TEST_VARIANTS, Thing
-from redream.metrics import a_lpips, clip_score, faces_behind, front_behind, load_perceptual, right_share, view_names
 from redream.retrieval.clip import Clip
 from redream.scene.assets import Asset, from_mesh
 from redream.scene.cameras import ring
+from redream.scoring.metrics import a_lpips, clip_score, faces_behind, front_behind, right_share, view_names
+from redream.scoring.perceptual import PerceptualNet
 from redream.settings import Settings
 
 pytestmark = pytest.mark.slow
@@ -75,7 +76,7 @@ def doubled(images: torch.Tensor) -> torch.Tensor:
 def means(mini) -> dict[str, dict[str, float]]:
     """{version: {score: mean over things}} of the true things and of every fault."""
     clips = {key: Clip.load(mini.folder(mini.clips[key])) for key in ("a", "b")}
-    nets = {key: load_perceptual(mini, entry) for key, entry in mini.perceptual.items()}
+    nets = {key: PerceptualNet.load(mini.folder(entry)) for key, entry in mini.perceptual.items()}
     rows: dict[str, list[dict[str, float]]] = {}
     for kind, colour, wrong in THINGS:
         prompt = f"a {colour} {kind}"

@@ -5,10 +5,10 @@ import torch
 from tiny_stack import KINDS
 
 from redream.distillation.prior import Prior
-from redream.metrics import load_perceptual
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import Index
 from redream.scene.assets import load
+from redream.scoring.perceptual import PerceptualNet
 from redream.stack.stack import Stack
 from redream.stack.vocabulary import PromptError, check_prompt
 
@@ -42,7 +42,7 @@ def test_its_three_clips_differ(stack):
 def test_its_perceptual_nets_tell_pictures_apart(stack, generator):
     a, b = torch.rand(2, 2, 3, 32, 32, generator=generator)
     for entry in stack.perceptual.values():
-        net = load_perceptual(stack, entry)
+        net = PerceptualNet.load(stack.folder(entry))
         assert net(a, a).abs().max() < 1e-6 < net(a, b).min()
 
 

@@ -14,10 +14,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from assets_index.recipes.tokenizer import make_tokenizer
 from redream.hub import sha256
-from redream.metrics import Block, PerceptualNet
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.scene.assets import load
+from redream.scoring.perceptual import Block, PerceptualNet
 from redream.settings import Settings
 
 TOKENS = 16

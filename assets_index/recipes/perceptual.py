@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from assets_index import world
 from assets_index.recipes.renders import Renders, degrade
 from assets_index.recipes.training import train
-from redream.metrics import Block, PerceptualNet
 from redream.scene.cameras import VIEWS
+from redream.scoring.perceptual import Block, PerceptualNet
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 NETS = {

@@ -13,8 +13,8 @@ from examples.experiments.samples import COUNT, adapted, conditioned, prior_samp
 from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
-from redream.metrics import view_agreement
 from redream.scene.cameras import VIEWS, Camera
+from redream.scoring.metrics import view_agreement
 
 AZIMUTH_DEG = {"front": 0.0, "side": 90.0, "back": 180.0}
 FIXED = Camera(0.0, 0.0, 1.0, 40.0)  # where a camera is asked for and nothing is seen from one

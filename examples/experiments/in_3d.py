@@ -19,11 +19,11 @@ from examples.experiments.objects import (
     uids_for,
 )
 from examples.experiments.samples import prior_samples
-from redream import trials
 from redream.distillation.loop import Distillation
-from redream.judging import Still, objects_of, true_objects
-from redream.metrics import clip_score, silhouette_iou
+from redream.evaluation import trials
+from redream.evaluation.scorer import Still, objects_of, true_objects
 from redream.runs.run import Run
+from redream.scoring.metrics import clip_score, silhouette_iou
 from redream.stack.vocabulary import check_prompt
 
 

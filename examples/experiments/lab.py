@@ -9,10 +9,10 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from redream import trials
 from redream.distillation.prior import Prior
-from redream.metrics import clip_score
+from redream.evaluation import trials
 from redream.retrieval.clip import Clip
+from redream.scoring.metrics import clip_score
 from redream.settings import Preset, Settings
 from redream.stack.models import Models
 from redream.stack.vocabulary import check_prompt

@@ -11,18 +11,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from examples.experiments.lab import SIDE, ExperimentError, Figures, Lab, say
-from redream import pipeline, trials
+from redream import pipeline
 from redream.distillation.adaptation import Reference, sample_background
+from redream.evaluation import trials
+from redream.evaluation.scorer import Still, objects_of
+from redream.evaluation.tables import FORMAT
 from redream.files import read_json
-from redream.judging import Still, objects_of
-from redream.metrics import SCORES_VERSION
 from redream.runs import retrieved
 from redream.runs.outputs import Shown
 from redream.runs.run import Run
 from redream.scene.assets import Asset
 from redream.scene.cameras import ring
+from redream.scoring.metrics import SCORES_VERSION
 from redream.settings import Settings
-from redream.tables import FORMAT
 
 AROUND = 8  # views that show an object
 TEN, ELEVATION_DEG = 10, 30.0  # PD K

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from redream.files import replacing
-from redream.metrics import score
 from redream.retrieval.orientation import pictures
 from redream.scene import mesh, turntable
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.turntable import as_bytes
 from redream.scene.volume import FieldFunction, OccupancyGrid, Rendering
+from redream.scoring.metrics import score
 from redream.settings import Settings
 from redream.stack.models import Models
 

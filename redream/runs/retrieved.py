@@ -10,7 +10,7 @@ from redream.retrieval.orientation import Alignment, align
 from redream.runs.run import GivenAsset
 from redream.scene import assets
 from redream.scene.assets import Asset
-from redream.scene.intake import IntakeError
+from redream.scene.glb_validation import GlbError
 from redream.settings import Settings
 from redream.stack.models import Models
 
@@ -35,7 +35,7 @@ def search(prompt: str, models: Models, settings: Settings) -> tuple[list[Found]
             break
         try:
             found.append(Found(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
-        except (AssetUnavailable, assets.AssetError, IntakeError) as error:
+        except (AssetUnavailable, assets.AssetError, GlbError) as error:
             sentences.append(f"The asset “{hit.caption}” is left out: {error}")
             unusable = error
     if not found:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from redream import __version__
 from redream.hub import HubError
-from redream.metrics import MetricsError
 from redream.retrieval.clip import ClipError
 from redream.runs import eta, outputs, retrieved
 from redream.runs.events import (
@@ -33,6 +32,7 @@ from redream.runs.run import Run
 from redream.scene import turntable
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
+from redream.scoring.metrics import MetricsError
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError

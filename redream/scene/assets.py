@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from redream.scene import intake
+from redream.scene import glb_validation
 from redream.scene.cameras import Camera
 
 RADIUS = 0.5  # objects are centred and scaled into a sphere of this radius
@@ -146,13 +146,15 @@ def from_mesh(mesh: trimesh.Trimesh) -> Asset:
     return Asset(mesh, np.asarray(mesh.visual.vertex_colors)[:, :3].astype(np.float32) / 255)
 
 
-def load(source: str | Path | bytes, *, normalise: bool = True, limits: intake.Limits = intake.LIMITS) -> Asset:
+def load(
+    source: str | Path | bytes, *, normalise: bool = True, limits: glb_validation.Limits = glb_validation.LIMITS
+) -> Asset:
     """The GLB at `source` as an asset: its scene in one mesh, in world axes, centred and scaled into radius 0.5.
 
-    With `normalise` off it keeps its place and size. Transparency is taken as opaque. Raises `IntakeError` for a file
+    With `normalise` off it keeps its place and size. Transparency is taken as opaque. Raises `GlbError` for a file
     that is refused unread, `AssetError` for one that turns out unusable.
     """
-    data = intake.check(Path(source) if isinstance(source, str) else source, limits)
+    data = glb_validation.check(Path(source) if isinstance(source, str) else source, limits)
     try:
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         placed = [scene.graph[node] for node in scene.graph.nodes_geometry]

@@ -5,13 +5,13 @@ import struct
 from collections.abc import Iterator
 
 
-class IntakeError(ValueError):
+class GlbError(ValueError):
     """A file that is refused before it is parsed; the message says why and what to do."""
 
 
-def damaged(what: str) -> IntakeError:
+def malformed(what: str) -> GlbError:
     """The error for a file that contradicts itself."""
-    return IntakeError(f"This GLB is damaged: {what}. Export it again.")
+    return GlbError(f"This GLB is damaged: {what}. Export it again.")
 
 
 def too_many(what: str, count: int, limit: int, advice: str) -> str:
@@ -23,26 +23,26 @@ def too_many(what: str, count: int, limit: int, advice: str) -> str:
 def unpack(data: bytes, json_size: int) -> tuple[dict, bytes]:
     """The JSON document, which may have `json_size` bytes, and the binary chunk (which may be absent).
 
-    Raises `IntakeError`."""
+    Raises `GlbError`."""
     if len(data) < 20 or data[:4] != b"glTF":
-        raise IntakeError("This file is not a GLB. Export the model as glTF binary (.glb).")
+        raise GlbError("This file is not a GLB. Export the model as glTF binary (.glb).")
     version, length = struct.unpack_from("<II", data, 4)
     if version != 2:
-        raise IntakeError(f"This GLB is of version {version}; only version 2 is read. Export it as glTF 2.0.")
+        raise GlbError(f"This GLB is of version {version}; only version 2 is read. Export it as glTF 2.0.")
     if length > len(data):
-        raise damaged("it ends too early")
+        raise malformed("it ends too early")
     chunks = list(_split(memoryview(data)[12:length]))
     if not chunks or chunks[0][0] != b"JSON":
-        raise damaged("it does not start with its description")
+        raise malformed("it does not start with its description")
     text = chunks[0][1]
     if len(text) > json_size:
-        raise IntakeError(too_many("bytes of description", len(text), json_size, "Simplify it"))
+        raise GlbError(too_many("bytes of description", len(text), json_size, "Simplify it"))
     try:
         document = json.loads(text.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise damaged("its description is not readable") from None
+        raise malformed("its description is not readable") from None
     if not isinstance(document, dict) or not isinstance(document.get("extensionsRequired", []), list):
-        raise damaged("its description is not readable")
+        raise malformed("its description is not readable")
     binary = chunks[1][1] if len(chunks) > 1 and chunks[1][0] == b"BIN\0" else b""
     return document, binary
 
@@ -55,7 +55,7 @@ def _split(body: memoryview) -> Iterator[tuple[bytes, bytes]]:
             return
         length = struct.unpack_from("<I", body, at)[0]
         if at + 8 + length > len(body):
-            raise damaged("it ends too early")
+            raise malformed("it ends too early")
         yield bytes(body[at + 4 : at + 8]), bytes(body[at + 8 : at + 8 + length])
         at += 8 + length
 

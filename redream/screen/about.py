@@ -3,7 +3,7 @@
 from html import escape
 from pathlib import Path
 
-from redream.judging import SCORES, Score
+from redream.scoring.scores import SCORES, Score
 from redream.screen.markup import as_html, data_uri, quiet
 from redream.stack import environment
 from redream.stack.stack import Stack

@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
-from redream import gallery
+from redream.evaluation import gallery
+from redream.evaluation.trials import METHODS
 from redream.files import read_json
-from redream.judging import SCORES
 from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import Worker, after
 from redream.runs.run import Run
+from redream.scoring.scores import SCORES
 from redream.screen.markup import data_uri, quiet, turning, waiting
 from redream.screen.wishes import Wish, still_here
 from redream.settings import Preset, Settings
-from redream.trials import METHODS
 
 VARIANTS = {  # of `METHODS`: in words
     "redream": "ReDream",

@@ -13,7 +13,7 @@ from redream.retrieval.orientation import align
 from redream.runs import outputs
 from redream.runs.queue import Worker
 from redream.scene import assets
-from redream.scene.intake import IntakeError
+from redream.scene.glb_validation import GlbError
 from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.screen.markup import asset_facts, data_uri, quiet, turning
 from redream.settings import PRESETS, PROMPT_LIMIT
@@ -83,7 +83,7 @@ class Library:
         """An asset's views, or nothing where its file cannot be had."""
         try:
             return turning(self.strip(row["uid"]), row["caption"])
-        except (AssetUnavailable, assets.AssetError, IntakeError) as error:
+        except (AssetUnavailable, assets.AssetError, GlbError) as error:
             return quiet(str(error))
 
     def _strip(self, uid: str) -> str:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from redream.judging import SCORES
 from redream.runs import events
 from redream.runs.queue import Waiting
+from redream.scoring.scores import SCORES
 from redream.screen.curves import curves_html
 from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
 

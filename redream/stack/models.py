@@ -61,17 +61,17 @@ class Models:
 
     def perceptual(self, name: str):
         """A perceptual distance for scores, "a" or "b"; None where its weights are not here."""
-        from redream.metrics import MetricsError, load_perceptual
+        from redream.scoring.perceptual import PerceptualError, PerceptualNet, load_lpips
 
         def load():
             entry = self.stack.perceptual[name]
             try:
-                if entry.source is not None:
-                    self._folder(f"perceptual.{name}")
-                net = load_perceptual(self.stack, entry, self.device)
-            except (hub.HubError, MetricsError, StackError):
+                if entry.lpips is None:
+                    return PerceptualNet.load(self._folder(f"perceptual.{name}"), self.device)
+                net = load_lpips(entry.lpips, self.device)
+            except (hub.HubError, PerceptualError, StackError):
                 return None  # the score says that it is not available
-            if net is not None and entry.lpips:
+            if net is not None:
                 self.origins[f"perceptual.{name}"] = {"lpips": entry.lpips}
             return net
 

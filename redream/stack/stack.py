@@ -50,7 +50,7 @@ class Stack:
     perceptual: dict[str, Entry]  # "a" and "b"
     vocabulary_file: str | None = None
     note: str | None = None
-    truth: Entry | None = None  # a folder with truth.csv: what things really look like, for `redream.judging`
+    truth: Entry | None = None  # a folder with truth.csv: what things really look like, for `redream.evaluation.scorer`
     true_scores: Mapping[str, float] = field(default_factory=dict)  # theirs in the mean, by name in scores.json
 
     @staticmethod

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from torch.nn.functional import avg_pool2d
 
-from redream.scene import assets, intake, mesh
+from redream.scene import assets, glb_validation, mesh
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.mesh import MeshError
@@ -107,7 +107,7 @@ def test_the_file_is_y_up_faces_z_and_is_unlit(path):
     document = json.loads(data[20 : 20 + struct.unpack_from("<I", data, 12)[0]])
     assert all("KHR_materials_unlit" in m["extensions"] and m["doubleSided"] for m in document["materials"])
     assert document["extensionsUsed"] == ["KHR_materials_unlit"]
-    intake.check(path)
+    glb_validation.check(path)
     # As another program reads it: the texel at the vertex farthest along +z is red, along +y blue.
     read = trimesh.load_scene(path, process=False).to_geometry()
     colours = read.visual.to_color().vertex_colors

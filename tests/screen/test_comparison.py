@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_stack import TINY
 
-from redream import gallery
+from redream.evaluation import gallery
 from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import JobError, Worker
 from redream.runs.run import Request, Run

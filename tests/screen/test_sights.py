@@ -5,9 +5,9 @@ import torch
 from tiny_stack import TINY
 
 from redream import pipeline
-from redream.judging import SCORES
 from redream.runs.events import Progress
 from redream.runs.queue import Worker
+from redream.scoring.scores import SCORES
 from redream.screen import about, sights
 from redream.settings import PRESETS, by_method
 from redream.stack.vocabulary import PromptError

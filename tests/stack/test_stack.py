@@ -5,7 +5,7 @@ import json
 import pytest
 
 from redream.hub import HubError
-from redream.judging import SCORES
+from redream.scoring.scores import SCORES
 from redream.settings import PROMPT_LIMIT
 from redream.stack.stack import STACKS, Stack, StackError
 from redream.stack.vocabulary import PromptError, Vocabulary, check_prompt

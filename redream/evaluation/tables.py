@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
+from redream.evaluation.scorer import EvaluationError, beside_the_truth, rounded
 from redream.files import replacing, write_json, write_text
-from redream.judging import SCORES, EvaluationError, beside_the_truth, rounded
+from redream.scoring.scores import SCORES
 
 TRUTH = "truth"  # the row of the true objects
 RESAMPLES = 10_000

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny_stack import TINY, tiny_glb
 
-from redream import judging
-from redream.judging import EvaluationError
+from redream.evaluation import scorer
+from redream.evaluation.scorer import EvaluationError
 from redream.runs.outputs import Studio
 from redream.scene import assets
 from redream.scene.cameras import Camera
@@ -19,18 +19,18 @@ from redream.stack.vocabulary import check_prompt
 
 def test_the_truth_overlaps_itself_wholly_and_the_best_variant_counts(models_with_truth):
     checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
-    truth, _ = judging.true_objects(models_with_truth.stack, checked)
-    judge = judging.Judge(models_with_truth, TINY, checked, truth)
-    ball, box = (judge.outlines(judging.Still(asset, TINY)) for asset in truth)
-    assert judging.best_overlap(ball, [box, ball]) == 1.0
-    assert judging.best_overlap(ball, [box]) < 1.0 and judging.best_overlap(ball, []) is None
+    truth, _ = scorer.true_objects(models_with_truth.stack, checked)
+    judge = scorer.Judge(models_with_truth, TINY, checked, truth)
+    ball, box = (judge.outlines(scorer.Still(asset, TINY)) for asset in truth)
+    assert scorer.best_overlap(ball, [box, ball]) == 1.0
+    assert scorer.best_overlap(ball, [box]) < 1.0 and scorer.best_overlap(ball, []) is None
 
 
 def test_there_is_no_truth_for_other_colours_or_in_other_stacks_and_a_changed_file_is_refused(
     models_with_truth, tiny_stack, tmp_path
 ):
     def found(stack, prompt):
-        return judging.true_objects(stack, check_prompt(prompt, stack.vocabulary))
+        return scorer.true_objects(stack, check_prompt(prompt, stack.vocabulary))
 
     assert len(found(models_with_truth.stack, "a purple owl")[0]) == 2
     assert found(models_with_truth.stack, "a red owl") == found(models_with_truth.stack, "an owl") == ((), ())
@@ -44,19 +44,19 @@ def test_there_is_no_truth_for_other_colours_or_in_other_stacks_and_a_changed_fi
 def test_a_variant_of_the_truth_is_compared_with_the_others_only(models_with_truth, tmp_path):
     """With two variants the mean of the others is the other one, so both are off by their whole difference."""
     checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
-    truth, _ = judging.true_objects(models_with_truth.stack, checked)
-    judge = judging.Judge(models_with_truth, TINY, checked, truth)
-    first, second = (judge._alone(judging.Still(asset, TINY))["a_lpips_a"] for asset in truth)
-    scores = judging.rounded(judge.true_object(tmp_path))
+    truth, _ = scorer.true_objects(models_with_truth.stack, checked)
+    judge = scorer.Judge(models_with_truth, TINY, checked, truth)
+    first, second = (judge._alone(scorer.Still(asset, TINY))["a_lpips_a"] for asset in truth)
+    scores = scorer.rounded(judge.true_object(tmp_path))
     assert scores["a_lpips_off_a"] == pytest.approx(abs(first - second), abs=2e-6) and first != second
     assert str(scores["a_lpips_minus_a"]) == "0.0"
-    alone = judging.Judge(models_with_truth, TINY, checked, truth[:1]).true_object(tmp_path)
+    alone = scorer.Judge(models_with_truth, TINY, checked, truth[:1]).true_object(tmp_path)
     assert alone["a_lpips_off_a"] is alone["silhouette_iou"] is None
 
 
 def test_less_change_than_the_truths_is_negative_and_as_far_off_as_more():
     own, true = {"a_lpips_a": 0.01, "a_lpips_b": None}, {"a_lpips_a": 0.03, "a_lpips_b": 0.1}
-    found = judging.rounded(judging.beside_the_truth(own, true))
+    found = scorer.rounded(scorer.beside_the_truth(own, true))
     assert found["a_lpips_minus_a"] == -0.02 and found["a_lpips_off_a"] == 0.02
     assert found["a_lpips_minus_b"] is found["a_lpips_off_b"] is None
 
@@ -64,9 +64,9 @@ def test_less_change_than_the_truths_is_negative_and_as_far_off_as_more():
 def test_pictures_of_an_asset_are_made_by_the_steps_a_particles_are(models_with_truth):
     """Through `Studio`, an asset's opacity at the scores' size is that of casting its rays and resizing them."""
     checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
-    (asset, _), _ = judging.true_objects(models_with_truth.stack, checked)
+    (asset, _), _ = scorer.true_objects(models_with_truth.stack, checked)
     camera = Camera(30.0, 15.0, 1.6, 40.0)
-    image, opacity = Studio(judging.Still(asset, TINY), TINY, TINY.turntable_rays).for_scores(camera)
+    image, opacity = Studio(scorer.Still(asset, TINY), TINY, TINY.turntable_rays).for_scores(camera)
     expected = asset.render(camera, TINY.turntable_rays, torch.ones(3))
     assert torch.equal(image, expected[0]) and torch.equal(opacity, expected[1])
 

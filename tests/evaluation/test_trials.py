@@ -7,10 +7,10 @@ from collections import Counter
 
 import pytest
 
-from redream.judging import EvaluationError
+from redream.evaluation.scorer import EvaluationError
+from redream.evaluation.trials import Prompt, Weights, read_prompts
 from redream.stack.stack import STACKS, Stack
 from redream.stack.vocabulary import Vocabulary, check_prompt
-from redream.trials import Prompt, Weights, read_prompts
 
 EXAMPLES = STACKS.parent / "examples"
 

@@ -1,11 +1,11 @@
 """Prompts, methods and seeds → one sweep of runs, its tables and its gallery.
 
     OUT/runs/METHOD/PROMPT-SEED-DIGEST/        a run's folder; evaluation.json, costs.json and sprite.jpg are added to it
-    OUT/table.json, table.md, results.parquet  see `redream.tables`
+    OUT/table.json, table.md, results.parquet  see `redream.evaluation.tables`
     OUT/gallery.html                           everything to look at
     OUT/runs/.claims                           which program works on what
 
-A finished run of an equal trial (see `redream.trials`) is used again (and scored again if other models judge now), an
+A finished run of an equal trial (see `redream.evaluation.trials`) is used again (and scored again if other models judge now), an
 interrupted one goes on, one whose files are damaged is made anew. A sweep that was killed and called again ends with the very same table.json, if it has as many
 threads: they decide in which order sums are taken. Several programs may be called with the same folder: each takes what
 no other works on, and each ends with the whole table. Two more rows stand beside the methods: "retrieval", the best asset
@@ -22,21 +22,23 @@ from pathlib import Path
 
 import torch
 
-from redream import gallery, pipeline, tables
+from redream import pipeline
 from redream.distillation.loop import CheckpointError
+from redream.evaluation import gallery, tables
+from redream.evaluation.scorer import EvaluationError, Judge, objects_of, rounded, true_objects
+from redream.evaluation.tables import TRUTH, Outcome
+from redream.evaluation.trials import METHODS, METHODS_VERSION, Prompt, Trial, Weights, digest, own_settings, plan
 from redream.files import read_json, write_json, write_text
-from redream.judging import SCORES, EvaluationError, Judge, objects_of, rounded, true_objects
-from redream.metrics import SCORES_VERSION
 from redream.runs import events
 from redream.runs.locks import Claims
 from redream.runs.run import Run, RunError
+from redream.scoring.metrics import SCORES_VERSION
+from redream.scoring.scores import SCORES
 from redream.settings import PRESETS, Preset, Settings
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import PERCEPTUALS
 from redream.stack.vocabulary import Checked, check_prompt
-from redream.tables import TRUTH, Outcome
-from redream.trials import METHODS, METHODS_VERSION, Prompt, Trial, Weights, digest, own_settings, plan
 
 CLAIMS = "runs/.claims"  # in an evaluation's folder: who makes which run
 PAUSE_S = 1.0  # between two looks at what other programs do

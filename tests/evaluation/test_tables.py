@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from redream import tables
-from redream.judging import EvaluationError
-from redream.tables import Outcome
-from redream.trials import METHODS
+from redream.evaluation import tables
+from redream.evaluation.scorer import EvaluationError
+from redream.evaluation.tables import Outcome
+from redream.evaluation.trials import METHODS
 
 
 def test_the_interval_of_coin_flips_is_the_binomials():

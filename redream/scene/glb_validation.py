@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from redream.scene.glb import IntakeError, damaged, pack, too_many, unpack
+from redream.scene.glb import GlbError, malformed, pack, too_many, unpack
 
 TRIANGLES, TRIANGLE_STRIP = 4, 5
 COMPONENT_BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}  # 3.6.2.2
@@ -50,15 +50,15 @@ LIMITS = Limits()
 def check(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
     """The GLB at `source` reduced to what is drawn of it and safe to parse, as the bytes of another GLB.
 
-    Raises `IntakeError`. Whether the indices are within range is left to whoever reads the arrays.
+    Raises `GlbError`. Whether the indices are within range is left to whoever reads the arrays.
     """
     data = source if isinstance(source, bytes) else _read(source, limits)
     if len(data) > limits.size:
-        raise IntakeError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
+        raise GlbError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
     document, binary = unpack(data, limits.json_size)
     for name in document.get("extensionsRequired", []):
         if not str(name).startswith(HARMLESS) and name != "KHR_materials_pbrSpecularGlossiness":
-            raise IntakeError(
+            raise GlbError(
                 f"This GLB needs the extension {str(name)[:60]!r}, which is not read here. "
                 "Export it again without compression or quantisation."
             )
@@ -77,10 +77,10 @@ class _Reduction:
         self.views = [self._view(v) for v in self._list("bufferViews")]
 
     def reduced(self) -> dict:
-        """The smaller document; raises `IntakeError` at the first thing that is wrong."""
+        """The smaller document; raises `GlbError` at the first thing that is wrong."""
         buffers = self._list("buffers")
         if len(buffers) > 1 or any("uri" in b for b in buffers):
-            raise IntakeError("This GLB keeps data in other files. Export it as one file with everything embedded.")
+            raise GlbError("This GLB keeps data in other files. Export it as one file with everything embedded.")
         images = self._list("images", self.limits.images)
         textures = self._list("textures")
         materials = [self._material(m, textures, len(images)) for m in self._list("materials")]
@@ -113,17 +113,17 @@ class _Reduction:
     def _list(self, name: str, limit: int | None = None) -> list[dict]:
         entries = self.document.get(name, [])
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
-            raise damaged(f"its list of {name} is not a list")
+            raise malformed(f"its list of {name} is not a list")
         limit = limit or self.limits.entries
         if len(entries) > limit:
-            raise IntakeError(too_many(name, len(entries), limit, "Merge some of them"))
+            raise GlbError(too_many(name, len(entries), limit, "Merge some of them"))
         return entries
 
     def _spend(self, what: str, amount: int, limit: int) -> None:
         """Keep the total of what a file asks for in proportion, however often it names the same bytes."""
         self.spent[what] += amount
         if self.spent[what] > limit:
-            raise IntakeError(too_many(what + " in all", self.spent[what], limit, "Simplify it"))
+            raise GlbError(too_many(what + " in all", self.spent[what], limit, "Simplify it"))
 
     def _view(self, view: dict) -> dict:
         """3.6.1: a slice of the binary chunk."""
@@ -142,18 +142,18 @@ class _Reduction:
         """3.6.2: an array in a buffer view. Its stated length must lie within that view."""
         accessor = self.stated[number]
         if "sparse" in accessor or "bufferView" not in accessor:
-            raise IntakeError("This GLB stores its shape as sparse data. Export it again without sparse accessors.")
+            raise GlbError("This GLB stores its shape as sparse data. Export it again without sparse accessors.")
         view = self.views[_whole(accessor, "bufferView", below=len(self.views))]
         component = _whole(accessor, "componentType", below=5127)
         kind = accessor.get("type")
         if component not in components or kind not in types:
-            raise IntakeError("This GLB holds quantised or unusual data. Export it again with plain floats.")
+            raise GlbError("This GLB holds quantised or unusual data. Export it again with plain floats.")
         size = COMPONENT_BYTES[component] * COMPONENTS[kind]
         stride = view.get("byteStride", size)
         offset = _whole(accessor, "byteOffset", below=view["byteLength"], default=0)
         count = _whole(accessor, "count", below=2**32, least=1)
         if stride < size or offset + (count - 1) * stride + size > view["byteLength"]:
-            raise damaged("an array in it is longer than the data that is there")
+            raise malformed("an array in it is longer than the data that is there")
         if number not in self.accessors:
             self._spend("bytes of arrays", count * size, 4 * len(self.binary))
         self.accessors[number] = {
@@ -169,14 +169,14 @@ class _Reduction:
         """3.7.2: the primitives that are triangles, with the attributes that are drawn."""
         primitives = mesh.get("primitives", [])
         if not isinstance(primitives, list):
-            raise damaged("a mesh has no list of primitives")
+            raise malformed("a mesh has no list of primitives")
         self._spend("parts", len(primitives), self.limits.nodes)
         return {"primitives": [c for p in primitives if (c := self._primitive(p, materials)) is not None]}
 
     def _primitive(self, primitive: object, materials: int) -> dict | None:
         attributes = primitive.get("attributes") if isinstance(primitive, dict) else None
         if not isinstance(attributes, dict):
-            raise damaged("a mesh has no attributes")
+            raise malformed("a mesh has no attributes")
         mode = _whole(primitive, "mode", below=7, default=TRIANGLES)
         if mode not in (TRIANGLES, TRIANGLE_STRIP) or "POSITION" not in attributes:
             return None
@@ -186,7 +186,7 @@ class _Reduction:
                 checked[name] = _whole(attributes, name, below=len(self.stated))
                 counts.add(self._accessor(checked[name], components, types)["count"])
         if len(counts) > 1:
-            raise damaged("its colours do not belong to its vertices")
+            raise malformed("its colours do not belong to its vertices")
         material = _whole(primitive, "material", below=materials, default=materials)
         reduced = {"attributes": checked, "mode": mode, "material": material}
         corners = counts.pop()
@@ -194,7 +194,7 @@ class _Reduction:
             reduced["indices"] = _whole(primitive, "indices", below=len(self.stated))
             corners = self._accessor(reduced["indices"], INDEX, ("SCALAR",))["count"]
         if corners < 3 or (mode == TRIANGLES and corners % 3):
-            raise damaged("its corners do not make whole triangles")
+            raise malformed("its corners do not make whole triangles")
         return reduced
 
     def _material(self, material: dict, textures: list[dict], images: int) -> dict:
@@ -206,11 +206,11 @@ class _Reduction:
             found = extensions["KHR_materials_pbrSpecularGlossiness"]
             factor, texture = "diffuseFactor", "diffuseTexture"
         if not isinstance(found, dict):
-            raise damaged("a material is not readable")
+            raise malformed("a material is not readable")
         reduced = {"baseColorFactor": _numbers(found[factor], 4)} if factor in found else {}
         if texture in found:
             if not isinstance(found[texture], dict):
-                raise damaged("a material is not readable")
+                raise malformed("a material is not readable")
             number = _whole(found[texture], "index", below=len(textures))
             if "source" in textures[number]:
                 self.textures[number] = _whole(textures[number], "source", below=images)
@@ -227,22 +227,22 @@ class _Reduction:
             reduced = {"bufferView": number}
         else:
             if not isinstance(uri, str) or not uri.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")):
-                raise IntakeError("This GLB keeps pictures elsewhere. Export it as one file with everything embedded.")
+                raise GlbError("This GLB keeps pictures elsewhere. Export it as one file with everything embedded.")
             try:
                 data = base64.b64decode(uri.split(",", 1)[1], validate=True)
             except (binascii.Error, ValueError):
-                raise damaged("a picture in it is not readable") from None
+                raise malformed("a picture in it is not readable") from None
             reduced = {"uri": uri}
         try:
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
                 width, height = picture.size
         except Exception:  # noqa: BLE001 - Pillow raises whatever the bytes provoke
-            raise IntakeError(
+            raise GlbError(
                 "A picture in this GLB is not a readable PNG or JPEG. Export it with PNG pictures."
             ) from None
         if max(width, height) > self.limits.image_side:
             side = self.limits.image_side
-            raise IntakeError(
+            raise GlbError(
                 f"A picture in this GLB has {width} × {height} pixels; the limit is {side} × {side}. "
                 "Make it smaller and try again."
             )
@@ -264,7 +264,7 @@ class _Reduction:
     def _roots(self, nodes: int) -> list[int]:
         scenes = self._list("scenes")
         if not scenes:
-            raise IntakeError("This GLB has no scene, so there is nothing to see in it.")
+            raise GlbError("This GLB has no scene, so there is nothing to see in it.")
         scene = scenes[_whole(self.document, "scene", below=len(scenes), default=0)]
         return _indices(scene.get("nodes", []), nodes)
 
@@ -277,9 +277,9 @@ class _Reduction:
         while waiting:
             number, depth = waiting.pop()
             if number in seen:
-                raise damaged("a part of its scene belongs to two others, or to itself")
+                raise malformed("a part of its scene belongs to two others, or to itself")
             if depth > self.limits.depth:
-                raise IntakeError(too_many("levels in its scene", depth, self.limits.depth, "Flatten it"))
+                raise GlbError(too_many("levels in its scene", depth, self.limits.depth, "Flatten it"))
             seen.add(number)
             if "mesh" in nodes[number]:
                 total += sizes[nodes[number]["mesh"]]
@@ -290,9 +290,9 @@ class _Reduction:
         # In this order: many faces are the likeliest reason.
         for name, count, limit in zip(("faces", "vertices", "parts"), total.tolist(), limits, strict=True):
             if count > limit:
-                raise IntakeError(too_many(name, count, limit, "Simplify it"))
+                raise GlbError(too_many(name, count, limit, "Simplify it"))
         if not total[0]:
-            raise IntakeError("This GLB has no triangles, so there is nothing to see in it.")
+            raise GlbError("This GLB has no triangles, so there is nothing to see in it.")
         for number in set(range(len(nodes))) - seen:
             nodes[number].clear()  # placed by no scene
 
@@ -312,7 +312,7 @@ def _read(path: Path, limits: Limits) -> bytes:
         with open(path, "rb") as file:
             return file.read(limits.size + 1)
     except OSError:
-        raise IntakeError("This file cannot be read. Choose it again.") from None
+        raise GlbError("This file cannot be read. Choose it again.") from None
 
 
 def _whole(owner: dict, key: str, below: int, default: int | None = None, least: int = 0) -> int:
@@ -323,13 +323,13 @@ def _whole(owner: dict, key: str, below: int, default: int | None = None, least:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value < below:
-        raise damaged(f"its number {key} is missing or out of range")
+        raise malformed(f"its number {key} is missing or out of range")
     return value
 
 
 def _indices(values: object, below: int) -> list[int]:
     if not isinstance(values, list) or not all(type(v) is int and 0 <= v < below for v in values):
-        raise damaged("its scene names parts that do not exist")
+        raise malformed("its scene names parts that do not exist")
     return values
 
 
@@ -337,5 +337,5 @@ def _numbers(values: object, length: int) -> list[float]:
     right = isinstance(values, list) and len(values) == length
     # Far below the largest float, so that products stay finite.
     if not right or not all(type(v) in (int, float) and -1e12 < v < 1e12 for v in values):
-        raise damaged("it holds numbers that are missing or not finite")
+        raise malformed("it holds numbers that are missing or not finite")
     return [float(v) for v in values]

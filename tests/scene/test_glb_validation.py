@@ -16,9 +16,9 @@ import pytest
 import trimesh
 from PIL import Image
 
-from redream.scene import assets, glb, intake, mesh
+from redream.scene import assets, glb, glb_validation, mesh
 from redream.scene.assets import Asset, AssetError
-from redream.scene.intake import LIMITS, IntakeError
+from redream.scene.glb_validation import LIMITS, GlbError
 
 
 def picture(width: int, height: int, kind: str = "PNG") -> bytes:
@@ -77,19 +77,19 @@ def test_a_sound_file_keeps_its_shape_and_loses_everything_else(box):
         document["meshes"][0]["primitives"][0]["attributes"]["NORMAL"] = 99
         document["accessors"].append({"count": 10**9, "componentType": 5126, "type": "VEC3"})  # drawn by nobody
 
-    reduced, _ = unpacked(intake.check(changed(box, burden)))
+    reduced, _ = unpacked(glb_validation.check(changed(box, burden)))
     assert set(reduced["nodes"][0]) == {"mesh"}
-    assert set(reduced) == set(unpacked(intake.check(box))[0]) and "extras" not in reduced
+    assert set(reduced) == set(unpacked(glb_validation.check(box))[0]) and "extras" not in reduced
     assert set(reduced["meshes"][0]["primitives"][0]["attributes"]) == {"POSITION", "TEXCOORD_0", "COLOR_0"}
     assert len(reduced["accessors"]) == 4
-    assert intake.check(intake.check(box)) == intake.check(box)
+    assert glb_validation.check(glb_validation.check(box)) == glb_validation.check(box)
 
 
 def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
     (tmp_path / "a.glb").write_bytes(box)
-    assert intake.check(tmp_path / "a.glb") == intake.check(box)
-    with pytest.raises(IntakeError, match="cannot be read") as caught:
-        intake.check(tmp_path / "absent.glb")
+    assert glb_validation.check(tmp_path / "a.glb") == glb_validation.check(box)
+    with pytest.raises(GlbError, match="cannot be read") as caught:
+        glb_validation.check(tmp_path / "absent.glb")
     assert str(tmp_path) not in str(caught.value)
 
 
@@ -134,8 +134,8 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
     ],
 )
 def test_what_is_wrong_is_refused_in_a_sentence(box, change, words):
-    with pytest.raises(IntakeError, match=words):
-        intake.check(changed(box, change))
+    with pytest.raises(GlbError, match=words):
+        glb_validation.check(changed(box, change))
 
 
 @pytest.mark.parametrize(
@@ -152,16 +152,16 @@ def test_what_is_wrong_is_refused_in_a_sentence(box, change, words):
     ],
 )
 def test_a_broken_container_is_refused(box, damage, words):
-    with pytest.raises(IntakeError, match=words):
-        intake.check(damage(box))
+    with pytest.raises(GlbError, match=words):
+        glb_validation.check(damage(box))
 
 
 def test_json_nested_without_end_is_refused(box):
     text = b'{"nodes":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     text += b" " * (-len(text) % 4)
     head = struct.pack("<4sIIII", b"glTF", 2, 20 + len(text), len(text), 0x4E4F534A)
-    with pytest.raises(IntakeError, match="description"):
-        intake.check(head + text)
+    with pytest.raises(GlbError, match="description"):
+        glb_validation.check(head + text)
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_json_nested_without_end_is_refused(box):
     ],
 )
 def test_limits_hold(box, limits, words):
-    with pytest.raises(IntakeError, match=words):
-        intake.check(box, replace(LIMITS, **limits))
+    with pytest.raises(GlbError, match=words):
+        glb_validation.check(box, replace(LIMITS, **limits))
 
 
 def test_millions_are_written_as_people_say_them(box):
@@ -190,8 +190,8 @@ def test_millions_are_written_as_people_say_them(box):
         document["scenes"] = [{"nodes": list(range(1000))}]
 
     words = r"^This GLB has 4\.1 million faces; the limit is 500,000\. Simplify it and try again\.$"
-    with pytest.raises(IntakeError, match=words):
-        intake.check(changed(box, place))
+    with pytest.raises(GlbError, match=words):
+        glb_validation.check(changed(box, place))
 
 
 def test_too_many_nodes_or_parts_are_refused_however_few_faces_they_have(box):
@@ -204,16 +204,16 @@ def test_too_many_nodes_or_parts_are_refused_however_few_faces_they_have(box):
         document["scenes"] = [{"nodes": list(range(1000))}]
 
     for change, words in ((nodes, "5,001 nodes"), (parts, "10,000 parts")):
-        with pytest.raises(IntakeError, match=f"{words}; the limit is 5,000"):
-            intake.check(changed(box, change))
+        with pytest.raises(GlbError, match=f"{words}; the limit is 5,000"):
+            glb_validation.check(changed(box, change))
 
 
 def test_deep_scenes_are_refused(box):
     def chain(document: dict) -> None:
         document["nodes"] = [{"children": [i + 1]} for i in range(150)] + [{"mesh": 0}]
 
-    with pytest.raises(IntakeError, match="levels in its scene"):
-        intake.check(changed(box, chain))
+    with pytest.raises(GlbError, match="levels in its scene"):
+        glb_validation.check(changed(box, chain))
 
 
 def test_the_same_bytes_cannot_be_asked_for_again_and_again(box):
@@ -229,8 +229,8 @@ def test_the_same_bytes_cannot_be_asked_for_again_and_again(box):
         document["meshes"][0]["primitives"] += more
 
     for change in (views, arrays):
-        with pytest.raises(IntakeError, match="in all"):
-            intake.check(changed(box, change))
+        with pytest.raises(GlbError, match="in all"):
+            glb_validation.check(changed(box, change))
 
 
 def test_embedded_pictures_may_be_png_or_jpeg_data_and_no_larger_than_the_limit(box):
@@ -238,8 +238,8 @@ def test_embedded_pictures_may_be_png_or_jpeg_data_and_no_larger_than_the_limit(
         uri = f"data:image/{kind};base64," + base64.b64encode(picture(16, 4, kind.upper())).decode()
         assert assets.load(changed(box, set_at("images", 0, {"uri": uri}))).textures[0].shape == (4, 16, 3)
     bomb = "data:image/png;base64," + base64.b64encode(picture(5000, 1)).decode()
-    with pytest.raises(IntakeError, match="5000 × 1 pixels; the limit is 4096 × 4096"):
-        intake.check(changed(box, set_at("images", 0, {"uri": bomb})))
+    with pytest.raises(GlbError, match="5000 × 1 pixels; the limit is 4096 × 4096"):
+        glb_validation.check(changed(box, set_at("images", 0, {"uri": bomb})))
 
 
 def test_a_picture_cut_short_is_an_asset_error(box):
@@ -270,7 +270,7 @@ def test_damaged_files_load_or_are_refused_and_never_take_much_memory(box):
         try:
             assets.load(bytes(data))
             outcomes["loaded"] += 1
-        except (IntakeError, AssetError) as error:
+        except (GlbError, AssetError) as error:
             outcomes["refused"] += 1
             assert len(str(error)) < 300 and str(error).endswith(".")
     peak = tracemalloc.get_traced_memory()[1]
@@ -293,5 +293,5 @@ def test_a_file_over_the_size_limit_is_not_read_whole(tmp_path: Path):
     path = tmp_path / "large.glb"
     with open(path, "wb") as file:
         file.truncate(LIMITS.size + 1)
-    with pytest.raises(IntakeError, match="larger than 100 MB"):
-        intake.check(path)
+    with pytest.raises(GlbError, match="larger than 100 MB"):
+        glb_validation.check(path)

@@ -5,29 +5,25 @@ import pytest
 import torch
 from torch import nn
 
-from redream.metrics import (
-    BACKBONES,
+from redream.retrieval.clip import Clip
+from redream.scene.cameras import VIEWS, Camera, ring
+from redream.scoring.metrics import (
     SCORES_VERSION,
-    Block,
-    Lpips,
     MetricsError,
-    PerceptualNet,
     a_lpips,
-    cached_backbone,
     clearly_named,
     clip_score,
     coverage,
     faces_behind,
     front_behind,
-    load_perceptual,
     score,
     score_cameras,
     silhouette_iou,
     view_agreement,
 )
-from redream.retrieval.clip import Clip
-from redream.scene.cameras import VIEWS, Camera, ring
+from redream.scoring.perceptual import BACKBONES, Block, Lpips, PerceptualError, PerceptualNet, cached_backbone
 from redream.settings import Settings
+from redream.stack.models import Models
 from redream.stack.stack import Entry, Stack
 
 SETTINGS = Settings()
@@ -165,13 +161,13 @@ def test_a_net_whose_config_is_wrong_is_refused_in_words(net, change, tmp_path):
     net.save(tmp_path / "net")
     file = tmp_path / "net" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(MetricsError) as error:
+    with pytest.raises(PerceptualError) as error:
         PerceptualNet.load(tmp_path / "net")
     assert str(tmp_path) not in str(error.value)
 
 
 def test_a_folder_without_weights_is_refused_in_words(tmp_path):
-    with pytest.raises(MetricsError, match="cannot be read"):
+    with pytest.raises(PerceptualError, match="cannot be read"):
         PerceptualNet.load(tmp_path)
 
 
@@ -211,9 +207,9 @@ def test_a_stack_s_entries_become_nets_or_none(net, tmp_path, monkeypatch):
     net.save(tmp_path / "net")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))  # an empty cache
     own, lpips = Entry(source="net"), Entry(lpips="vgg")
-    stack = Stack("test", "mini", tmp_path, own, own, {}, {"a": own, "b": lpips})
-    assert load_perceptual(stack, own).blocks == net.blocks
-    assert load_perceptual(stack, lpips) is None
+    models = Models(Stack("test", "mini", tmp_path, own, own, {}, {"a": own, "b": lpips}), "cpu")
+    assert models.perceptual("a").blocks == net.blocks
+    assert models.perceptual("b") is None
 
 
 # ---------------------------------------------------------------- A-LPIPS

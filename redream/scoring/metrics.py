@@ -3,25 +3,16 @@
 All of them judge pictures once around the object. No score says enough alone: a gray ball has a perfect A-LPIPS.
 """
 
-import hashlib
 import itertools
-import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from redream.files import replacing
 from redream.retrieval.clip import Clip
 from redream.scene.cameras import VIEWS, Camera, ring
 from redream.settings import Settings
-from redream.stack.stack import Entry, Stack
 
 SCORES_VERSION = 2  # raised when what a score means changes: values of another version are made again
 AZIMUTHS = 120  # views once around, 3° apart
@@ -29,7 +20,6 @@ CLEAR_DEG = 15.0  # a view this far from a border between view names is clearly 
 BEHIND_DEG = 105.0  # from this azimuth on a view is clearly of the back half
 FACE_DEG = 9.0  # an arc of views this wide counts as a face
 CHUNK = 40  # pairs of pictures compared at once
-BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's, with their SHA-256 begun
 
 # pictures (b, 3, h, w) in [0, 1], twice → distances (b,) ≥ 0
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -182,142 +172,3 @@ def score_cameras(settings: Settings) -> list[Camera]:
 
 def _mean_cosine(images: Float[Tensor, "b d"], text: Float[Tensor, "1 d"]) -> float:
     return float((images @ text.T).mean())  # both of unit norm
-
-
-# ---------------------------------------------------------------- perceptual nets
-
-
-@dataclass(frozen=True)
-class Block:
-    """`convs` convolutions with ReLU, the first one with `stride`; then the features are looked at, then max-pooled."""
-
-    channels: int
-    kernel: int = 3
-    stride: int = 1
-    convs: int = 1
-    pool: int = 1  # 1: none
-
-    def __post_init__(self) -> None:
-        limits = {"channels": 1024, "kernel": 31, "stride": 8, "convs": 8, "pool": 8}
-        if not all(isinstance(v, int) and 1 <= v <= limits[name] for name, v in asdict(self).items()):
-            raise MetricsError("A block of this perceptual net has a number out of its range; restore its config.json.")
-
-
-class PerceptualNet(nn.Module):
-    """An LPIPS-like distance (Zhang et al. 2018) on the features of a small classifier, all channels weighted alike.
-
-    Its shape is data: a list of blocks, kept in config.json beside half-precision weights.
-    """
-
-    def __init__(self, blocks: Sequence[Block], mean: Sequence[float], std: Sequence[float]) -> None:
-        """`mean` and `std` standardise the three colours; the weights are random (He et al. 2015)."""
-        super().__init__()
-        self.blocks, self.mean, self.std = tuple(blocks), tuple(mean), tuple(std)
-        inputs = [3, *(block.channels for block in self.blocks[:-1])]
-        self.stages = nn.ModuleList(_stage(n, block) for n, block in zip(inputs, self.blocks, strict=True))
-
-    def features(self, images: Float[Tensor, "b 3 h w"]) -> Iterator[Float[Tensor, "b _ _ _"]]:
-        """What each block sees in pictures in [0, 1], coarser and coarser."""
-        x = images.to(self.stages[0][0].weight.device)
-        x = (x - x.new_tensor(self.mean)[:, None, None]) / x.new_tensor(self.std)[:, None, None]  # (b, 3, h, w)
-        for block, stage in zip(self.blocks, self.stages, strict=True):
-            x = stage(x)  # (b, channels, h', w')
-            yield x
-            x = nn.functional.max_pool2d(x, block.pool) if block.pool > 1 else x
-
-    def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
-        """Distances of pictures in [0, 1] to their partners, in [0, 2].
-
-        d(a, b) = mean over blocks and places of ‖f(a)/‖f(a)‖ − f(b)/‖f(b)‖‖²
-        """
-        layers = zip(self.features(a), self.features(b), strict=True)
-        # Each (b,): squared norms over channels, averaged over space.
-        return torch.stack([(_unit(x) - _unit(y)).square().sum(dim=1).mean(dim=(1, 2)) for x, y in layers]).mean(dim=0)
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors (half precision) into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().half().contiguous() for name, value in self.state_dict().items()}
-        config = {"format": 1, "blocks": [asdict(b) for b in self.blocks], "mean": self.mean, "std": self.std}
-        with replacing(folder / "model.safetensors") as file:
-            save_file(weights, file)
-        with replacing(folder / "config.json") as file:
-            file.write_text(json.dumps(config, indent=1))
-
-    @staticmethod
-    def load(folder: Path, device: torch.device | str = "cpu") -> "PerceptualNet":
-        """Read what `save` wrote, for use: float32, without gradients. Raises `MetricsError`."""
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if config["format"] != 1:
-                raise MetricsError(f"The perceptual net {folder.name} has format {config['format']!r}; 1 is known.")
-            blocks = [Block(**block) for block in config["blocks"]]
-            with torch.random.fork_rng(devices=[]):  # the random weights are replaced at once
-                net = PerceptualNet(blocks, config["mean"], config["std"])
-            weights = load_file(folder / "model.safetensors")
-            net.load_state_dict({name: value.float() for name, value in weights.items()})
-        except MetricsError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
-            raise MetricsError(f"The perceptual net {folder.name} cannot be read; restore its files.") from error
-        return net.to(device).eval().requires_grad_(False)
-
-
-class Lpips(nn.Module):
-    """The LPIPS package's distance, on backbone weights that are here already."""
-
-    def __init__(self, network: str, backbone: Path) -> None:
-        """`network` is "vgg" or "alex"; `backbone` is torchvision's file for it, checked by `cached_backbone`."""
-        super().__init__()
-        import lpips  # only stacks that name it need it
-
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torchvision: "pretrained" will be called otherwise
-            self.lpips = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
-        weights = torch.load(backbone, map_location="cpu", weights_only=True)  # features.N.weight and so on
-        own = self.lpips.net.state_dict()  # sliceK.N.weight and so on
-        self.lpips.net.load_state_dict({name: weights["features." + name.partition(".")[2]] for name in own})
-
-    def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
-        """Distances ≥ 0 of pictures in [0, 1] to their partners."""
-        device = self.lpips.lin0.model[-1].weight.device
-        return self.lpips(a.to(device), b.to(device), normalize=True).flatten()  # (b,)
-
-
-def cached_backbone(network: str, cache: Path | None = None) -> Path | None:
-    """torchvision's weights for an LPIPS network, if they lie in torch hub's cache and their SHA-256 begins with the 8
-    hexadecimal digits in their name. torchvision publishes no more of it: that finds a damaged file, not a forged one.
-    Nothing is ever downloaded, as these files are pickles."""
-    file = (cache or Path(torch.hub.get_dir()) / "checkpoints") / BACKBONES[network]
-    if not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return file if digest.startswith(file.stem.rpartition("-")[2]) else None
-
-
-def load_perceptual(stack: Stack, entry: Entry, device: torch.device | str = "cpu") -> PerceptualNet | Lpips | None:
-    """The perceptual net behind one of a stack's entries; None for LPIPS whose backbone is not here.
-
-    Raises `MetricsError`, or `hub.HubError` for a folder that cannot be had.
-    """
-    if entry.lpips is None:
-        return PerceptualNet.load(stack.folder(entry), device)
-    backbone = cached_backbone(entry.lpips)
-    return Lpips(entry.lpips, backbone).to(device).eval().requires_grad_(False) if backbone else None
-
-
-def _stage(inputs: int, block: Block) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i in range(block.convs):
-        stride = block.stride if i == 0 else 1
-        convolution = nn.Conv2d(inputs, block.channels, block.kernel, stride, padding=block.kernel // 2)
-        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
-        nn.init.zeros_(convolution.bias)
-        layers += [convolution, nn.ReLU()]
-        inputs = block.channels
-    return nn.Sequential(*layers)
-
-
-def _unit(features: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    return nn.functional.normalize(features, dim=1, eps=1e-6)

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from redream import hub
+from redream.evaluation.scorer import EvaluationError
+from redream.evaluation.tables import Outcome
 from redream.files import read_json
-from redream.judging import EvaluationError
-from redream.metrics import SCORES_VERSION
+from redream.scoring.metrics import SCORES_VERSION
 from redream.settings import Preset, Settings
 from redream.stack.stack import JUDGES, Stack
-from redream.tables import Outcome
 
 METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
 

@@ -17,14 +17,17 @@ import torch
 from PIL import Image
 from tiny_stack import TINY
 
-from redream import evaluation, gallery, pipeline, trials
-from redream.judging import SCORES, EvaluationError, Judge, objects_of
+from redream import pipeline
+from redream.evaluation import gallery, trials
+from redream.evaluation import sweep as evaluation
+from redream.evaluation.scorer import EvaluationError, Judge, objects_of
+from redream.evaluation.trials import Prompt
 from redream.retrieval.index import AssetUnavailable
 from redream.runs.run import Run
+from redream.scoring.scores import SCORES
 from redream.settings import by_method
 from redream.stack.models import Models
 from redream.stack.vocabulary import check_prompt
-from redream.trials import Prompt
 
 SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
 PROMPTS = [Prompt("a purple owl", "dev"), Prompt("a red vase", "judge")]
@@ -163,7 +166,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # as here: sums are equal then
 from test_evaluation import METHODS, PROMPTS, SETTINGS
-from redream import evaluation
+from redream.evaluation import sweep as evaluation
 from redream.stack.models import Models
 from redream.settings import by_method
 models = Models.load({str(models.stack.base)!r}, "cpu")
