@@ -12,26 +12,10 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
-from redream.endpoints import Endpoints
-from redream.runs.queue import Worker, find
-from redream.runs.run import days_kept, runs_folder
-from redream.screen import about, comparison, page
-from redream.screen.errors import (
-    AGAIN,
-    FOLLOWS,
-    PRIVATE,
-    QUICK,
-    answering,
-    complaint,
-    saying,
-    sentence,
-    streaming,
-    unhurried,
-)
-from redream.screen.library import library_tab
-from redream.screen.sights import prior_tab
-from redream.screen.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
-from redream.screen.wishes import (
+from redream.app import about, run_page
+from redream.app import compare as compare_module
+from redream.app.api import Endpoints
+from redream.app.form import (
     HELP,
     METHODS,
     MOST_OBJECTS,
@@ -47,6 +31,23 @@ from redream.screen.wishes import (
     resolutions,
     still_here,
 )
+from redream.app.library import library_tab
+from redream.app.prior import prior_tab
+from redream.app.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
+from redream.app.wiring import (
+    AGAIN,
+    FOLLOWS,
+    PRIVATE,
+    QUICK,
+    answering,
+    complaint,
+    saying,
+    sentence,
+    streaming,
+    unhurried,
+)
+from redream.runs.queue import Worker, find
+from redream.runs.run import days_kept, runs_folder
 from redream.settings import PROMPT_LIMIT
 from redream.stack import environment
 from redream.stack.models import Models
@@ -137,11 +138,11 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             )
         with gr.Column(scale=3, min_width=300):
             gr.Markdown("### Found in the library", elem_id="results")
-            assets = gr.HTML(page.NO_ASSETS)
+            assets = gr.HTML(run_page.NO_ASSETS)
             gr.Markdown("### Forming")
-            state, preview = gr.HTML(page.NO_STATE), gr.HTML()
+            state, preview = gr.HTML(run_page.NO_STATE), gr.HTML()
             with gr.Accordion("Curves", open=False):
-                curves = gr.HTML(page.NO_CURVES)
+                curves = gr.HTML(run_page.NO_CURVES)
             with gr.Column(visible=False) as outcome:
                 gr.Markdown("### Result")
                 number = gr.Radio([("1", 0)], value=0, label="Object", visible=False)
@@ -306,23 +307,23 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             base = gr.Dropdown([NEW], value="", label="A finished run")
             prompt = gr.Textbox(label="Prompt", max_length=PROMPT_LIMIT)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
-            names = [(name, key) for key, name in comparison.VARIANTS.items()]
+            names = [(name, key) for key, name in compare_module.VARIANTS.items()]
             ticks = gr.CheckboxGroup(names, value=["redream", "redream-no-adapt", "vsd"], label="Compare")
             trouble = gr.HTML(elem_classes="trouble")
             button = gr.Button("Compare", variant="primary")
             halt = gr.Button("Stop what is being made", size="sm")
         with gr.Column(scale=3, min_width=300):
-            grid, progress = gr.HTML(comparison.NOTHING, js_on_load=comparison.CLOCK), gr.HTML()
+            grid, progress = gr.HTML(compare_module.NOTHING, js_on_load=compare_module.CLOCK), gr.HTML()
             with gr.Accordion("Blind test", open=False):
-                two = gr.HTML(comparison.NOTHING_BLIND, js_on_load=comparison.CLOCK)
+                two = gr.HTML(compare_module.NOTHING_BLIND, js_on_load=compare_module.CLOCK)
                 with gr.Row():
                     begin = gr.Button("Show two", size="sm")
                     votes = [gr.Button(words, size="sm", interactive=False) for words in ("A", "B", "the same")]
-                counts = gr.HTML(comparison.tally_html({}))
+                counts = gr.HTML(compare_module.tally_html({}))
 
     def asked(base, seed, ticks):
         """The settings of each of them."""
-        return comparison.wanted(ticks, next(iter(still_here([base])), None), preset, int(seed or 0))
+        return compare_module.wanted(ticks, next(iter(still_here([base])), None), preset, int(seed or 0))
 
     def here(known, run):
         """Runs of this browser, and the one that is chosen: it may be another's."""
@@ -332,23 +333,25 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     def compare(prompt, seed, base, ticks, known):
         made, forming, before = {}, True, None
         try:
-            for made in comparison.runs_for(worker, prompt or "", asked(base, seed, ticks), here(known, base)):
+            for made in compare_module.runs_for(worker, prompt or "", asked(base, seed, ticks), here(known, base)):
                 own = [run for run in made.values() if run != base or run in known]  # not another browser's
                 yield {chosen: made, mine: list(dict.fromkeys([*own, *known]))[:REMEMBERED]}
         except ValueError as error:  # those that were taken on are followed nevertheless
             yield {trouble: complaint(error)}
         while made and forming:
             forming = any(worker.ahead(run) is not None for run in made.values())  # asked before it is looked at
-            now = comparison.look(worker, made)
+            now = compare_module.look(worker, made)
             shown = [one.variant for one in now if not one.sentence]
-            told = {progress: comparison.progress_html(now)}
-            yield told | ({grid: gr.update(value=comparison.grid_html(now), visible=True)} if shown != before else {})
+            told = {progress: compare_module.progress_html(now)}
+            yield told | (
+                {grid: gr.update(value=compare_module.grid_html(now), visible=True)} if shown != before else {}
+            )
             before = shown
             time.sleep(1)
 
     def estimate(prompt, seed, base, ticks, known):
         try:
-            left = comparison.missing(worker, prompt or "", asked(base, seed, ticks), here(known, base))
+            left = compare_module.missing(worker, prompt or "", asked(base, seed, ticks), here(known, base))
         except ValueError:
             return "Compare"
         return f"Compare{duration(worker, left)}"
@@ -372,15 +375,20 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
 
     def show_two(made):
         """Two of them without names; until the choice is made, those with names are hidden."""
-        if found := comparison.next_pair(comparison.look(worker, made), random.Random()):
+        if found := compare_module.next_pair(compare_module.look(worker, made), random.Random()):
             first, second, question = found
-            shown = [(first.variant, second.variant), comparison.pair_html(first, second, question)]
+            shown = [(first.variant, second.variant), compare_module.pair_html(first, second, question)]
             return [*shown, gr.update(visible=False), *[gr.update(interactive=True)] * 3]
-        return [None, comparison.NOTHING_BLIND, gr.skip(), *[gr.update(interactive=False)] * 3]
+        return [None, compare_module.NOTHING_BLIND, gr.skip(), *[gr.update(interactive=False)] * 3]
 
     def vote(choice, pair, tally):
-        tally = comparison.counted(tally, pair, choice)
-        told = [tally, comparison.tally_html(tally), comparison.answer_html(pair, choice), gr.update(visible=True)]
+        tally = compare_module.counted(tally, pair, choice)
+        told = [
+            tally,
+            compare_module.tally_html(tally),
+            compare_module.answer_html(pair, choice),
+            gr.update(visible=True),
+        ]
         return [*told, *[gr.update(interactive=False)] * 3]
 
     wish = [prompt, seed, base, ticks, mine]
@@ -389,7 +397,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     changes = [widget.change for widget in (prompt, seed, base, ticks, chosen)]
     gr.on([tab.select, *changes], estimate, wish, button, **AGAIN, **QUICK)
     tab.select(choices, [mine, base], base, **QUICK)
-    tab.select(comparison.tally_html, tally, counts, **QUICK)
+    tab.select(compare_module.tally_html, tally, counts, **QUICK)
     base.input(adopt, base, [prompt, seed], **AGAIN, **QUICK)
     compare_this.click(jump, [mine, current], [tabs, base, prompt, seed], **QUICK)
     begin.click(show_two, chosen, [pair, two, grid, *votes], **QUICK)

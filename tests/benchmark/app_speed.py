@@ -67,8 +67,8 @@ def report_click(page, button) -> None:
 
 def report_estimates(client) -> None:
     """Estimates of the app's own model of costs, of runs of several kinds."""
+    from redream.app.form import Wish
     from redream.runs.eta import cost
-    from redream.screen.wishes import Wish
     from redream.settings import PRESETS
 
     known: list[float] = []

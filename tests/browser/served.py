@@ -22,7 +22,7 @@ LONG = 2000  # iterations, of runs that are stopped
 START = f"""
 from redream import settings
 from redream.runs import outputs
-from redream.screen import wishes
+from redream.app import form
 from tiny_stack import TINY
 
 settings.PRESETS["mini"] = settings.by_method(TINY.with_(iterations={ITERATIONS}))

@@ -2,8 +2,8 @@
 
 import pytest
 
+from redream.app.library import Library
 from redream.retrieval.index import AssetUnavailable
-from redream.screen.library import Library
 from redream.stack.models import Models
 from redream.stack.stack import Stack
 from redream.stack.vocabulary import PromptError

@@ -3,8 +3,8 @@
 from html import escape
 from pathlib import Path
 
+from redream.app.components import as_html, data_uri, quiet
 from redream.scoring.scores import SCORES, Score
-from redream.screen.markup import as_html, data_uri, quiet
 from redream.stack import environment
 from redream.stack.stack import Stack
 

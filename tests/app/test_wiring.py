@@ -3,7 +3,7 @@
 import gradio as gr
 import pytest
 
-from redream.screen.errors import answering, saying, streaming
+from redream.app.wiring import answering, saying, streaming
 from redream.stack.vocabulary import PromptError
 
 UNFORESEEN = "Something in this program went wrong."

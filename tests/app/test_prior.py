@@ -5,10 +5,10 @@ import torch
 from tiny_stack import TINY
 
 from redream import pipeline
+from redream.app import about, prior
 from redream.runs.events import Progress
 from redream.runs.queue import Worker
 from redream.scoring.scores import SCORES
-from redream.screen import about, sights
 from redream.settings import PRESETS, by_method
 from redream.stack.vocabulary import PromptError
 
@@ -30,11 +30,11 @@ def test_the_sides_are_what_sampling_them_one_by_one_gives(models):
 
 
 def test_a_page_is_told_how_far_it_is_and_at_last_all_five_sides(models):
-    *told, (line, found) = sights.sights(Worker(models), "a red owl")
+    *told, (line, found) = prior.sights(Worker(models), "a red owl")
     assert all(words and not nothing for words, nothing in told) and "progressbar" in told[0][0]
-    assert line == "" and [name in html for name, html in zip(sights.NAMES, found, strict=True)] == [True] * 5
+    assert line == "" and [name in html for name, html in zip(prior.NAMES, found, strict=True)] == [True] * 5
     with pytest.raises(PromptError):
-        next(sights.sights(Worker(models), "ironman"))
+        next(prior.sights(Worker(models), "ironman"))
 
 
 def test_it_ends_early_when_it_is_stopped(models):

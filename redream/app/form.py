@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from redream.app import run_page
+from redream.app.components import in_words
+from redream.app.run_page import Page
 from redream.runs.queue import Worker, find
 from redream.runs.run import Run
-from redream.screen import page
-from redream.screen.markup import in_words
-from redream.screen.page import Page
 from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
 from redream.stack.stack import Stack
 
@@ -129,7 +129,7 @@ def pages(worker: Worker, run: str) -> Iterator[Page]:
             shown.tell(event)
         yield shown
     if not shown.ended:
-        shown.state = page.INTERRUPTED
+        shown.state = run_page.INTERRUPTED
         yield shown
 
 
@@ -139,7 +139,7 @@ def page_of(run: str) -> Page:
     for event in find(run).events():
         shown.tell(event)
     if not shown.ended:
-        shown.state = page.INTERRUPTED
+        shown.state = run_page.INTERRUPTED
     return shown
 
 

@@ -6,12 +6,12 @@ import gradio as gr
 import torch
 
 from redream import pipeline
+from redream.app.components import bar, picture, quiet, waiting
+from redream.app.form import preset_of
+from redream.app.wiring import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.runs import outputs
 from redream.runs.events import Progress
 from redream.runs.queue import Waiting, Worker
-from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
-from redream.screen.markup import bar, picture, quiet, waiting
-from redream.screen.wishes import preset_of
 from redream.settings import PROMPT_LIMIT
 
 NAMES = ("back", "between back and side", "side", "between side and front", "front")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import gradio as gr
 
 from redream import pipeline
-from redream.screen.markup import problem
+from redream.app.components import problem
 
 FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
 PRIVATE = {"api_visibility": "private"}

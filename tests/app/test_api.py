@@ -5,7 +5,7 @@ import inspect
 import pytest
 from gradio.utils import get_function_description
 
-from redream.endpoints import Endpoints
+from redream.app.api import Endpoints
 
 CALLS = ("retrieve", "generate", "resume", "stop", "scores")
 

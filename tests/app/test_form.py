@@ -2,7 +2,7 @@
 
 import pytest
 
-from redream.screen.wishes import MOST_OBJECTS, Wish, WishError, known_words, most_iterations
+from redream.app.form import MOST_OBJECTS, Wish, WishError, known_words, most_iterations
 from redream.settings import PRESETS
 from redream.stack.stack import Stack
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from redream import pipeline
+from redream.app.form import Wish, pages, preset_of
 from redream.runs.queue import JobError, Worker, find
-from redream.screen.wishes import Wish, pages, preset_of
 
 Answer = tuple[dict, list[str], list[str]]  # a state, turntables (MP4), models (GLB)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
+from redream.app.components import data_uri, quiet, turning, waiting
+from redream.app.form import Wish, still_here
 from redream.evaluation import gallery
 from redream.evaluation.trials import METHODS
 from redream.files import read_json
@@ -13,8 +15,6 @@ from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import Worker, after
 from redream.runs.run import Run
 from redream.scoring.scores import SCORES
-from redream.screen.markup import data_uri, quiet, turning, waiting
-from redream.screen.wishes import Wish, still_here
 from redream.settings import Preset, Settings
 
 VARIANTS = {  # of `METHODS`: in words

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from redream.app.components import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
+from redream.app.curves import curves_html
 from redream.runs import events
 from redream.runs.queue import Waiting
 from redream.scoring.scores import SCORES
-from redream.screen.curves import curves_html
-from redream.screen.markup import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
 
 STAGES = {"loading": "Loading the models", "warm-up": "Warming up", "painting": "Painting"}
 STAGES |= {"filming": "Filming the turntable", "meshing": "Making the 3D model", "scoring": "Scoring"}

@@ -8,14 +8,14 @@ from tempfile import TemporaryDirectory
 import gradio as gr
 import pyarrow.compute as pc
 
+from redream.app.components import asset_facts, data_uri, quiet, turning
+from redream.app.wiring import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
 from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.runs import outputs
 from redream.runs.queue import Worker
 from redream.scene import assets
 from redream.scene.glb_validation import GlbError
-from redream.screen.errors import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
-from redream.screen.markup import asset_facts, data_uri, quiet, turning
 from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack.models import Models
 from redream.stack.vocabulary import check_prompt

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tiny_stack import TINY
 
+from redream.app import compare
+from redream.app.compare import Made, counted, grid_html, look, missing, next_pair, runs_for, wanted
 from redream.evaluation import gallery
 from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import JobError, Worker
 from redream.runs.run import Request, Run
-from redream.screen import comparison
-from redream.screen.comparison import Made, counted, grid_html, look, missing, next_pair, runs_for, wanted
 from redream.settings import by_method
 
 PROMPT = "a purple owl"
@@ -55,7 +55,7 @@ class Idle(Worker):
 
 def test_variants_differ_from_each_other_and_keep_all_other_settings():
     run = run_of("sds", changes={"iterations": 7, "guidance_sds": 33.0})
-    made = list(wanted(list(comparison.VARIANTS), run, PRESET, 5).values())
+    made = list(wanted(list(compare.VARIANTS), run, PRESET, 5).values())
     assert len(set(made)) == len(made) and all(s.seed == 5 and s.iterations == 7 for s in made)
     assert [s.uses_assets for s in made] == [True, True, True, False, False]
     assert made[-1] == run.request.settings.with_(seed=5)
@@ -97,7 +97,7 @@ def test_a_run_from_an_asset_of_ones_own_is_no_base_and_the_seed_is_ones_own():
     plain, own = run_of("vsd"), run_of("redream", uids=("x",))
     assert wanted(["vsd"], plain, PRESET, 7) == {"vsd": PRESET["vsd"].with_(seed=7)}
     assert wanted(["redream"], None, PRESET, 7) == {"redream": TINY.with_(seed=7)}
-    with pytest.raises(comparison.ComparisonError, match="own choice"):
+    with pytest.raises(compare.ComparisonError, match="own choice"):
         wanted(["redream"], own, PRESET, 7)
 
 
@@ -125,7 +125,7 @@ def test_each_run_says_how_far_it_is():
         "The Hub did not answer.",
         "It was stopped before it was finished.",
     ]
-    assert all(one.sentence in comparison.progress_html(made) for one in made)
+    assert all(one.sentence in compare.progress_html(made) for one in made)
     assert "sprite" not in grid_html(made)
 
 
@@ -151,7 +151,7 @@ def test_a_pair_is_two_different_objects_in_either_order():
     orders = {tuple(one.variant for one in next_pair(made, random.Random(seed))[:2]) for seed in range(20)}
     assert orders == {("redream", "vsd"), ("vsd", "redream")}
     assert next_pair(made[1:], random.Random(0)) is None
-    shown = comparison.pair_html(made[0], made[1], "shape")
+    shown = compare.pair_html(made[0], made[1], "shape")
     assert "redream" not in shown.lower() and "VSD" not in shown
 
 
@@ -160,4 +160,4 @@ def test_choices_are_counted_for_both_who_were_shown():
     tally = counted(json.loads(json.dumps(tally)), ("vsd", "redream"), "B")
     tally = counted(tally, ("redream", "sds"), "same")
     assert tally == {"redream": [2, 3], "vsd": [0, 2], "sds": [0, 1]}
-    assert comparison.tally_html(tally).index("2 of 3") < comparison.tally_html(tally).index("0 of 2")
+    assert compare.tally_html(tally).index("2 of 3") < compare.tally_html(tally).index("0 of 2")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from redream.app import components
+from redream.app.curves import POINTS, curves_html, thinned
+from redream.app.run_page import Page
 from redream.runs import events
 from redream.runs.outputs import save_png
 from redream.runs.queue import Waiting
-from redream.screen import markup
-from redream.screen.curves import POINTS, curves_html, thinned
-from redream.screen.page import Page
 from redream.settings import Settings
 
 OWL = {"uid": "1", "caption": "an owl", "author": "Ann", "license": "CC0", "similarity": 0.3, "source": "owl.glb"}
@@ -71,8 +71,8 @@ def test_texts_and_links_from_outside_stay_texts_and_links(shown):
     shown.tell(events.Retrieved((OWL | {"source": "javascript:alert(1)"},), ("asset-0.png",)))
     assert "javascript" not in shown.assets_html()
     shown.tell(events.Warned(bad))
-    assert "<img" not in shown.state_html() + markup.problem(f"This is unknown: *{bad}*.")
-    assert "the word <em>x</em>." in markup.problem("the word *x*.")
+    assert "<img" not in shown.state_html() + components.problem(f"This is unknown: *{bad}*.")
+    assert "the word <em>x</em>." in components.problem("the word *x*.")
 
 
 def test_a_score_that_cannot_be_had_says_why(shown):
@@ -90,7 +90,7 @@ def test_scores_stand_beside_those_of_true_objects_where_they_are_known(shown):
 
 
 def test_durations_are_words():
-    words = [markup.in_words(seconds) for seconds in (-1.0, 37.6, 60.0, 3599.9, 7500.0)]
+    words = [components.in_words(seconds) for seconds in (-1.0, 37.6, 60.0, 3599.9, 7500.0)]
     assert words == ["0 s", "38 s", "1 min 0 s", "1 h 0 min", "2 h 5 min"]
 
 

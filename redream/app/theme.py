@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-STYLE = Path(__file__).with_name("page.css")
+STYLE = Path(__file__).with_name("static") / "page.css"
 # The 3D viewer puts itself before everything else that the tab key reaches.
 SCRIPT = """() => new MutationObserver(() => {
   for (const canvas of document.querySelectorAll('canvas[tabindex="1"]')) canvas.tabIndex = 0;
