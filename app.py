@@ -17,14 +17,14 @@ from redream.app import compare as compare_module
 from redream.app.api import Endpoints
 from redream.app.form import (
     HELP,
+    MAX_OBJECTS,
     METHODS,
-    MOST_OBJECTS,
-    Wish,
+    GenerationForm,
     choices_of,
     duration,
     forming,
     known_words,
-    most_iterations,
+    max_iterations,
     page_of,
     pages,
     preset_of,
@@ -35,16 +35,16 @@ from redream.app.library import library_tab
 from redream.app.prior import prior_tab
 from redream.app.theme import SCRIPT, SHOW_RESULTS, STYLE, theme
 from redream.app.wiring import (
-    AGAIN,
-    FOLLOWS,
     PRIVATE,
-    QUICK,
+    RETRIGGER,
+    STREAMING,
+    UNQUEUED,
     answering,
-    complaint,
-    saying,
+    delayed_updates,
+    error_html,
+    reports_errors,
     sentence,
     streaming,
-    unhurried,
 )
 from redream.runs.queue import Worker, find
 from redream.runs.run import days_kept, runs_folder
@@ -112,7 +112,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             gr.Examples(EXAMPLES, prompt, label="For example", **PRIVATE)
             create_button = gr.Button("Create", variant="primary", size="lg")
             stop_button = gr.Button(**STOP, visible=False, size="lg")
-            trouble = gr.HTML(elem_classes="trouble")
+            error_box = gr.HTML(elem_classes="trouble")
             switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
             method = gr.Radio(
                 [(name, key) for key, name in METHODS.items()], value="redream", label="Method", info=HELP["method"]
@@ -121,9 +121,9 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
                 dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
             with gr.Accordion("More", open=False) as more:
-                most, planned = most_iterations(preset), preset["redream"].iterations
+                most, planned = max_iterations(preset), preset["redream"].iterations
                 iterations = gr.Slider(1, most, planned, step=1, label="Iterations", info=HELP["iterations"])
-                particles = gr.Slider(1, MOST_OBJECTS, 1, step=1, label="Objects at once (particles)")
+                particles = gr.Slider(1, MAX_OBJECTS, 1, step=1, label="Objects at once (particles)")
                 usual = ", ".join(f"{METHODS[method]} {preset[method].guidance_scale:g}" for method in METHODS)
                 guidance = gr.Number(
                     0, label="Guidance", info=HELP["guidance"].format(usual=usual), minimum=0, maximum=200
@@ -168,47 +168,47 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
 
     idle = {create_button: gr.update(visible=True), stop_button: gr.update(visible=False)}
 
-    @saying(trouble, clears=False)
+    @reports_errors(error_box, clears=False)
     def take_on(known, followed, prompt, file, uid, *how):
         """Start what is asked for; while an object forms here it comes after that one."""
-        wish = Wish(*how)
+        wish = GenerationForm(*how)
         given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
         try:
             settings = wish.settings(preset)
             if forming(worker, [followed or "", *known], prompt or "", settings, given):
                 gr.Info("This one is forming already, or waits for its turn.")
-                yield {trouble: ""}
+                yield {error_box: ""}
                 return
             run = worker.submit(prompt or "", settings, **given)
         except ValueError as error:
-            yield {trouble: complaint(error, "Nothing was started.")}
+            yield {error_box: error_html(error, "Nothing was started.")}
             return
-        told = {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0), trouble: ""}
+        told = {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0), error_box: ""}
         if worker.ahead(followed or "") is None:
             yield told | {current: run}
         else:
             gr.Info("Its turn comes after the one that is shown. You will find it under Your objects.")
             yield told
 
-    @saying(trouble)
+    @reports_errors(error_box)
     def go_on(run):
         """Continue from the last checkpoint, further than was planned if that is done."""
         worker.resume(run, MORE if find(run).finished else None)
-        yield {trouble: ""}
+        yield {error_box: ""}
 
-    @saying(trouble)
+    @reports_errors(error_box)
     def pick(run, of):
         """Another object of the run."""
         yield result(page_of(run), of)
 
-    @saying(trouble, idle, clears=False)
+    @reports_errors(error_box, idle, clears=False)
     def follow(run):
         """Show a run as it goes on; what did not change on the page is left alone."""
         off = dict.fromkeys((create_button, number, onward, command, samples), gr.update(visible=False))
         if worker.ahead(run) is None:  # all at once: what is hidden and shown again in a moment may stay hidden
             shown = page_of(run)
             over = {outcome: gr.update(visible=True), samples: gr.update(visible=False)}
-            yield from unhurried(everything(shown) | over | ended(run, shown), mesh)
+            yield from delayed_updates(everything(shown) | over | ended(run, shown), mesh)
             return
         stand = off | {stop_button: gr.update(visible=True), outcome: gr.update(visible=True)}
         stop = STOPPING if worker.stopping(run) else STOP
@@ -241,11 +241,11 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
             link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
         }
 
-    @saying(trouble, clears=False)
+    @reports_errors(error_box, clears=False)
     def come_back(known, followed, request: gr.Request):
         """Choose the run that the address names, or that this browser saw last, with what was asked for."""
         for run in still_here([request.query_params.get("run", ""), *known])[: 0 if followed else 1]:
-            asked, answers = run.request, Wish.of(run.request.settings, preset)
+            asked, answers = run.request, GenerationForm.of(run.request.settings, preset)
             stand = switches_for(answers.method, answers.initialise, answers.adapt)
             values = [answers.method, *stand, *astuple(answers)[3:]]
             form = {prompt: asked.prompt, uid: " ".join(asked.uids)} | dict(zip(how, values, strict=True))
@@ -254,7 +254,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
     def estimate(*answers):
         """The button's words."""
         try:
-            return f"Create{duration(worker, [Wish(*answers).settings(preset)])}"
+            return f"Create{duration(worker, [GenerationForm(*answers).settings(preset)])}"
         except ValueError:
             return "Create"
 
@@ -273,28 +273,28 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         return gr.update(**STOPPING)
 
     how = [method, *switches, iterations, particles, seed, guidance, delta, resolution]  # a Wish's fields
-    shown = [trouble, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
+    shown = [error_box, create_button, stop_button, assets, state, preview, curves, number, video, mesh]
     shown += [table, onward, again, record, command, link, outcome, samples]
     asked = [mine, current, prompt, file, uid, *how]
-    coming_back = demo.load(come_back, [mine, current], [prompt, uid, *how, current, trouble], **FOLLOWS, **PRIVATE)
+    coming_back = demo.load(come_back, [mine, current], [prompt, uid, *how, current, error_box], **STREAMING, **PRIVATE)
     wanted = [create_button.click, prompt.submit]
-    taken = [current, mine, seed, trouble]
-    gr.on(wanted, take_on, asked, taken, cancels=coming_back, **AGAIN, **FOLLOWS, **PRIVATE)
-    going_on = again.click(go_on, current, trouble, **FOLLOWS, **PRIVATE)
-    again_shown = going_on.then(follow, current, shown, **FOLLOWS, **PRIVATE)
-    current.change(follow, current, shown, cancels=again_shown, **AGAIN, **FOLLOWS, **PRIVATE)
+    taken = [current, mine, seed, error_box]
+    gr.on(wanted, take_on, asked, taken, cancels=coming_back, **RETRIGGER, **STREAMING, **PRIVATE)
+    going_on = again.click(go_on, current, error_box, **STREAMING, **PRIVATE)
+    again_shown = going_on.then(follow, current, shown, **STREAMING, **PRIVATE)
+    current.change(follow, current, shown, cancels=again_shown, **RETRIGGER, **STREAMING, **PRIVATE)
     mine.change(None, None, None, js=SHOW_RESULTS)
-    stop_button.click(end, current, stop_button, **QUICK)
-    number.input(pick, [current, number], [trouble, video, mesh, table], **AGAIN, **FOLLOWS, **PRIVATE)
-    method.input(switches_for, method, switches, **AGAIN, **QUICK)
-    demo.load(choices_again, mine, earlier, **QUICK)  # by itself: together they would scroll a phone to the results
-    mine.change(choices_again, mine, earlier, **QUICK)
+    stop_button.click(end, current, stop_button, **UNQUEUED)
+    number.input(pick, [current, number], [error_box, video, mesh, table], **RETRIGGER, **STREAMING, **PRIVATE)
+    method.input(switches_for, method, switches, **RETRIGGER, **UNQUEUED)
+    demo.load(choices_again, mine, earlier, **UNQUEUED)  # by itself: together they would scroll a phone to the results
+    mine.change(choices_again, mine, earlier, **UNQUEUED)
     earlier.input(None, earlier, js="run => {location.search = '?run=' + run}")  # as its link does
-    prompt.input(None, None, trouble, js="() => ''")  # it is about what was asked for before
-    dice.click(lambda: random.randrange(2**31), None, seed, **QUICK)
+    prompt.input(None, None, error_box, js="() => ''")  # it is about what was asked for before
+    dice.click(lambda: random.randrange(2**31), None, seed, **UNQUEUED)
     changes = [widget.change for widget in (method, *switches, iterations, particles, delta, resolution)]
-    demo.load(measured, **QUICK).then(estimate, how, create_button, **QUICK)
-    gr.on([command.change, *changes], estimate, how, create_button, **AGAIN, **QUICK)
+    demo.load(measured, **UNQUEUED).then(estimate, how, create_button, **UNQUEUED)
+    gr.on([command.change, *changes], estimate, how, create_button, **RETRIGGER, **UNQUEUED)
     return uid, more, compare_this
 
 
@@ -309,7 +309,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
             names = [(name, key) for key, name in compare_module.VARIANTS.items()]
             ticks = gr.CheckboxGroup(names, value=["redream", "redream-no-adapt", "vsd"], label="Compare")
-            trouble = gr.HTML(elem_classes="trouble")
+            error_box = gr.HTML(elem_classes="trouble")
             button = gr.Button("Compare", variant="primary")
             halt = gr.Button("Stop what is being made", size="sm")
         with gr.Column(scale=3, min_width=300):
@@ -329,7 +329,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         """Runs of this browser, and the one that is chosen: it may be another's."""
         return still_here(list(dict.fromkeys([run or "", *known])))
 
-    @saying(trouble)
+    @reports_errors(error_box)
     def compare(prompt, seed, base, ticks, known):
         made, forming, before = {}, True, None
         try:
@@ -337,7 +337,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
                 own = [run for run in made.values() if run != base or run in known]  # not another browser's
                 yield {chosen: made, mine: list(dict.fromkeys([*own, *known]))[:REMEMBERED]}
         except ValueError as error:  # those that were taken on are followed nevertheless
-            yield {trouble: complaint(error)}
+            yield {error_box: error_html(error)}
         while made and forming:
             forming = any(worker.ahead(run) is not None for run in made.values())  # asked before it is looked at
             now = compare_module.look(worker, made)
@@ -392,18 +392,20 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
         return [*told, *[gr.update(interactive=False)] * 3]
 
     wish = [prompt, seed, base, ticks, mine]
-    gr.on([button.click, prompt.submit], compare, wish, [trouble, chosen, mine, grid, progress], **FOLLOWS, **PRIVATE)
-    halt.click(end, chosen, None, **QUICK)
+    gr.on(
+        [button.click, prompt.submit], compare, wish, [error_box, chosen, mine, grid, progress], **STREAMING, **PRIVATE
+    )
+    halt.click(end, chosen, None, **UNQUEUED)
     changes = [widget.change for widget in (prompt, seed, base, ticks, chosen)]
-    gr.on([tab.select, *changes], estimate, wish, button, **AGAIN, **QUICK)
-    tab.select(choices, [mine, base], base, **QUICK)
-    tab.select(compare_module.tally_html, tally, counts, **QUICK)
-    base.input(adopt, base, [prompt, seed], **AGAIN, **QUICK)
-    compare_this.click(jump, [mine, current], [tabs, base, prompt, seed], **QUICK)
-    begin.click(show_two, chosen, [pair, two, grid, *votes], **QUICK)
+    gr.on([tab.select, *changes], estimate, wish, button, **RETRIGGER, **UNQUEUED)
+    tab.select(choices, [mine, base], base, **UNQUEUED)
+    tab.select(compare_module.tally_html, tally, counts, **UNQUEUED)
+    base.input(adopt, base, [prompt, seed], **RETRIGGER, **UNQUEUED)
+    compare_this.click(jump, [mine, current], [tabs, base, prompt, seed], **UNQUEUED)
+    begin.click(show_two, chosen, [pair, two, grid, *votes], **UNQUEUED)
     for button, choice in zip(votes, ("A", "B", "same"), strict=True):
         chose = functools.partial(vote, choice)
-        button.click(chose, [pair, tally], [tally, counts, two, grid, *votes], **QUICK)
+        button.click(chose, [pair, tally], [tally, counts, two, grid, *votes], **UNQUEUED)
 
 
 def endpoints(worker: Worker) -> None:
@@ -417,10 +419,10 @@ def endpoints(worker: Worker) -> None:
         further = [gr.Textbox(label="run"), gr.Number(0, label="iterations", precision=0)]
         told = [gr.JSON(label="state"), gr.File(label="turntables", file_count="multiple")]
         told += [gr.File(label="models", file_count="multiple")]
-        gr.Button().click(streaming(calls.generate), asked, told, api_name="generate", **FOLLOWS)
+        gr.Button().click(streaming(calls.generate), asked, told, api_name="generate", **STREAMING)
         resume = streaming(calls.resume)
         resume.__name__ = "continue"  # as its MCP tool is called
-        gr.Button().click(resume, further, told, api_name="continue", **FOLLOWS)
+        gr.Button().click(resume, further, told, api_name="continue", **STREAMING)
     for function in (calls.retrieve, calls.stop, calls.scores):
         gr.api(answering(function), api_name=function.__name__, queue=False)
 

@@ -22,7 +22,7 @@ from redream.scene.cameras import VIEWS
 from redream.settings import PRESETS
 from redream.stack.models import Models
 from redream.stack.stack import Stack
-from redream.stack.vocabulary import check_prompt
+from redream.stack.vocabulary import parse_prompt
 
 MINI = Path(__file__).parent / "mini"
 PROMPTS = Path(__file__).parents[1] / "examples" / "retrieval_prompts.csv"
@@ -38,7 +38,7 @@ def retrieval(models: Models, stack: Stack, out: Path) -> None:
     for candidates in (3, 6, 12, 24):
         first = every = 0
         for row in rows:
-            hits = index.search(check_prompt(row["prompt"], stack.vocabulary).prompt, clip, 3, candidates)
+            hits = index.search(parse_prompt(row["prompt"], stack.vocabulary).prompt, clip, 3, candidates)
             kinds = [index.row(hit.uid)["kind"] for hit in hits]
             first += kinds[0] == row["kind"]
             every += kinds == [row["kind"]] * 3

@@ -26,7 +26,7 @@ from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.scene import assets, glb_validation, mesh
 from redream.scene.cameras import Camera
-from redream.stack.vocabulary import Vocabulary, check_prompt
+from redream.stack.vocabulary import Vocabulary, parse_prompt
 
 HERE = Path(__file__).parent
 MINI = HERE / "mini"
@@ -59,10 +59,10 @@ STACK = {
         "clip_b": 0.8382,
         "a_lpips_a": 0.0218,
         "a_lpips_b": 0.0082,
-        "view_agreement_a": 0.9991,
-        "view_agreement_b": 0.9998,
-        "front_behind_a": 0.0003,
-        "front_behind_b": 0.0,
+        "view_accuracy_a": 0.9991,
+        "view_accuracy_b": 0.9998,
+        "janus_rate_a": 0.0003,
+        "janus_rate_b": 0.0,
         "coverage": 0.2829,
     },
 }
@@ -139,7 +139,7 @@ def make_truth() -> None:
     folder, words = MINI / "truth", Vocabulary.load(MINI / "vocabulary.json")
     folder.mkdir(parents=True, exist_ok=True)
     lists = sorted((HERE.parent / "examples").glob("prompts_mini*.txt"))
-    asked = [check_prompt(prompt.text, words) for file in lists for prompt in read_prompts(file)]
+    asked = [parse_prompt(prompt.text, words) for file in lists for prompt in read_prompts(file)]
     rows = []
     for kind, colour in sorted({(c.kind, c.colour) for c in asked}):
         for variant in TRUTH_VARIANTS:

@@ -20,7 +20,7 @@ from redream.scene.turntable import as_bytes
 from redream.stack.models import Models
 
 SIDE, COLUMNS = 128, 4  # pixels of a picture, pictures in a row
-SIDES = (0, 2, 4)  # of `pipeline.TURNS`: back, side, front
+SIDES = (0, 2, 4)  # of `pipeline.VIEW_STEPS`: back, side, front
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         1: [strip(run.folder / f"asset-{number}.png") for number in range(min(2, settings.assets))],
         2: [strip(run.folder / "asset-0.png"), strip(run.folder / "asset-0-turned.png")],
         3: [[opened(file) for file in spread(warm)]],
-        4: sights(run),
+        4: prior_samples(run),
         5: [[opened(file) for file in spread(previews[len(warm) :])]],
     }
     for number, pictures in rows.items():
@@ -53,7 +53,7 @@ def strip(file: Path) -> list[Image.Image]:
     return [whole.crop((place * side, 0, (place + 1) * side, side)) for place in places]
 
 
-def sights(run: Run) -> list[list[Image.Image]]:
+def prior_samples(run: Run) -> list[list[Image.Image]]:
     """A row before and a row after adaptation: back, side, front."""
     models = Models.load(run.request.stack)
     *_, seen = pipeline.views(run.request.prompt, 1, settings=run.request.settings, models=models)

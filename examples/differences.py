@@ -20,15 +20,15 @@ from jaxtyping import Float
 
 from redream.evaluation.tables import bootstrap
 from redream.stack.stack import STACKS
-from redream.stack.vocabulary import Vocabulary, check_prompt
+from redream.stack.vocabulary import Vocabulary, parse_prompt
 
 SCORES = {
     "CLIP a": ["clip_a"],
     "CLIP b": ["clip_b"],
     "mean of both": ["clip_a", "clip_b"],
-    "views a": ["view_agreement_a"],
+    "views a": ["view_accuracy_a"],
     "IoU": ["silhouette_iou"],
-    "A-LPIPS a, off": ["a_lpips_off_a"],
+    "A-LPIPS a, off": ["a_lpips_error_a"],
 }
 
 
@@ -65,7 +65,7 @@ def together(files: Sequence[Sequence[dict]]) -> list[dict]:
 
 def is_held_out(prompt: str) -> bool:
     """Whether no asset of the miniature's library has the kind and colour that a prompt names."""
-    asked = check_prompt(prompt, Vocabulary.load(STACKS / "mini/vocabulary.json"))
+    asked = parse_prompt(prompt, Vocabulary.load(STACKS / "mini/vocabulary.json"))
     with (STACKS / "mini/heldout.csv").open(newline="", encoding="utf-8") as file:
         return {"kind": asked.kind, "colour": asked.colour} in list(csv.DictReader(file))
 

@@ -139,7 +139,7 @@ def evaluate(options: argparse.Namespace) -> None:
         raise evaluation.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
     form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
     with (
-        locks.helped([*options.words, "--processes", "1", "--helper"], options.processes) as helpers,
+        locks.worker_processes([*options.words, "--processes", "1", "--helper"], options.processes) as helpers,
         tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar,
     ):
         for now in sweep:
@@ -213,12 +213,12 @@ def scores_in_words(scores: dict) -> list[str]:
     sentences = []
     for number, score in enumerate(scores["objects"]):
         both = {
-            key: [score.get(f"{key}_{name}") for name in ("a", "b")] for key in ("clip", "a_lpips", "view_agreement")
+            key: [score.get(f"{key}_{name}") for name in ("a", "b")] for key in ("clip", "a_lpips", "view_accuracy")
         }
         parts = [f"likeness to the prompt (CLIP, higher is better) {_numbers(both['clip'])}"]
         parts.append(f"change from view to view (A-LPIPS, lower is better) {_numbers(both['a_lpips'])}")
-        if both["view_agreement"] != [None, None]:
-            parts.append(f"views that are what they should be {_numbers(both['view_agreement'], '{:.0%}')}")
+        if both["view_accuracy"] != [None, None]:
+            parts.append(f"views that are what they should be {_numbers(both['view_accuracy'], '{:.0%}')}")
         sentences.append(f"Object {number}: {'; '.join(parts)}.")
     return sentences
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redream.runs.events import Event, Failed, Progress
-from redream.runs.run import GivenAsset, Request, Run, RunError
+from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import STACKS, Entry, Stack
-from redream.stack.vocabulary import Checked, check_prompt
+from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
 
 class PipelineError(ValueError):
@@ -51,7 +51,7 @@ def generate(
     """
     stack = models.stack if models else stack if isinstance(stack, Stack) else Stack.load(stack)
     settings = settings or PRESETS[stack.preset]["redream"]
-    checked = check_prompt(prompt, stack.vocabulary)
+    checked = parse_prompt(prompt, stack.vocabulary)
     if (assets or uids) and not settings.uses_assets:
         raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
     if assets and uids:
@@ -87,7 +87,7 @@ def resume(
     if iterations is None and run.finished:
         return iter(())
     stack = Stack.load(request.stack, request.overrides)
-    checked = check_prompt(request.prompt, stack.vocabulary)
+    checked = parse_prompt(request.prompt, stack.vocabulary)
     if iterations is not None:
         run.extend(iterations)
     models = models if models and models.stack == stack else None
@@ -97,7 +97,7 @@ def resume(
 def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, models: Models | None = None) -> list:
     """The `k` assets nearest to a prompt, best first, as `redream.retrieval.index.Hit`."""
     models = models or Models.load(stack)
-    checked = check_prompt(prompt, models.stack.vocabulary)
+    checked = parse_prompt(prompt, models.stack.vocabulary)
     candidates = max(k, PRESETS[models.stack.preset]["redream"].candidates)
     return models.index.search(checked.prompt, models.clip("retrieval"), k, candidates)
 
@@ -116,18 +116,18 @@ def sample(
     """What the 2D prior sees (fig. 4): `count` pictures of the prompt in a view, as Float[Tensor, "count 3 h w"] in [0, 1].
 
     The view is named in words; with `adapt` the prior first learns the retrieved assets' views, and the view is a
-    learned prefix. What was learned counts in full here, while painting uses `adaptation_scale` of it. None: no view.
+    learned prefix. What was learned counts in full here, while distillation uses `adaptation_scale` of it. None: no view.
     `progress` is told the adaptation's steps (done, total).
     """
     models = models or Models.load(stack)
     settings = settings or PRESETS[models.stack.preset]["redream"]
-    checked = check_prompt(prompt, models.stack.vocabulary)
+    checked = parse_prompt(prompt, models.stack.vocabulary)
     import torch
 
     prior, prefix, words = models.prior, None, checked.prompt if view is None else f"{checked.prompt}, {view} view"
     learned = None
     if adapt:
-        for learned in _taught(checked.prompt, models, settings):
+        for learned in _adapt_steps(checked.prompt, models, settings):
             progress(learned.steps_done, settings.adaptation_steps)
         prefix, words = (None if view is None else learned.prefix(view)), checked.prompt
     with torch.no_grad():
@@ -135,14 +135,14 @@ def sample(
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the prior sees before and after it learned an asset's views: `TURNS` times `count` pictures each."""
+class BeforeAfter:
+    """What the prior sees before and after it learned an asset's views: `VIEW_STEPS` times `count` pictures each."""
 
     before: list  # of Float[Tensor, "count 3 h w"], from the back by the side to the front
     after: list
 
 
-TURNS = (0.0, 0.5, 1.0, 1.5, 2.0)  # 0: back, 1: side, 2: front; between them the words' features are mixed
+VIEW_STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # 0: back, 1: side, 2: front; between them the words' features are mixed
 
 
 def views(
@@ -152,22 +152,22 @@ def views(
     settings: Settings | None = None,
     models: Models,
     stop: Callable[[], bool] = never,
-) -> Iterator[Progress | Seen]:
+) -> Iterator[Progress | BeforeAfter]:
     """What the 2D prior sees from back to front, before and after adaptation (fig. 4 and 14), always of the same noise.
 
-    What was learned counts in full here, while painting uses `adaptation_scale` of it. Tells how far it is, and at last
-    a `Seen`, or nothing more if it is stopped. Raises as `sample`, at once.
+    What was learned counts in full here, while distillation uses `adaptation_scale` of it. Tells how far it is, and at last
+    a `BeforeAfter`, or nothing more if it is stopped. Raises as `sample`, at once.
     """
     settings = settings or PRESETS[models.stack.preset]["redream"]
-    checked = check_prompt(prompt, models.stack.vocabulary)
+    checked = parse_prompt(prompt, models.stack.vocabulary)
 
-    def told() -> Iterator[Progress | Seen]:
+    def told() -> Iterator[Progress | BeforeAfter]:
         import torch
 
         from redream.scene.cameras import VIEWS
 
         def around(ends: dict, adapted: bool) -> Iterator:
-            for place in TURNS:
+            for place in VIEW_STEPS:
                 near, far = ("back", "side") if place < 1 else ("side", "front")
                 words = torch.lerp(ends[near], ends[far], place - (place >= 1))  # (1, l, d)
                 yield _pictures(models.prior, words, count, settings.seed, adapted)
@@ -177,7 +177,7 @@ def views(
         with torch.no_grad():
             ends = {view: models.prior.embed([f"{checked.prompt}, {view} view"]) for view in VIEWS}
             before = list(around(ends, adapted=False))
-        for learned in _taught(checked.prompt, models, settings):
+        for learned in _adapt_steps(checked.prompt, models, settings):
             if stop():
                 return
             yield Progress("learning the views", learned.steps_done, total)
@@ -185,12 +185,12 @@ def views(
         with torch.no_grad():
             ends = {view: models.prior.embed([checked.prompt], learned.prefix(view)) for view in VIEWS}
             after = list(around(ends, adapted=True))
-        yield Seen(before, after)
+        yield BeforeAfter(before, after)
 
     return told()
 
 
-def _taught(prompt: str, models: Models, settings: Settings) -> Iterator:
+def _adapt_steps(prompt: str, models: Models, settings: Settings) -> Iterator:
     """The `Adaptation` of the prior to the assets found for a prompt, after each of its steps."""
     import torch
 
@@ -216,7 +216,7 @@ def _pictures(prior, words, count: int, seed: int, adapted: bool):
 
 
 def _events(
-    run: Run, stack: Stack, checked: Checked, models: Models | None, stop: Callable[[], bool]
+    run: Run, stack: Stack, checked: ParsedPrompt, models: Models | None, stop: Callable[[], bool]
 ) -> Iterator[Event]:
     """The session's events, each of them in the run's history before it is told."""
     from redream.runs.session import Session
@@ -229,7 +229,7 @@ def _events(
         raise
 
 
-def _given(assets: Sequence[tuple[str | Path, str]], prompt: str) -> tuple[tuple[GivenAsset, ...], dict[str, bytes]]:
+def _given(assets: Sequence[tuple[str | Path, str]], prompt: str) -> tuple[tuple[UploadedAsset, ...], dict[str, bytes]]:
     """Given assets as a request names them, and their files, checked and reduced to what is drawn."""
     if not assets:
         return (), {}
@@ -237,7 +237,7 @@ def _given(assets: Sequence[tuple[str | Path, str]], prompt: str) -> tuple[tuple
 
     files = {f"given-{number}.glb": glb_validation.check(Path(path)) for number, (path, _) in enumerate(assets)}
     given = (
-        GivenAsset(file, Path(path).name, caption.strip() or prompt)
+        UploadedAsset(file, Path(path).name, caption.strip() or prompt)
         for file, (path, caption) in zip(files, assets, strict=True)
     )
     return tuple(given), files

@@ -83,7 +83,7 @@ class Settings:
     # Painting's rates are multiplied by (d / this)², d = (RMS of the score gradient) / s in the mean over the latest
     # views (ours; 0: not). From the same starts, half of them of other colours, CLIP a of eight prompts .784 instead of
     # .778, CLIP b .833 .833.
-    rate_reference: float = 0.031
+    score_rms_reference: float = 0.031
     epsilon: float = 0.1  # AdamW's ε over the RMS of √v in each table (ours); 0: PD's 1e-15, with floaters and speckles
     learning_rate_variational: float = 0.0001
     variational_rank: int = 4
@@ -217,7 +217,7 @@ _SD21 = Settings(
     render_size=((0.0, 64), (0.2, 512)),
     sparsity=0.0,
     warmup=0.1,
-    rate_reference=0.0,
+    score_rms_reference=0.0,
     epsilon=0.0,
     latent_weights=False,
     asset_steps=1,
@@ -246,7 +246,7 @@ def by_method(settings: Settings, vsd: Mapping = {}, sds: Mapping = {}) -> Prese
 
 
 # What the other methods, which begin with noise, need on the miniature; by trials like ReDream's (examples/report/TRIALS.md).
-_FROM_NOISE = {"learning_rate_end": 0.1, "latent_weights": False, "rate_reference": 0.0, "opaque": 200.0}
+_FROM_NOISE = {"learning_rate_end": 0.1, "latent_weights": False, "score_rms_reference": 0.0, "opaque": 200.0}
 _VSD = _FROM_NOISE | {"guidance": 7.5, "learning_rate_variational": 0.0003}
 _SDS = _FROM_NOISE | {"guidance_sds": 15.0}
 _FAST = {"iterations": 160, "adaptation_steps": 240, "turntable_rays": 96}

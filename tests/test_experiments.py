@@ -14,7 +14,7 @@ from examples.experiments.__main__ import EXPERIMENTS, main, perform
 from examples.experiments.distances import frechet, pairwise
 from examples.experiments.in_2d import distil
 from examples.experiments.lab import ExperimentError, Lab, Row
-from examples.experiments.objects import Made, Seen, from_library, generate
+from examples.experiments.objects import BeforeAfter, Made, from_library, generate
 from examples.experiments.sheet import GAP, sheet
 from redream.evaluation import sweep as evaluation
 from redream.evaluation import trials
@@ -131,7 +131,7 @@ def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
 def test_particles_are_compared_with_as_many_single_runs_from_the_best_asset_and_from_others(lab, monkeypatch):
     asked, own = [], lab("particles")
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = Seen(images, images[:, :1])
+    seen = BeforeAfter(images, images[:, :1])
 
     def generate(lab, prompt, *, uids=(), particles=1, initialise, seed=0):
         """Runs of one have a score of .5, of others .5 + .1 · particles, from assets other than the best 1; from nothing

@@ -41,7 +41,7 @@ def test_the_object_looks_like_its_prompt_and_has_its_face_on_one_side_only(made
     run, _ = made
     (scores,) = json.loads((run.folder / "scores.json").read_text())["objects"]
     assert min(scores["clip_a"], scores["clip_b"]) > 0.65  # true objects have 0.78 and 0.84
-    assert min(scores["view_agreement_a"], scores["view_agreement_b"]) > 0.7
+    assert min(scores["view_accuracy_a"], scores["view_accuracy_b"]) > 0.7
 
 
 def test_the_mesh_agrees_with_the_field_from_eight_sides(made):

@@ -10,7 +10,7 @@ from assets_index.world import TEST_VARIANTS, Thing
 from redream.retrieval.clip import Clip
 from redream.scene.assets import Asset, from_mesh
 from redream.scene.cameras import ring
-from redream.scoring.metrics import a_lpips, clip_score, faces_behind, front_behind, right_share, view_names
+from redream.scoring.metrics import a_lpips, accuracy_of_names, clip_score, janus_count, janus_rate, view_names
 from redream.scoring.perceptual import PerceptualNet
 from redream.settings import Settings
 
@@ -25,7 +25,7 @@ THINGS = [
     ("robot", "blue", "yellow"),
     ("chair", "green", "red"),
 ]
-COUNTED = {"views": right_share, "front behind": front_behind, "faces behind": faces_behind}
+COUNTED = {"views": accuracy_of_names, "front behind": janus_rate, "faces behind": janus_count}
 VIEWS_AROUND = 24
 SIZE = 64
 WHITE = torch.ones(3)
@@ -106,7 +106,7 @@ def means(mini) -> dict[str, dict[str, float]]:
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
-def test_a_face_on_the_back_lowers_view_agreement(means, key):
+def test_a_face_on_the_back_lowers_view_accuracy(means, key):
     assert means["two-faced"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
 
 
@@ -145,7 +145,7 @@ def test_two_sides_at_once_lower_it_a_little(means, key):
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
-def test_a_blob_of_the_right_colour_lowers_clip_score_and_view_agreement(means, key):
+def test_a_blob_of_the_right_colour_lowers_clip_score_and_view_accuracy(means, key):
     assert means["blob"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.05
     assert means["blob"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
 

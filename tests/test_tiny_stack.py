@@ -10,7 +10,7 @@ from redream.retrieval.index import Index
 from redream.scene.assets import load
 from redream.scoring.perceptual import PerceptualNet
 from redream.stack.stack import Stack
-from redream.stack.vocabulary import PromptError, check_prompt
+from redream.stack.vocabulary import PromptError, parse_prompt
 
 
 @pytest.fixture(params=["tiny_stack", "tiny_stack_v"])
@@ -48,5 +48,5 @@ def test_its_perceptual_nets_tell_pictures_apart(stack, generator):
 
 def test_one_has_a_vocabulary_and_the_other_takes_any_prompt(tiny_stack, tiny_stack_v):
     with pytest.raises(PromptError, match="does not know the word"):
-        check_prompt("an ironman", Stack.load(tiny_stack, environ={}).vocabulary)
-    assert check_prompt("an ironman", Stack.load(tiny_stack_v, environ={}).vocabulary).prompt == "an ironman"
+        parse_prompt("an ironman", Stack.load(tiny_stack, environ={}).vocabulary)
+    assert parse_prompt("an ironman", Stack.load(tiny_stack_v, environ={}).vocabulary).prompt == "an ironman"

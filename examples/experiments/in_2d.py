@@ -14,7 +14,7 @@ from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradi
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
 from redream.scene.cameras import VIEWS, Camera
-from redream.scoring.metrics import view_agreement
+from redream.scoring.metrics import view_accuracy
 
 AZIMUTH_DEG = {"front": 0.0, "side": 90.0, "back": 180.0}
 FIXED = Camera(0.0, 0.0, 1.0, 40.0)  # where a camera is asked for and nothing is seen from one
@@ -42,7 +42,7 @@ def views(lab: Lab) -> Outcome:
             for view, images in zip(("back", "side", "front"), pictures[::2]):
                 cameras = [Camera(AZIMUTH_DEG[view], 0.0, 1.0, 40.0)] * len(images)
                 for clip in ("a", "b"):
-                    share = view_agreement(lab.models.clip(clip), images, cameras, text)
+                    share = view_accuracy(lab.models.clip(clip), images, cameras, text)
                     shares.setdefault(f"{name}: {view} by CLIP {clip}", []).append(share)
     figures = {key: mean(values) for key, values in shares.items()}
     for name, clip in itertools.product(("before", "after", "after, prefixes frozen"), ("a", "b")):

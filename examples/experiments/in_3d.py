@@ -21,10 +21,10 @@ from examples.experiments.objects import (
 from examples.experiments.samples import prior_samples
 from redream.distillation.loop import Distillation
 from redream.evaluation import trials
-from redream.evaluation.scorer import Still, objects_of, true_objects
+from redream.evaluation.scorer import RenderableAsset, objects_of, true_objects
 from redream.runs.run import Run
 from redream.scoring.metrics import clip_score, silhouette_iou
-from redream.stack.vocabulary import check_prompt
+from redream.stack.vocabulary import parse_prompt
 
 
 def away(lab: Lab) -> Outcome:
@@ -168,10 +168,10 @@ def beside(lab: Lab) -> Outcome:
     rows, has_truth = [], True
     for prompt in prompts:
         say(prompt)
-        truth, _ = true_objects(lab.models.stack, check_prompt(prompt, lab.models.stack.vocabulary))
+        truth, _ = true_objects(lab.models.stack, parse_prompt(prompt, lab.models.stack.vocabulary))
         has_truth = has_truth and bool(truth)
         shown = [objects_of(own[prompt])[0][0] for own in runs.values()]
-        shown += [Still(asset, lab.settings) for asset in truth[:1]]
+        shown += [RenderableAsset(asset, lab.settings) for asset in truth[:1]]
         seen = [from_library(lab, prompt).seen, *(around(one, lab.settings) for one in shown)]
         rows.append(Row(prompt, torch.cat([own.images[list(SIDES)] for own in seen])))
     heads = ("the best asset", *runs, *["the true object"] * has_truth)

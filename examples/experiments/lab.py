@@ -15,7 +15,7 @@ from redream.retrieval.clip import Clip
 from redream.scoring.metrics import clip_score
 from redream.settings import Preset, Settings
 from redream.stack.models import Models
-from redream.stack.vocabulary import check_prompt
+from redream.stack.vocabulary import parse_prompt
 
 SIDE = 96  # pixels of a picture
 
@@ -59,7 +59,7 @@ class Lab:
 
     def understood(self, prompt: str) -> str:
         """The prompt as the models get it."""
-        return check_prompt(prompt, self.models.stack.vocabulary).prompt
+        return parse_prompt(prompt, self.models.stack.vocabulary).prompt
 
     def clips(self, images: Float[Tensor, "b 3 h w"], prompt: str) -> Figures:
         """CLIP scores by both scoring models."""

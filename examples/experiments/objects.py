@@ -12,13 +12,13 @@ from torch import Tensor
 
 from examples.experiments.lab import SIDE, ExperimentError, Figures, Lab, say
 from redream import pipeline
-from redream.distillation.adaptation import Reference, sample_background
+from redream.distillation.adaptation import CaptionedAsset, sample_background
 from redream.evaluation import trials
-from redream.evaluation.scorer import Still, objects_of
+from redream.evaluation.scorer import RenderableAsset, objects_of
 from redream.evaluation.tables import FORMAT
 from redream.files import read_json
 from redream.runs import retrieved
-from redream.runs.outputs import Shown
+from redream.runs.outputs import Renderable
 from redream.runs.run import Run
 from redream.scene.assets import Asset
 from redream.scene.cameras import ring
@@ -30,7 +30,7 @@ TEN, ELEVATION_DEG = 10, 30.0  # PD K
 
 
 @dataclass(frozen=True)
-class Seen:
+class BeforeAfter:
     """Something from eight sides over white, the front first."""
 
     images: Float[Tensor, "8 3 s s"]
@@ -41,7 +41,7 @@ class Seen:
 class Made:
     """One particle of a finished run."""
 
-    seen: Seen
+    seen: BeforeAfter
     scores: Figures
 
 
@@ -52,11 +52,11 @@ class Known:
     path: Path
     caption: str
     asset: Asset
-    seen: Seen
+    seen: BeforeAfter
 
     @property
-    def reference(self) -> Reference:
-        return Reference(self.asset, self.caption)
+    def reference(self) -> CaptionedAsset:
+        return CaptionedAsset(self.asset, self.caption)
 
 
 def generate(lab: Lab, prompt: str, asset: Known | None = None, uids: Sequence[str] = (), **changes) -> list[Made]:
@@ -86,11 +86,11 @@ def from_library(lab: Lab, words: str) -> Known:
     """The library's best asset for these words, turned to its front."""
     found, _ = retrieved.search(lab.understood(words), lab.models, lab.settings.with_(assets=1))
     turned, _ = retrieved.turned(found[0], lab.models, lab.settings)
-    seen = around(Still(turned.asset, lab.settings), lab.settings)
+    seen = around(RenderableAsset(turned.asset, lab.settings), lab.settings)
     return Known(lab.models.index.asset_path(turned.entry["uid"]), turned.entry["caption"], turned.asset, seen)
 
 
-def found_for(lab: Lab, prompt: str) -> list[Reference]:
+def found_for(lab: Lab, prompt: str) -> list[CaptionedAsset]:
     """What a run retrieves for a prompt."""
     found, _ = retrieved.search(lab.understood(prompt), lab.models, lab.settings)
     return [retrieved.as_reference(retrieved.turned(f, lab.models, lab.settings)[0]) for f in found]
@@ -102,12 +102,12 @@ def uids_for(lab: Lab, prompt: str) -> list[str]:
     return [f.entry["uid"] for f in found]
 
 
-def around(shown: Shown, settings: Settings) -> Seen:
+def around(shown: Renderable, settings: Settings) -> BeforeAfter:
     """Eight views of an asset or a particle."""
     white = torch.ones(3, device=shown.grid.density.device)
     cameras = ring(AROUND, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
     seen = [shown.render(camera, SIDE, white) for camera in cameras]
-    return Seen(torch.cat([s.image for s in seen]).cpu(), torch.cat([s.opacity for s in seen]).cpu())
+    return BeforeAfter(torch.cat([s.image for s in seen]).cpu(), torch.cat([s.opacity for s in seen]).cpu())
 
 
 def evaluated(out: Path | None) -> dict:

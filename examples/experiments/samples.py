@@ -8,14 +8,14 @@ from torch import Tensor
 
 from examples.experiments.lab import Lab
 from redream.distillation import adaptation
-from redream.distillation.adaptation import Adaptation, Reference, StoredViews, sample_background, store_views
+from redream.distillation.adaptation import Adaptation, CaptionedAsset, StoredViews, sample_background, store_views
 from redream.distillation.prior import Prior
 from redream.scene.cameras import VIEWS
 
 COUNT = 8  # pictures at once
 
 
-def adapted(lab: Lab, known: Sequence[Reference], **changes) -> Adaptation:
+def adapted(lab: Lab, known: Sequence[CaptionedAsset], **changes) -> Adaptation:
     """The prior's adapter and view prefixes, learned from these assets; there is one adapter at a time."""
     settings = lab.settings.with_(**changes)
     learning = Adaptation(lab.prior, settings, known, torch.Generator().manual_seed(settings.seed))
@@ -48,7 +48,7 @@ def prior_samples(lab: Lab, prompt: str, count: int, seed: int) -> Float[Tensor,
 
 
 @torch.no_grad()
-def view_loss(lab: Lab, reference: Reference, learning: Adaptation | None) -> float:
+def view_loss(lab: Lab, reference: CaptionedAsset, learning: Adaptation | None) -> float:
     """Eq. 5 on fresh renders of an asset, the timesteps equally spaced: equal noise before and after adaptation."""
     prior, generator = lab.prior, torch.Generator().manual_seed(lab.settings.seed + 1)
     stored: StoredViews = store_views(reference.asset, lab.settings, prior.size, generator)

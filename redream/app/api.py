@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from redream import pipeline
-from redream.app.form import Wish, pages, preset_of
-from redream.runs.queue import JobError, Worker, find
+from redream.app.form import GenerationForm, pages, preset_of
+from redream.runs.queue import QueueError, Worker, find
 
 Answer = tuple[dict, list[str], list[str]]  # a state, turntables (MP4), models (GLB)
 
@@ -54,7 +54,7 @@ class Endpoints:
             seed: equal seeds give equal objects on the same machine; on a GPU nearly equal ones
             asset: a GLB to start from instead of retrieved assets
         """
-        wish = Wish(method, initialise, adapt, iterations or None, particles or 1, seed)
+        wish = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
         given = {"assets": [(asset, "")]} if asset else {}
         yield from self._follow(self.worker.submit(prompt or "", wish.settings(preset_of(self.worker)), **given))
 
@@ -66,7 +66,7 @@ class Endpoints:
             iterations: so many more for each object than were planned; 0: to the end of the plan
         """
         more = int(iterations or 0) or None
-        Wish(iterations=more).settings(preset_of(self.worker))  # no more than for a new run
+        GenerationForm(iterations=more).settings(preset_of(self.worker))  # no more than for a new run
         yield from self._follow(self.worker.resume(str(run), more))
 
     def stop(self, run: str) -> dict:
@@ -99,4 +99,4 @@ class Endpoints:
             files = sorted(shown.files.items())
             yield state, *([file for (kind, _), file in files if kind == own] for own in ("turntable", "mesh"))
         if not shown.files:
-            raise JobError(shown.state)
+            raise QueueError(shown.state)

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from redream.app.components import data_uri, quiet, turning, waiting
-from redream.app.form import Wish, still_here
+from redream.app.form import GenerationForm, still_here
 from redream.evaluation import gallery
 from redream.evaluation.trials import METHODS
 from redream.files import read_json
@@ -24,7 +24,7 @@ VARIANTS = {  # of `METHODS`: in words
     "vsd": "ProlificDreamer (VSD)",
     "sds": "DreamFusion (SDS)",
 }
-SHOWN = ("clip_a", "clip_b", "view_agreement_a", "view_agreement_b", "front_behind_a", "a_lpips_a", "coverage")
+SHOWN = ("clip_a", "clip_b", "view_accuracy_a", "view_accuracy_b", "janus_rate_a", "a_lpips_a", "coverage")
 QUESTIONS = {  # of the paper's user study
     "texture": "Which one has the better texture?",
     "shape": "Which one has the more plausible shape?",
@@ -57,7 +57,7 @@ def wanted(variants: Sequence[str], run: Run | None, preset: Preset, seed: int) 
         method = METHODS[variant].get("method", "redream")
         own = base
         if method != base.method:
-            own = replace(Wish.of(base, preset), method=method, guidance=None).settings(preset)
+            own = replace(GenerationForm.of(base, preset), method=method, guidance=None).settings(preset)
         found[variant] = own.with_(**({"initialise": True, "adapt": True} | METHODS[variant]))
     return found
 

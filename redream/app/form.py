@@ -20,20 +20,20 @@ HELP = {  # what a widget asks for
     "guidance": "How closely to follow the words; 0: the usual ({usual}).",
     "delta": "Leaves out what the 2D model would do to any object, whatever the words.",
 }
-MOST_OBJECTS = 4  # at once, for one visitor of a device that all share
+MAX_OBJECTS = 4  # at once, for one visitor of a device that all share
 
 
-class WishError(ValueError):
+class FormError(ValueError):
     """More than one visitor gets; the message says how much that is."""
 
 
-def most_iterations(preset: Preset) -> int:
+def max_iterations(preset: Preset) -> int:
     """For each object of a visitor."""
     return min(MAX_ITERATIONS, 5 * preset["redream"].iterations)
 
 
 @dataclass(frozen=True)
-class Wish:
+class GenerationForm:
     """How an object shall be made, as plain answers; None, for guidance and resolution also 0: as the preset has it."""
 
     method: str = "redream"
@@ -47,14 +47,12 @@ class Wish:
     resolution: int | None = None  # pixels of the renders while it forms
 
     def settings(self, preset: Preset) -> Settings:
-        """A preset with what was asked for. Raises `WishError`, `SettingsError`."""
-        if self.particles > MOST_OBJECTS:
-            raise WishError(
-                f"These are {self.particles} objects at once; the limit here is {MOST_OBJECTS} (particles)."
-            )
-        if (self.iterations or 0) > most_iterations(preset):
-            raise WishError(
-                f"{self.iterations:,} iterations are too many; the limit here is {most_iterations(preset):,}."
+        """A preset with what was asked for. Raises `FormError`, `SettingsError`."""
+        if self.particles > MAX_OBJECTS:
+            raise FormError(f"These are {self.particles} objects at once; the limit here is {MAX_OBJECTS} (particles).")
+        if (self.iterations or 0) > max_iterations(preset):
+            raise FormError(
+                f"{self.iterations:,} iterations are too many; the limit here is {max_iterations(preset):,}."
             )
         asked = {}
         if self.method == "redream":  # for the others it means nothing, so that equal runs have equal settings
@@ -75,9 +73,9 @@ class Wish:
         own = preset[s.method]
         resolution = 0 if s.render_size == own.render_size else s.render_size[-1][1]
         guidance = 0.0 if s.guidance_scale == own.guidance_scale else s.guidance_scale
-        iterations, particles = min(s.iterations, most_iterations(preset)), min(s.particles, MOST_OBJECTS)
+        iterations, particles = min(s.iterations, max_iterations(preset)), min(s.particles, MAX_OBJECTS)
         more = (iterations, particles, s.seed, guidance, s.delta_every > 0, resolution)
-        return Wish(s.method, s.initialise, s.adapt, *more)
+        return GenerationForm(s.method, s.initialise, s.adapt, *more)
 
 
 def forming(worker: Worker, runs: Sequence[str], prompt: str, settings: Settings, given: Mapping) -> bool:
@@ -111,7 +109,7 @@ def known_words(stack: Stack) -> str | None:
 
 
 def resolutions(preset: Preset) -> list[tuple[str, int]]:
-    """What `Wish.resolution` can be: words and pixels."""
+    """What `GenerationForm.resolution` can be: words and pixels."""
     usual = preset["redream"].render_size[-1][1]
     return [("the usual", 0), *((f"{size} px", size) for size in (usual, usual * 3 // 2, usual * 2))]
 

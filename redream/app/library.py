@@ -9,7 +9,7 @@ import gradio as gr
 import pyarrow.compute as pc
 
 from redream.app.components import asset_facts, data_uri, quiet, turning
-from redream.app.wiring import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, reports_errors
 from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.runs import outputs
@@ -18,7 +18,7 @@ from redream.scene import assets
 from redream.scene.glb_validation import GlbError
 from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack.models import Models
-from redream.stack.vocabulary import check_prompt
+from redream.stack.vocabulary import parse_prompt
 
 SHOWN = 12  # cards on a page
 SEARCHED = 400  # assets that a licence is looked for among
@@ -48,7 +48,7 @@ class Library:
         """
         index = self.models.index
         if words.strip():
-            checked = check_prompt(words, self.models.stack.vocabulary)
+            checked = parse_prompt(words, self.models.stack.vocabulary)
             hits = index.search(checked.prompt, self.models.clip("retrieval"), SEARCHED, SEARCHED)
             rows = [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]
         else:
@@ -103,15 +103,15 @@ def library_tab(worker: Worker, tab: gr.Tab, tabs: gr.Tabs, uid: gr.Textbox, mor
     with gr.Row():
         words = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
         licence = gr.Dropdown([("any", ""), *library.licences], value="", label="Licence", scale=1)
-    trouble, one = gr.HTML(elem_classes="trouble"), gr.HTML(visible=False)
+    error_box, one = gr.HTML(elem_classes="trouble"), gr.HTML(visible=False)
     start = gr.Button("Start from this", visible=False, variant="primary")
     cards = gr.HTML(js_on_load=CHOOSES)
 
-    @saying(trouble)
+    @reports_errors(error_box)
     def search(words, licence):
         yield {cards: library.cards_html(library.search(words or "", licence))}
 
-    @saying(trouble)
+    @reports_errors(error_box)
     def look(event: gr.EventData):
         shown = gr.update(value=library.asset_html(str(event.uid)), visible=True)
         yield {opened: str(event.uid), one: shown, start: gr.update(visible=True)}
@@ -121,6 +121,6 @@ def library_tab(worker: Worker, tab: gr.Tab, tabs: gr.Tabs, uid: gr.Textbox, mor
         return name, gr.Accordion(open=True), gr.Tabs(selected="create")
 
     wanted = [tab.select, words.submit, licence.input]
-    gr.on(wanted, search, [words, licence], [cards, trouble], **AGAIN, **FOLLOWS, **PRIVATE)
-    cards.click(look, None, [opened, one, start, trouble], **FOLLOWS, **PRIVATE)
-    start.click(adopt, opened, [uid, more, tabs], **QUICK)
+    gr.on(wanted, search, [words, licence], [cards, error_box], **RETRIGGER, **STREAMING, **PRIVATE)
+    cards.click(look, None, [opened, one, start, error_box], **STREAMING, **PRIVATE)
+    start.click(adopt, opened, [uid, more, tabs], **UNQUEUED)

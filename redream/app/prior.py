@@ -8,7 +8,7 @@ import torch
 from redream import pipeline
 from redream.app.components import bar, picture, quiet, waiting
 from redream.app.form import preset_of
-from redream.app.wiring import AGAIN, FOLLOWS, PRIVATE, QUICK, saying
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, reports_errors
 from redream.runs import outputs
 from redream.runs.events import Progress
 from redream.runs.queue import Waiting, Worker
@@ -19,7 +19,7 @@ COUNT = 3  # pictures of each
 NOTHING = quiet("Type a prompt: the model is asked for its back, its side and its front.")
 
 
-def sights(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
+def prior_samples(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
     """A line of state and, at last, what is seen from each of `NAMES`, as HTML. Raises as `pipeline.views`."""
     made = pipeline.views(prompt, COUNT, settings=preset_of(worker)["redream"], models=worker.models)  # refused at once
     made.close()
@@ -33,7 +33,7 @@ def sights(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
                 yield quiet(waiting(ahead, seconds)), []
             case Progress(stage, done, total):
                 yield f"<p class='now'>{stage.capitalize()}</p>{bar(done / total)}", []
-            case pipeline.Seen(before, after):
+            case pipeline.BeforeAfter(before, after):
                 yield "", [_both(name, *pair) for name, *pair in zip(NAMES, before, after, strict=True)]
 
 
@@ -51,16 +51,16 @@ def prior_tab(worker: Worker) -> None:
     with gr.Row():
         prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
         button = gr.Button("Show it", variant="primary", scale=1)
-    trouble, state = gr.HTML(elem_classes="trouble"), gr.HTML(NOTHING)
+    error_box, state = gr.HTML(elem_classes="trouble"), gr.HTML(NOTHING)
     front = len(NAMES) - 1
     turn = gr.Slider(0, front, front, step=1, label="Side asked for: 0 back, 2 side, 4 front")
     shown = gr.HTML()
 
-    @saying(trouble)
+    @reports_errors(error_box)
     def look(prompt, turn):
-        for line, found in sights(worker, prompt or ""):
+        for line, found in prior_samples(worker, prompt or ""):
             yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
 
     wanted = [button.click, prompt.submit]
-    gr.on(wanted, look, [prompt, turn], [state, trouble, seen, shown], **FOLLOWS, **PRIVATE)
-    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **AGAIN, **QUICK)
+    gr.on(wanted, look, [prompt, turn], [state, error_box, seen, shown], **STREAMING, **PRIVATE)
+    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **RETRIGGER, **UNQUEUED)

@@ -11,14 +11,14 @@ from redream.runs import events
 from redream.runs.queue import Waiting
 from redream.scoring.scores import SCORES
 
-STAGES = {"loading": "Loading the models", "warm-up": "Warming up", "painting": "Painting"}
+STAGES = {"loading": "Loading the models", "warm-up": "Warming up", "distillation": "Distillation"}
 STAGES |= {"filming": "Filming the turntable", "meshing": "Making the 3D model", "scoring": "Scoring"}
-ITERATES = ("warm-up", "painting")
+ITERATES = ("warm-up", "distillation")
 SHOWN = {  # name in scores.json, for one model or for two: what the number says, how it is written
     "clip": ("CLIP score, two models: higher is better.", "{:.3f}"),
     "a_lpips": ("A-LPIPS, two networks: lower is steadier (so is a plain ball).", "{:.3f}"),
-    "view_agreement": ("Share of views that CLIP calls front, side or back rightly.", "{:.0%}"),
-    "front_behind": ("Share of views from behind that CLIP calls a front: lower is better.", "{:.0%}"),
+    "view_accuracy": ("Share of views that CLIP calls front, side or back rightly.", "{:.0%}"),
+    "janus_rate": ("Share of views from behind that CLIP calls a front: lower is better.", "{:.0%}"),
     "coverage": ("How much of it the object covers.", "{:.0%}"),
 }
 NO_ASSETS = quiet("The three assets closest to your words will turn here.")

@@ -11,13 +11,13 @@ import gradio as gr
 from redream import pipeline
 from redream.app.components import problem
 
-FOLLOWS = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
+STREAMING = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
 PRIVATE = {"api_visibility": "private"}
-QUICK = {"queue": False, "show_progress": "hidden"} | PRIVATE
+UNQUEUED = {"queue": False, "show_progress": "hidden"} | PRIVATE
 # For events that come again before they are answered: they are answered once more afterwards, where Gradio otherwise
 # drops them. Not for what takes `gr.EventData`, of which Gradio gives the second answer none, nor for what must not be
 # done twice by a double click.
-AGAIN = {"trigger_mode": "always_last"}
+RETRIGGER = {"trigger_mode": "always_last"}
 
 
 def sentence(error: Exception) -> str:
@@ -28,7 +28,7 @@ def sentence(error: Exception) -> str:
     return "Something in this program went wrong. Try again; if it stays, its log says more."
 
 
-def complaint(error: Exception, more: str = "") -> str:
+def error_html(error: Exception, more: str = "") -> str:
     """The sentence, and what `more` there is to say, as a page shows it."""
     return problem(f"{sentence(error)} {more}".strip())
 
@@ -65,28 +65,28 @@ def streaming(call: Callable) -> Callable:
     return stream
 
 
-def saying(trouble: gr.HTML, otherwise: Mapping | None = None, clears: bool = True) -> Callable:
-    """For events that yield updates: an error's sentence stands in `trouble`, and with it come the updates `otherwise`.
+def reports_errors(error_box: gr.HTML, otherwise: Mapping | None = None, clears: bool = True) -> Callable:
+    """For events that yield updates: an error's sentence stands in `error_box`, and with it come the updates `otherwise`.
     Before anything else an earlier sentence is taken away, if it `clears`.
 
-    `trouble` is always visible, at most empty: Gradio may lose one of two updates that come in the same moment and make
+    `error_box` is always visible, at most empty: Gradio may lose one of two updates that come in the same moment and make
     something visible that was not."""
 
     def wrap(event: Callable) -> Callable:
         @functools.wraps(event)
         def said(*values):
             try:
-                yield {trouble: "" if clears else gr.skip()}
+                yield {error_box: "" if clears else gr.skip()}
                 yield from event(*values)
             except Exception as error:  # noqa: BLE001 - whatever it was, a person is told
-                yield {trouble: complaint(error), **(otherwise or {})}
+                yield {error_box: error_html(error), **(otherwise or {})}
 
         return said
 
     return wrap
 
 
-def unhurried(updates: Mapping, viewer: gr.Model3D) -> Iterator[dict]:
+def delayed_updates(updates: Mapping, viewer: gr.Model3D) -> Iterator[dict]:
     """Updates of a page that an event shows at once, those of a 3D viewer by themselves: Gradio gives up loading its code
     if anything else is told to it meanwhile, also that the event has begun or ended."""
     yield {**updates, viewer: gr.skip()}

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior, descend
+from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior, optimizer_step
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.settings import Settings
@@ -22,7 +22,7 @@ ADAPTER = "prior"
 
 
 @dataclass(frozen=True)
-class Reference:
+class CaptionedAsset:
     """An asset as distillation knows it: its semantic front faces +x."""
 
     asset: Asset
@@ -62,7 +62,7 @@ class Adaptation:
     """ω and e_ψ while they are learned, on the stored views of all references, whatever the number of particles."""
 
     def __init__(
-        self, prior: Prior, settings: Settings, references: Sequence[Reference], generator: torch.Generator
+        self, prior: Prior, settings: Settings, references: Sequence[CaptionedAsset], generator: torch.Generator
     ) -> None:
         self.prior, self.settings, self.generator = prior, settings, generator
         self.steps_done = 0
@@ -96,7 +96,7 @@ class Adaptation:
             embedding = self._embedding(rows)  # (b, l, d)
             predicted = self.prior.predict_noise(self.prior.add_noise(latents, t, noise), t, embedding)
             loss = (predicted - noise).square().mean()
-            descend(loss, self.optimizer)
+            optimizer_step(loss, self.optimizer)
         self.steps_done += 1
         return float(loss.detach())
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from redream.distillation.adaptation import ADAPTER, Adaptation, Reference, sample_background
+from redream.distillation.adaptation import ADAPTER, Adaptation, CaptionedAsset, sample_background
 from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
@@ -42,7 +42,7 @@ class Step:
     iteration: int  # 1 … total, over all particles
     total: int
     particle: int
-    stage: str  # "warm-up" or "painting"
+    stage: str  # "warm-up" or "distillation"
     losses: dict[str, float]  # a "score" that is not finite counted as zero
 
 
@@ -56,7 +56,7 @@ class Particle:
         self.optimizer = torch.optim.AdamW(
             self.field.parameter_groups(settings), betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0
         )
-        self.disagreement: float | None = None  # running mean of (RMS of the score gradient) / s while it is painted
+        self.score_rms: float | None = None  # running mean of (RMS of the score gradient) / s while it is painted
 
     @torch.no_grad()
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
@@ -65,32 +65,32 @@ class Particle:
             self.field, camera, size, background, self.grid, self.settings.samples_per_ray, None, RAYS_PER_CHUNK
         )
 
-    def set_rate(self, share: float, disagreement: float | None = None) -> None:
+    def set_rate(self, share: float, score_rms: float | None = None) -> None:
         """Learning rates after this share of the iterations: they fall exponentially to `learning_rate_end`.
 
-        `disagreement` is that of the prior with the view just seen, (RMS of the score gradient) / s, delta denoising
-        included: with `rate_reference` the rates are multiplied by the square of its running mean over that reference.
+        `score_rms` is that of the prior with the view just seen, (RMS of the score gradient) / s, delta denoising
+        included: with `score_rms_reference` the rates are multiplied by the square of its running mean over that reference.
         AdamW's steps are of one length however small the gradients are; so what already looks like the prompt would
         drift as fast as what does not (ours).
         """
-        factor, reference = 1.0, self.settings.rate_reference
-        if reference and disagreement is not None:
-            known = disagreement if self.disagreement is None else self.disagreement
-            self.disagreement = REMEMBERED * known + (1 - REMEMBERED) * disagreement
-        if reference and self.disagreement is not None:
+        factor, reference = 1.0, self.settings.score_rms_reference
+        if reference and score_rms is not None:
+            known = score_rms if self.score_rms is None else self.score_rms
+            self.score_rms = REMEMBERED * known + (1 - REMEMBERED) * score_rms
+        if reference and self.score_rms is not None:
             least, most = RATE_FACTORS
-            factor = min(max((self.disagreement / reference) ** 2, least), most)
+            factor = min(max((self.score_rms / reference) ** 2, least), most)
         for group, start in zip(self.optimizer.param_groups, self.field.parameter_groups(self.settings), strict=True):
             group["lr"] = start["lr"] * self.settings.learning_rate_end**share * factor
 
-    def descend(self, loss: Float[Tensor, ""]) -> None:
+    def optimizer_step(self, loss: Float[Tensor, ""]) -> None:
         """One step of the optimizer down a loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         set_epsilon(self.optimizer, self.settings.epsilon)
         self.optimizer.step()
 
-    def forget_moments(self) -> None:
+    def reset_optimizer(self) -> None:
         """Start the optimizer's moments anew: those of v_asset would damp the rest of a short run (ours)."""
         self.optimizer.state.clear()
 
@@ -123,7 +123,9 @@ class Distillation:
     (on a GPU a nearly equal one: some of its sums have no fixed order), also when it is saved and loaded in between.
     """
 
-    def __init__(self, prior: Prior, settings: Settings, prompt: str, references: Sequence[Reference] = ()) -> None:
+    def __init__(
+        self, prior: Prior, settings: Settings, prompt: str, references: Sequence[CaptionedAsset] = ()
+    ) -> None:
         self.prior, self.settings, self.prompt = prior, settings, prompt
         self.references = list(references) if settings.uses_assets else []
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -138,9 +140,9 @@ class Distillation:
             self.adaptation = Adaptation(prior, settings, self.references, self.generator)
         with torch.no_grad():
             self.empty = prior.embed([""])  # (1, l, d)
-            self.by_words = {v: prior.embed([f"{prompt}, {v} view"]) for v in VIEWS}  # c_ψ
+            self.view_embeddings = {v: prior.embed([f"{prompt}, {v} view"]) for v in VIEWS}  # c_ψ
         self.weights = prior.latent_weights()[:, None, None] if settings.latent_weights else 1.0  # (c, 1, 1)
-        self.by_prefix: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final
+        self.adapted_embeddings: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final
 
     @property
     def total(self) -> int:
@@ -166,7 +168,7 @@ class Distillation:
 
             # 1. A camera, a background, a render, its latents.
             size = [pixels for start, pixels in settings.render_size if share >= start][-1]
-            camera, background, seen = self._look(particle, size)
+            camera, background, seen = self.render_random_view(particle, size)
             latents = prior.encode(seen.image)  # (1, c, hl, wl); gradients flow through the encoder
 
             # 2. to 5. Score gradient, of the asset's render too where delta denoising is on (App. B).
@@ -184,9 +186,9 @@ class Distillation:
             if len(compared) == 2:
                 gradient = gradient - settings.delta_weight * gradients[1:]
             losses["score"] = float(gradient.norm())
-            disagreement = losses["score"] / (settings.guidance_scale or 1) / gradient.numel() ** 0.5
+            score_rms = losses["score"] / (settings.guidance_scale or 1) / gradient.numel() ** 0.5
             if not math.isfinite(losses["score"]):  # half precision overflowed: rather no score than no particle
-                gradient, disagreement = torch.zeros_like(gradient), None
+                gradient, score_rms = torch.zeros_like(gradient), None
             loss = gradient_loss(latents, self.weights * gradient)
             if warming:
                 matching = self._asset_loss(seen, *target, share)  # Eq. 3
@@ -195,25 +197,25 @@ class Distillation:
             loss = loss + self._regularisers(seen, share)
 
             # 6. The particle, then one step of Eq. 4 on ζ with the render just made.
-            particle.set_rate(share, None if warming else disagreement)
-            particle.descend(loss)
+            particle.set_rate(share, None if warming else score_rms)
+            particle.optimizer_step(loss)
             for _ in range(settings.asset_steps - 1 if warming else 0):  # v_asset alone, from further cameras
-                other, background, seen = self._look(particle, size)
-                particle.descend(self._asset_loss(seen, *asset.render(other, size, background), share))
+                other, background, seen = self.render_random_view(particle, size)
+                particle.optimizer_step(self._asset_loss(seen, *asset.render(other, size, background), share))
             if (own + 1) % GRID_EVERY == 0:
                 particle.grid.update(particle.field.density, self.generator)
             if self.variational is not None:
                 losses["variational"] = self.variational.step(latents.detach(), camera)
             if warming and (own + 1) / settings.iterations >= settings.warmup:
-                particle.forget_moments()
+                particle.reset_optimizer()
 
             self.iteration += 1
-            yield Step(self.iteration, total, number, "warm-up" if warming else "painting", losses)
+            yield Step(self.iteration, total, number, "warm-up" if warming else "distillation", losses)
 
     def _adapt(self, share: float, stop: Callable[[], bool]) -> dict[str, float] | None:
         """Those steps of Eq. 5 that are due: spread over the warm-up, all done at τ; None if they were stopped."""
         adaptation, settings = self.adaptation, self.settings
-        if adaptation is None or (adaptation.finished and self.by_prefix):
+        if adaptation is None or (adaptation.finished and self.adapted_embeddings):
             return {}
         reached = 1.0 if share >= settings.warmup else (share + 1 / settings.iterations) / settings.warmup
         due = min(settings.adaptation_steps, math.ceil(settings.adaptation_steps * reached))
@@ -230,7 +232,7 @@ class Distillation:
         """cat(e_ψ, c) of every view, if e_ψ is final."""
         a = self.adaptation
         final = a is not None and a.finished
-        self.by_prefix = {v: self.prior.embed([self.prompt], a.prefix(v)) for v in VIEWS} if final else {}
+        self.adapted_embeddings = {v: self.prior.embed([self.prompt], a.prefix(v)) for v in VIEWS} if final else {}
 
     @torch.no_grad()
     def _score_gradient(self, latents: Tensor, camera: Camera, share: float) -> Tensor:
@@ -239,8 +241,8 @@ class Distillation:
         t = self._timestep(share).expand(len(latents))  # (b,)
         noise = torch.randn(latents[:1].shape, generator=g, device=g.device).to(latents).expand_as(latents)
         noised = prior.add_noise(latents, t, noise)
-        adapted = bool(self.by_prefix)
-        words = (self.by_prefix if adapted else self.by_words)[camera.view]
+        adapted = bool(self.adapted_embeddings)
+        words = (self.adapted_embeddings if adapted else self.view_embeddings)[camera.view]
         with prior.using(ADAPTER if adapted else None, scale=settings.adaptation_scale):
             prior_noise = prior.guided_noise(
                 noised,
@@ -261,7 +263,7 @@ class Distillation:
         u = torch.rand(1, generator=self.generator, device=self.generator.device)
         return ((low + (high - low) * u) * last).long().to(self.prior.device)
 
-    def _look(self, particle: Particle, size: int) -> tuple[Camera, Float[Tensor, "3"], Rendering]:
+    def render_random_view(self, particle: Particle, size: int) -> tuple[Camera, Float[Tensor, "3"], Rendering]:
         """A camera ψ and a background, drawn, and the render g(θ, ψ) with gradients."""
         camera = self.ranges.sample(self.generator)
         background = sample_background(self.generator)[0].to(self.prior.device)  # (3,)
@@ -305,7 +307,7 @@ class Distillation:
                 tensors |= {f"{name}.optimizer/{index}/{key}": torch.as_tensor(v) for key, v in state.items()}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         state = {"format": 1, "iteration": self.iteration}
-        state["disagreements"] = [particle.disagreement for particle in self.particles]
+        state["disagreements"] = [particle.score_rms for particle in self.particles]
         state["adaptation_steps"] = self.adaptation.steps_done if self.adaptation else 0
         with replacing(folder / "state.safetensors") as file:
             save_file(tensors, file)
@@ -328,8 +330,8 @@ class Distillation:
                         moments.setdefault(int(index), {})[field] = value
                 optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
             self.iteration = int(state["iteration"])
-            for particle, disagreement in zip(self.particles, state["disagreements"], strict=True):
-                particle.disagreement = None if disagreement is None else float(disagreement)
+            for particle, score_rms in zip(self.particles, state["disagreements"], strict=True):
+                particle.score_rms = None if score_rms is None else float(score_rms)
             if self.adaptation:
                 self.adaptation.steps_done = int(state["adaptation_steps"])
             self.generator.set_state(tensors["generator"])

@@ -26,7 +26,7 @@ class PriorError(ValueError):
     """A prior folder that cannot be used; the message says why and what to do."""
 
 
-def descend(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
+def optimizer_step(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
     """One step of the optimizer down a loss whose gradients come through the U-Net.
 
     The loss is scaled on the way back: a mean over latents has gradients near the smallest numbers of half precision.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from redream.distillation.prior import ATTENTION, Prior, descend
+from redream.distillation.prior import ATTENTION, Prior, optimizer_step
 from redream.scene.cameras import Camera
 from redream.settings import Settings
 
@@ -73,7 +73,7 @@ class Variational:
         dropped = float(torch.rand(1, generator=g, device=g.device)) < CAMERA_DROPPED
         with self.prior.using(ADAPTER, train=True):
             loss = self.loss(latents.detach(), t, noise, None if dropped else camera)
-            descend(loss, self.optimizer)
+            optimizer_step(loss, self.optimizer)
         return float(loss.detach())
 
     def modules(self) -> dict[str, nn.Module]:

@@ -29,7 +29,7 @@ from redream.settings import Settings
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import JUDGES, PERCEPTUALS, Stack
-from redream.stack.vocabulary import Checked
+from redream.stack.vocabulary import ParsedPrompt
 
 OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
 
@@ -38,7 +38,7 @@ class EvaluationError(ValueError):
     """Prompts, methods or a folder that cannot be evaluated; the message says why and what to do."""
 
 
-class Still:
+class RenderableAsset:
     """An asset shown as a particle is: their pictures for scores are made by the same steps.
 
     Four rays a pixel, as the pictures have that a prior learned and a particle started from: with one, edges flicker
@@ -55,12 +55,12 @@ class Still:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Scorer:
     """Scores one prompt's objects, each of them in a folder to which pictures of it are added."""
 
     models: Models
     settings: Settings
-    checked: Checked
+    checked: ParsedPrompt
     truth: tuple[Asset, ...]  # its variants; none where nobody knows it
 
     def run(self, folder: Path) -> dict[str, float | None]:
@@ -103,7 +103,7 @@ class Judge:
             compared.append(own | fit | beside_the_truth(own, mean_of(scored[:n] + scored[n + 1 :])))
         return mean_of(compared)
 
-    def outlines(self, shown: outputs.Shown) -> Float[Tensor, "b 1 s s"]:
+    def outlines(self, shown: outputs.Renderable) -> Float[Tensor, "b 1 s s"]:
         """Opacity from 24 azimuths."""
         cameras, white = _ring(OUTLINES, self.settings), torch.ones(3, device=shown.grid.density.device)
         return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras]).cpu()
@@ -115,23 +115,23 @@ class Judge:
         known, now = (read_json(run.folder / "record.json") or {}).get("models", {}), self.models.provenance()
         return all(known.get(name) == now.get(name) for name in JUDGES)
 
-    def _alone(self, shown: outputs.Shown) -> dict[str, float | None]:
+    def _alone(self, shown: outputs.Renderable) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""
-        studio = outputs.Studio(shown, self.settings, self.models.score_size)
+        studio = outputs.CachedViews(shown, self.settings, self.models.score_size)
         return _only_scores(outputs.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front))
 
     def _true_outlines(self) -> list[Float[Tensor, "b 1 s s"]]:
-        return [self.outlines(Still(asset, self.settings)) for asset in self.truth]
+        return [self.outlines(RenderableAsset(asset, self.settings)) for asset in self.truth]
 
-    def _still(self, asset: Asset, folder: Path) -> Still:
+    def _still(self, asset: Asset, folder: Path) -> RenderableAsset:
         if not (folder / "sprite.jpg").is_file():
             cameras, white = _ring(gallery.FRAMES, self.settings), torch.ones(3)
             pictures = [outputs.as_bytes(asset.render(camera, gallery.SIDE, white)[0][0]) for camera in cameras]
             gallery.save_sprites(pictures, folder / "sprite.jpg")
-        return Still(asset, self.settings)
+        return RenderableAsset(asset, self.settings)
 
 
-def objects_of(run: Run, device: str = "cpu") -> list[tuple[outputs.Shown, dict]]:
+def objects_of(run: Run, device: str = "cpu") -> list[tuple[outputs.Renderable, dict]]:
     """A finished run's particles, each with its object in scores.json, empty for a run without scores. Raises
     `EvaluationError` if they are damaged."""
     try:
@@ -144,7 +144,7 @@ def objects_of(run: Run, device: str = "cpu") -> list[tuple[outputs.Shown, dict]
         raise EvaluationError(f"The run {run.folder.name} cannot be used. {reason}; remove its folder.") from error
 
 
-def true_objects(stack: Stack, checked: Checked) -> tuple[tuple[Asset, ...], tuple[str, ...]]:
+def true_objects(stack: Stack, checked: ParsedPrompt) -> tuple[tuple[Asset, ...], tuple[str, ...]]:
     """The variants of what a prompt asks for, front to +x, and their files' SHA-256; none where the stack has no truth,
     or not of this kind and colour. Raises `EvaluationError` for files that are not those of truth.csv."""
     if stack.truth is None or checked.kind is None:
@@ -175,8 +175,8 @@ def beside_the_truth(own: Mapping[str, float | None], true: Mapping[str, float |
     """A-LPIPS minus the true object's own, with its sign and without: less change than it has is no better than more."""
     pairs = {net: (own.get(f"a_lpips_{net}"), true.get(f"a_lpips_{net}")) for net in ("a", "b")}
     minus = {net: None if None in pair else pair[0] - pair[1] for net, pair in pairs.items()}
-    off = {f"a_lpips_off_{net}": None if value is None else abs(value) for net, value in minus.items()}
-    return {f"a_lpips_minus_{net}": value for net, value in minus.items()} | off
+    off = {f"a_lpips_error_{net}": None if value is None else abs(value) for net, value in minus.items()}
+    return {f"a_lpips_difference_{net}": value for net, value in minus.items()} | off
 
 
 def rounded(values: Mapping[str, float | None]) -> dict[str, float | None]:

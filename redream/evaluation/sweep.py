@@ -25,12 +25,12 @@ import torch
 from redream import pipeline
 from redream.distillation.loop import CheckpointError
 from redream.evaluation import gallery, tables
-from redream.evaluation.scorer import EvaluationError, Judge, objects_of, rounded, true_objects
+from redream.evaluation.scorer import EvaluationError, Scorer, objects_of, rounded, true_objects
 from redream.evaluation.tables import TRUTH, Outcome
 from redream.evaluation.trials import METHODS, METHODS_VERSION, Prompt, Trial, Weights, digest, own_settings, plan
 from redream.files import read_json, write_json, write_text
 from redream.runs import events
-from redream.runs.locks import Claims
+from redream.runs.locks import TrialLocks
 from redream.runs.run import Run, RunError
 from redream.scoring.metrics import SCORES_VERSION
 from redream.scoring.scores import SCORES
@@ -38,15 +38,15 @@ from redream.settings import PRESETS, Preset, Settings
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import PERCEPTUALS
-from redream.stack.vocabulary import Checked, check_prompt
+from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
 CLAIMS = "runs/.claims"  # in an evaluation's folder: who makes which run
 PAUSE_S = 1.0  # between two looks at what other programs do
-IN_GALLERY = ("clip_a", "view_agreement_a", "front_behind_a", "a_lpips_a", "silhouette_iou")
+IN_GALLERY = ("clip_a", "view_accuracy_a", "janus_rate_a", "a_lpips_a", "silhouette_iou")
 
 
 @dataclass(frozen=True)
-class Told:
+class SweepProgress:
     """Where a sweep is: a trial goes on or, if `ended`, is done."""
 
     trial: Trial
@@ -66,7 +66,7 @@ def evaluate(
     models: Models,
     settings: Preset | None = None,
     tuned: Mapping[str, Mapping] | None = None,
-) -> Iterator[Told]:
+) -> Iterator[SweepProgress]:
     """Make or reuse a run for each prompt, method and seed, and write the tables and the gallery to `out`.
 
     `settings` (by default the stack's preset) are changed by `METHODS` and, for a name of these alone, by `tuned` (name →
@@ -115,41 +115,41 @@ def _changes(own: dict, common: dict) -> dict:
     return {name: value for name, value in own.items() if value != common[name]}
 
 
-def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> Iterator[Told]:
+def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> Iterator[SweepProgress]:
     """One trial after the other, then the tables. What other programs work on is taken up when they are done with it."""
     found: dict[Path, Outcome] = {}  # by the trial's folder
     spent: dict[str, list[float]] = {}  # seconds, by method
     left, total = list(trials), len(trials)
-    with closing(Claims(out / CLAIMS)) as claims:
+    with closing(TrialLocks(out / CLAIMS)) as claims:
         while left:
             busy = 0  # trials that others work on
-            while busy < len(left) and not claims.take(left[busy].number):
+            while busy < len(left) and not claims.acquire(left[busy].number):
                 busy += 1
             done, seconds = float(total - len(left)), _seconds_left(spent, left)
             if busy == len(left):
-                yield Told(left[0], done, total, seconds)
+                yield SweepProgress(left[0], done, total, seconds)
                 time.sleep(PAUSE_S)
                 continue
             trial, start, is_new = left[busy], time.perf_counter(), not left[busy].is_scored
             checked = None
             try:
-                checked = check_prompt(trial.prompt.text, models.stack.vocabulary)
+                checked = parse_prompt(trial.prompt.text, models.stack.vocabulary)
                 if METHODS.get(trial.method) is not None:
                     for share in _make(trial, models):
-                        yield Told(trial, done + share, total, seconds)
+                        yield SweepProgress(trial, done + share, total, seconds)
                 outcome = _outcome(trial, checked, models)
             except ValueError as error:
                 if not pipeline.is_named(error):
                     raise
                 outcome = trial.outcome(kind=checked and checked.kind, failure=str(error))
             finally:
-                claims.leave(trial.number)
+                claims.release(trial.number)
             left.remove(trial)
             if outcome.scores or outcome.failure:
                 found[trial.folder] = outcome
             if is_new:
                 spent.setdefault(trial.method, []).append(time.perf_counter() - start)
-            yield Told(trial, done + 1.0, total, _seconds_left(spent, left), True, outcome.failure)
+            yield SweepProgress(trial, done + 1.0, total, _seconds_left(spent, left), True, outcome.failure)
 
     outcomes = tables.with_truth([found[trial.folder] for trial in trials if trial.folder in found])
     tables.save(out, outcomes, METHODS, header)
@@ -205,7 +205,7 @@ def _is_usable(trial: Trial) -> bool:
     raise EvaluationError(f"The run {run.folder.name} was changed afterwards; remove its folder.")
 
 
-def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
+def _outcome(trial: Trial, checked: ParsedPrompt, models: Models) -> Outcome:
     """The scores of a trial whose run, if it needs one, is finished. They are kept in its folder, with who judged it,
     what it was compared with and which nets were missing. Raises `EvaluationError` for an object that cannot be scored."""
     truth, hashes = true_objects(models.stack, checked)
@@ -219,7 +219,7 @@ def _outcome(trial: Trial, checked: Checked, models: Models) -> Outcome:
     if {name: kept.get(name) for name in how} != how:
         for name in ("evaluation.json", "sprite.jpg"):  # what cannot be scored now is no longer scored
             (trial.folder / name).unlink(missing_ok=True)
-        judge = Judge(models, trial.settings, checked, truth)
+        judge = Scorer(models, trial.settings, checked, truth)
         score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
         kept = how | {"scores": rounded(score_it(trial.folder))}
         write_json(trial.folder / "evaluation.json", kept)

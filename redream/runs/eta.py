@@ -72,7 +72,7 @@ def cost(settings: Settings, extra: int = 0, begin: int = 0) -> float:
 
 
 @dataclass
-class Pace:
+class RuntimeEstimator:
     """How fast a stack is on a device: seconds per unit of cost of the latest runs, or at first of a few pictures."""
 
     stack: str

@@ -43,7 +43,7 @@ def lock(file: BinaryIO) -> bool:
     return True
 
 
-class Claims:
+class TrialLocks:
     """Who does what, among programs that share work: a claim is a lock on a byte of its own in one file.
 
     It belongs to the program as a whole: within one, claims exclude nobody, and closing one object ends those of others of
@@ -53,7 +53,7 @@ class Claims:
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab")
 
-    def take(self, number: int) -> bool:
+    def acquire(self, number: int) -> bool:
         """Claim `number`, in [0, 2^62); whether no other program has."""
         try:
             if fcntl:
@@ -62,7 +62,7 @@ class Claims:
             return error.errno not in HELD  # any other one: a file system without locks
         return True
 
-    def leave(self, number: int) -> None:
+    def release(self, number: int) -> None:
         """End a claim of this program."""
         if fcntl:
             with suppress(OSError):
@@ -74,7 +74,7 @@ class Claims:
 
 
 @contextmanager
-def helped(words: Sequence[str], processes: int) -> Iterator[list[subprocess.Popen]]:
+def worker_processes(words: Sequence[str], processes: int) -> Iterator[list[subprocess.Popen]]:
     """Within it `processes - 1` programs `python -m redream` do what `words` say, beside this one; each has its share of the
     cores. They should call `end_with_input`.
 

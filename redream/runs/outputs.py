@@ -28,7 +28,7 @@ MESH_TEXTURE = 512  # texels along a side
 
 
 @runtime_checkable
-class Shown(Protocol):
+class Renderable(Protocol):
     """What can be shown: distillation's particles are."""
 
     field: FieldFunction
@@ -59,10 +59,10 @@ def save_strip(asset: Asset, settings: Settings, path: Path) -> None:
     save_png(grid(pictures(asset, cameras, STRIP_SIZE), columns=STRIP_VIEWS), path)
 
 
-class Studio:
+class CachedViews:
     """Shows one particle over white, as turntables and scores want it; a view that was seen is not rendered again."""
 
-    def __init__(self, particle: Shown, settings: Settings, score_size: int) -> None:
+    def __init__(self, particle: Renderable, settings: Settings, score_size: int) -> None:
         self.particle, self.settings, self.score_size = particle, settings, score_size
         self._seen: dict[Camera, Tensor] = {}  # (1, 4, s, s) colour and opacity, s = score_size
 
@@ -101,12 +101,12 @@ def preview_camera(settings: Settings, number: int) -> Camera:
     return Camera(azimuth, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
 
 
-def preview(particle: Shown, camera: Camera) -> Float[Tensor, "1 3 h w"]:
+def preview(particle: Renderable, camera: Camera) -> Float[Tensor, "1 3 h w"]:
     """A small picture over white."""
     return particle.render(camera, PREVIEW_SIZE, torch.ones(3, device=particle.grid.density.device)).image
 
 
-def save_mesh(particle: Shown, settings: Settings, path: Path) -> None:
+def save_mesh(particle: Renderable, settings: Settings, path: Path) -> None:
     """Write the particle's surface as a GLB. Raises `mesh.MeshError` if there is none."""
     surface = mesh.extract(
         particle.field,
@@ -120,7 +120,7 @@ def save_mesh(particle: Shown, settings: Settings, path: Path) -> None:
     mesh.save(surface, path)
 
 
-def scores_of(studio: Studio, prompt: str, models: Models, has_front: bool | None) -> dict:
+def scores_of(studio: CachedViews, prompt: str, models: Models, has_front: bool | None) -> dict:
     """All scores of one particle, for scores.json."""
     clips = {name: models.clip(name) for name in ("a", "b")}
     nets = {name: models.perceptual(name) for name in ("a", "b")}

@@ -15,20 +15,22 @@ from queue import Empty, Queue
 
 from redream import pipeline
 from redream.runs import events
-from redream.runs.eta import Pace
+from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Finished, Progress
 from redream.runs.run import ID, Run, RunError, new_id, prune, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack import environment
 from redream.stack.models import Models
 
-LOOK = 0.2  # seconds between two looks at a history
-PULSE = 1.0  # seconds after which who follows is told that there is nothing new, so that who has gone is noticed
-RECALLED = 5  # runs that are here at the start and tell how fast this machine is
-TIDY = 3600.0  # seconds between two looks for runs to remove
+POLL_SECONDS = 0.2  # seconds between two looks at a history
+HEARTBEAT_SECONDS = (
+    1.0  # seconds after which who follows is told that there is nothing new, so that who has gone is noticed
+)
+HISTORY_RUNS = 5  # runs that are here at the start and tell how fast this machine is
+PRUNE_SECONDS = 3600.0  # seconds between two looks for runs to remove
 
 
-class JobError(ValueError):
+class QueueError(ValueError):
     """A run that is not taken on; the message says why and what to do."""
 
 
@@ -57,11 +59,11 @@ class Worker:
 
     def __init__(self, models: Models, generate: Callable = pipeline.generate, keep_days: float | None = None) -> None:
         self.models, self._generate = models, generate
-        self.pace = Pace(models.stack.name, environment.device_name(models.device))
+        self.pace = RuntimeEstimator(models.stack.name, environment.device_name(models.device))
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._door = threading.Lock()  # one submission after the other
-        for run in _latest(RECALLED):
+        for run in _latest(HISTORY_RUNS):
             self.pace.learn(run)
         threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
         if keep_days is not None:
@@ -80,7 +82,7 @@ class Worker:
 
     def submit(self, prompt: str, settings: Settings | None = None, **more) -> str:
         """Take a run on; its id, which is hard to guess. `more`: assets or uids. All as in `pipeline.generate`, which also
-        says what it raises; raises `JobError` when too many wait."""
+        says what it raises; raises `QueueError` when too many wait."""
         run, settings = new_id(), settings or PRESETS[self.models.stack.preset]["redream"]
 
         def begin(stop: Callable[[], bool]) -> Iterator[Event]:
@@ -92,14 +94,14 @@ class Worker:
 
     def resume(self, run: str, iterations: int | None = None) -> str:
         """Take a run on again, from its last checkpoint: to its end or, with `iterations`, so many more per object than
-        were planned; its id. Raises as `pipeline.resume`; `JobError` when too many wait or there is nothing to do."""
+        were planned; its id. Raises as `pipeline.resume`; `QueueError` when too many wait or there is nothing to do."""
         here = find(run)
 
         def begin(stop: Callable[[], bool]) -> Iterator[Event]:
             if self.ahead(run) is not None:
-                raise JobError("This run is being made, or waits for its turn; stop it first.")
+                raise QueueError("This run is being made, or waits for its turn; stop it first.")
             if iterations is None and here.finished:
-                raise JobError("This run is finished; say how many more iterations it shall have.")
+                raise QueueError("This run is finished; say how many more iterations it shall have.")
             return pipeline.resume(here.folder, iterations, stop=stop, models=self.models)
 
         (here.folder / "settings.json").touch()  # old runs are removed, but not what somebody comes back to
@@ -112,7 +114,7 @@ class Worker:
         stop = threading.Event()
         with self._door:
             if len(self._jobs) > MAX_WAITING:
-                raise JobError(
+                raise QueueError(
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
             told = begin(stop.is_set)
@@ -123,7 +125,7 @@ class Worker:
 
     def do(self, work: Callable[[Callable[[], bool]], Iterator]) -> Iterator:
         """Something else than a run, when its turn has come: `Waiting` until then, then what it tells. It is stopped when
-        nobody listens any more. What it raises is raised here; raises `JobError` when too many wait."""
+        nobody listens any more. What it raises is raised here; raises `QueueError` when too many wait."""
         told, end, failed = Queue(), object(), []
 
         def passed_on(stop: Callable[[], bool]) -> Iterator[Event]:
@@ -141,7 +143,7 @@ class Worker:
         try:
             while True:
                 with suppress(Empty):
-                    if (news := told.get(timeout=PULSE)) is end:
+                    if (news := told.get(timeout=HEARTBEAT_SECONDS)) is end:
                         break
                     yield news
                     continue
@@ -190,12 +192,12 @@ class Worker:
             if ahead and ahead != told and not new:  # what was written meanwhile is newer than its place
                 new.append(Waiting(ahead, self.wait(run)))
                 told = ahead
-            if new or time.monotonic() - last > PULSE:
+            if new or time.monotonic() - last > HEARTBEAT_SECONDS:
                 yield new
                 last = time.monotonic()
             if ahead is None:
                 return
-            time.sleep(LOOK)
+            time.sleep(POLL_SECONDS)
 
     def _ahead(self, run: str) -> int | None:
         return list(self._jobs).index(run) if run in self._jobs else None
@@ -237,7 +239,7 @@ def _latest(count: int) -> list[Run]:
 def _tidy(days: float) -> None:
     while True:
         prune(days)
-        time.sleep(TIDY)
+        time.sleep(PRUNE_SECONDS)
 
 
 def after(history: Path, place: int) -> tuple[list[Event], int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from redream.retrieval.build import ring_pictures
 from redream.retrieval.index import AssetUnavailable, Hit, retrieved
 from redream.retrieval.orientation import Alignment, align
-from redream.runs.run import GivenAsset
+from redream.runs.run import UploadedAsset
 from redream.scene import assets
 from redream.scene.assets import Asset
 from redream.scene.glb_validation import GlbError
@@ -54,7 +54,7 @@ def chosen(uids: Sequence[str], prompt: str, models: Models) -> list[Found]:
     return [Found(_entry(hit), assets.load(models.index.asset_path(hit.uid))) for hit in hits]
 
 
-def given(brought: Sequence[GivenAsset], folder: Path, prompt: str, models: Models) -> list[Found]:
+def given(brought: Sequence[UploadedAsset], folder: Path, prompt: str, models: Models) -> list[Found]:
     """Assets somebody brought along, whose files are in `folder`, compared with the prompt as the library's are."""
     clip, found = models.clip("retrieval"), []
     for b in brought:
@@ -73,10 +73,10 @@ def turned(found: Found, models: Models, settings: Settings) -> tuple[Found, Ali
 
 
 def as_reference(found: Found):
-    """What distillation is given: a `redream.distillation.adaptation.Reference`."""
-    from redream.distillation.adaptation import Reference  # imports diffusers, which takes seconds
+    """What distillation is given: a `redream.distillation.adaptation.CaptionedAsset`."""
+    from redream.distillation.adaptation import CaptionedAsset  # imports diffusers, which takes seconds
 
-    return Reference(found.asset, found.entry["caption"])
+    return CaptionedAsset(found.asset, found.entry["caption"])
 
 
 def _entry(hit: Hit) -> dict:

@@ -37,7 +37,7 @@ class RunError(ValueError):
 
 
 @dataclass(frozen=True)
-class GivenAsset:
+class UploadedAsset:
     """An asset somebody brought along instead of retrieved ones; its file lies in the run's folder."""
 
     file: str
@@ -53,7 +53,7 @@ class Request:
     settings: Settings
     stack: str  # a name, or a folder
     overrides: dict[str, str]  # REDREAM_PRIOR and REDREAM_INDEX, as `Stack.load` reads them
-    assets: tuple[GivenAsset, ...] = ()
+    assets: tuple[UploadedAsset, ...] = ()
     extra: int = 0  # iterations per particle beyond the settings'
     uids: tuple[str, ...] = ()  # of assets that somebody chose from the library
 
@@ -91,7 +91,7 @@ class Request:
         """Read what `to_json` wrote; `ValueError`, `KeyError` or `TypeError` for anything else."""
         values = json.loads(text)
         settings = Settings.from_json(json.dumps(values.pop("settings")))
-        assets = tuple(GivenAsset(**asset) for asset in values.pop("assets"))
+        assets = tuple(UploadedAsset(**asset) for asset in values.pop("assets"))
         uids = tuple(str(uid) for uid in values.pop("uids", ()))
         if not all(is_inside(asset.file) for asset in assets):
             raise ValueError("A run's assets lie in its own folder.")

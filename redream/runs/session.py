@@ -36,7 +36,7 @@ from redream.scoring.metrics import MetricsError
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
-from redream.stack.vocabulary import Checked
+from redream.stack.vocabulary import ParsedPrompt
 
 RECENT = 20  # iterations that the time left is estimated from
 FILM_NEWS = 10  # times that is told how far a film is
@@ -54,7 +54,7 @@ class Session:
 
     run: Run
     stack: Stack
-    checked: Checked
+    checked: ParsedPrompt
     models: Models
     stop: Callable[[], bool]
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's and where their fronts were
@@ -202,7 +202,7 @@ class Session:
         except UNSCORED as error:
             size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
-            studio = outputs.Studio(particle, settings, size)
+            studio = outputs.CachedViews(particle, settings, size)
             frames, count = [], settings.turntable_frames
             left = finishing and finishing * (settings.particles - number)
             try:

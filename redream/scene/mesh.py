@@ -114,7 +114,7 @@ def save(asset: Asset, path: Path) -> None:
 
 
 @torch.no_grad()
-def _ask(field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def query_field(field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Colour (n, 3) and density (n,) of the field; nothing where the grid is empty, as in volume rendering."""
     rgb, density = np.zeros((len(points), 3), np.float32), np.zeros(len(points), np.float32)
     for start in range(0, len(points), POINTS_PER_CHUNK):
@@ -129,7 +129,7 @@ def _ask(field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray) -> tu
 def _density(field_fn: FieldFunction, grid: OccupancyGrid, resolution: int) -> Float[np.ndarray, "r r r"]:
     edge = np.linspace(-grid.bound, grid.bound, resolution, dtype=np.float32)
     points = np.stack(np.meshgrid(edge, edge, edge, indexing="ij"), axis=-1).reshape(-1, 3)  # (r³, 3)
-    return _ask(field_fn, grid, points)[1].reshape(resolution, resolution, resolution)
+    return query_field(field_fn, grid, points)[1].reshape(resolution, resolution, resolution)
 
 
 def _surface(density: Float[np.ndarray, "r r r"], level: float, cell: float, bound: float) -> trimesh.Trimesh:
@@ -181,7 +181,7 @@ def _textured(
 
     texture, covered = np.zeros((height * width, 3)), np.zeros(height * width, bool)
     tree = Tree(vertices, faces)
-    texture[texels] = _painted(
+    texture[texels] = bake_texture(
         pictures,
         points,
         along,
@@ -194,7 +194,7 @@ def _textured(
         mesh=trimesh.Trimesh(vertices, faces, process=False),
         colours=np.ones((len(vertices), 3), np.float32),
         uv=uv.astype(np.float32),
-        textures=(_grown(texture.reshape(height, width, 3), covered.reshape(height, width)),),
+        textures=(dilate_texture(texture.reshape(height, width, 3), covered.reshape(height, width)),),
         face_texture=np.zeros(len(faces), np.int64),
     )
 
@@ -221,7 +221,7 @@ def _pictures(field_fn: FieldFunction, grid: OccupancyGrid, size: int, samples_p
             yield camera, both.nan_to_num(0.0, 0.0, 0.0).cpu()  # what has diverged counts as empty
 
 
-def _painted(
+def bake_texture(
     pictures: Sequence[Picture],
     points: Float[np.ndarray, "n 3"],
     normals: Float[np.ndarray, "n 3"],
@@ -264,14 +264,14 @@ def _seen_colour(
     """The colour a ray that enters along the normal would collect around each surface point: Σ w c / Σ w."""
     depths = np.array(DEPTHS)[:, None] * cell  # (s, 1)
     places = (points[:, None] + depths * normals[:, None]).reshape(-1, 3)  # (n·s, 3)
-    rgb, density = _ask(field_fn, grid, places)
+    rgb, density = query_field(field_fn, grid, places)
     length = torch.full((len(points), 1), cell * (DEPTHS[0] - DEPTHS[1]))  # (n, 1)
     weights, _ = volume_weights(torch.from_numpy(density).view(len(points), -1), length)  # (n, s)
     weights = (weights.numpy() + 1e-6)[:, :, None]  # (n, s, 1), so that a faint place has a colour too
     return (weights * rgb.reshape(len(points), -1, 3)).sum(axis=1) / weights.sum(axis=1)
 
 
-def _grown(texture: Float[np.ndarray, "h w 3"], covered: Bool[np.ndarray, "h w"]) -> np.ndarray:
+def dilate_texture(texture: Float[np.ndarray, "h w 3"], covered: Bool[np.ndarray, "h w"]) -> np.ndarray:
     """Every empty texel gets the colour of the nearest painted one, so that look-ups at seams stay clean; as bytes."""
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)  # (2, h, w)
     return np.round(texture[tuple(nearest)] * 255).clip(0, 255).astype(np.uint8)

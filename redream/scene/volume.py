@@ -16,8 +16,8 @@ from redream.scene.cameras import Camera
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 DensityFunction = Callable[[Tensor], Tensor]
 
-HIDDEN = 1e-3  # samples that less light than this reaches need not be differentiated
-MANY = 2**18  # samples from which on it pays to find out first which are hidden
+EARLY_STOP_EPS = 1e-3  # samples that less light than this reaches need not be differentiated
+PRUNE_MIN_SAMPLES = 2**18  # samples from which on it pays to find out first which are hidden
 SLAB = 8  # samples of a ray that are taken at once where no gradients are asked for
 LARGE = 64**3  # occupancy grids with more cells than this are updated by halves
 POINTS_PER_CHUNK = 2**18  # where only densities are asked for, without gradients
@@ -159,11 +159,13 @@ def _render_rays(
     with gradients all at once, because a sample behind the surface may have to learn that it is in the way.
     """
     bound = origins.new_full((3,), grid.bound)
-    near, length = _pieces(origins, directions, -bound, bound, samples)  # (n, 1) both
+    near, length = _ray_intervals(origins, directions, -bound, bound, samples)  # (n, 1) both
     shift = _jitter(len(origins), samples, generator, near)  # (n or 1, s or 1)
     place = near + (torch.arange(samples, device=near.device) + shift) * length  # (n, s) distances along the rays
     low, high = grid.box()
-    alive = (_pieces(origins, directions, low, high, 1)[1] > 0).flatten().nonzero()[:, 0]  # (a,) rays that have light
+    alive = (
+        (_ray_intervals(origins, directions, low, high, 1)[1] > 0).flatten().nonzero()[:, 0]
+    )  # (a,) rays that have light
     light = torch.ones_like(near)  # (n, 1) T
     pixels = near.new_zeros(len(near), 5)
     slab = samples if torch.is_grad_enabled() else SLAB
@@ -172,7 +174,7 @@ def _render_rays(
         pixels = pixels.index_add(0, alive, light[alive] * seen)
         if slab < samples:
             light = light.index_copy(0, alive, light[alive] * (1 - seen[:, 3:4]))
-            alive = alive[light[alive, 0] > HIDDEN]
+            alive = alive[light[alive, 0] > EARLY_STOP_EPS]
             if not len(alive):
                 break
     return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
@@ -193,13 +195,13 @@ def _render_slab(
         dense = density.new_zeros(distance.numel()).scatter(0, kept, density).view_as(distance)  # (n, s)
         return volume_weights(dense, length)
 
-    if torch.is_grad_enabled() and len(kept) > MANY:
+    if torch.is_grad_enabled() and len(kept) > PRUNE_MIN_SAMPLES:
         # A first pass spares the graph what is hidden: the gradient of its colour and density is at most HIDDEN of
         # what it would be in full light. (A sample in the light that absorbs nothing stays: its gradient makes it
         # grow.) For fewer samples a second look at the field costs as much time as it saves.
         with torch.no_grad():
             light = weigh(_densities(lambda p: field_fn(p)[1], points[kept]))[1]  # (n, s)
-        kept = kept[light.flatten()[kept] > HIDDEN]
+        kept = kept[light.flatten()[kept] > EARLY_STOP_EPS]
 
     rgb, density = field_fn(points[kept])  # (k, 3), (k,)
     weights = weigh(density)[0]  # (n, s)
@@ -214,7 +216,9 @@ def _densities(density_fn: DensityFunction, points: Float[Tensor, "n 3"]) -> Flo
     return torch.cat([density_fn(chunk) for chunk in points.split(POINTS_PER_CHUNK)]).to(points)
 
 
-def _pieces(origins: Tensor, directions: Tensor, low: Tensor, high: Tensor, samples: int) -> tuple[Tensor, Tensor]:
+def _ray_intervals(
+    origins: Tensor, directions: Tensor, low: Tensor, high: Tensor, samples: int
+) -> tuple[Tensor, Tensor]:
     """Distance at which rays enter the box from `low` to `high`, and the length of one piece inside: 0 for a miss."""
     ends = torch.stack([(low - origins) / directions, (high - origins) / directions])  # (2, n, 3)
     near = ends.amin(dim=0).amax(dim=-1, keepdim=True).clamp(min=0)  # (n, 1)

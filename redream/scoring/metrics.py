@@ -39,14 +39,14 @@ def clip_score(clip: Clip, images: Float[Tensor, "b 3 h w"], prompt: str) -> flo
     return _mean_cosine(clip.embed_images(images), clip.embed_texts([prompt]))
 
 
-def view_agreement(clip: Clip, images: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera], prompt: str) -> float:
+def view_accuracy(clip: Clip, images: Float[Tensor, "b 3 h w"], cameras: Sequence[Camera], prompt: str) -> float:
     """Share of views whose zero-shot name is the camera's, in [0, 1]; for objects with a clear front.
 
     The names compete as "PROMPT, front view" and so on. Only views at least 15° from a border between names count: 84
     of a ring of 120 (21 fronts, 42 sides, 21 backs), so a CLIP that always says the same gets 1/4, 1/2 or 1/4. Raises
     `MetricsError` if no view counts.
     """
-    return right_share(view_names(clip, clip.embed_images(images), prompt), cameras)
+    return accuracy_of_names(view_names(clip, clip.embed_images(images), prompt), cameras)
 
 
 def view_names(clip: Clip, images: Float[Tensor, "b d"], prompt: str) -> list[str]:
@@ -55,7 +55,7 @@ def view_names(clip: Clip, images: Float[Tensor, "b d"], prompt: str) -> list[st
     return [VIEWS[guess] for guess in (images @ names.T).argmax(dim=1).tolist()]
 
 
-def right_share(names: Sequence[str], cameras: Sequence[Camera]) -> float:
+def accuracy_of_names(names: Sequence[str], cameras: Sequence[Camera]) -> float:
     """View agreement of views that are called so. Raises `MetricsError` if no view counts."""
     right = [name == camera.view for name, camera in zip(names, cameras, strict=True) if clearly_named(camera)]
     if not right:
@@ -63,13 +63,13 @@ def right_share(names: Sequence[str], cameras: Sequence[Camera]) -> float:
     return sum(right) / len(right)
 
 
-def front_behind(names: Sequence[str], cameras: Sequence[Camera]) -> float:
+def janus_rate(names: Sequence[str], cameras: Sequence[Camera]) -> float:
     """Share of the views from behind (|azimuth| ≥ 105°) that are called front, in [0, 1]; 1 for a front all round."""
     fronts = _fronts_behind(names, cameras)
     return sum(fronts) / len(fronts)
 
 
-def faces_behind(names: Sequence[str], cameras: Sequence[Camera]) -> int:
+def janus_count(names: Sequence[str], cameras: Sequence[Camera]) -> int:
     """Separate arcs, at least 9° wide, of the views from behind that are called front; 2 if all of them are.
 
     The cameras are equally spaced, the first one at azimuth 0°; each view stands for an arc as wide as their distance.
@@ -118,7 +118,7 @@ def coverage(opacity: Float[Tensor, "b 1 h w"]) -> float:
 
 # ---------------------------------------------------------------- object → numbers
 
-BY_NAMES = {"view_agreement": right_share, "front_behind": front_behind, "faces_behind": faces_behind}
+BY_NAMES = {"view_accuracy": accuracy_of_names, "janus_rate": janus_rate, "janus_count": janus_count}
 
 
 def score(
@@ -132,7 +132,7 @@ def score(
     """All scores of one object from 120 azimuths, rounded to 6 decimals: equal objects have equal scores.
 
     `render` shows it over white, in pictures of at least 64 px (the CLIPs' own size is best). `clips` and `nets` are
-    named ("a", "b"), and so are their scores: clip_a, view_agreement_a, a_lpips_a … A score that cannot be had is None,
+    named ("a", "b"), and so are their scores: clip_a, view_accuracy_a, a_lpips_a … A score that cannot be had is None,
     and `not_available` says why: a net is None, or the object has no front (`has_front`; None if nobody knows, and
     then what its views are called is measured).
     """

@@ -20,22 +20,22 @@ class Score:
 SCORES = {
     "clip_a": Score("Likeness to the prompt", "CLIP a", "higher", "likeness to the prompt, mean cosine over 120 views"),
     "clip_b": Score("Likeness to the prompt", "CLIP b", "higher", "the same by another model"),
-    "view_agreement_a": Score(
+    "view_accuracy_a": Score(
         "Sides where they belong", "views a", "higher", "share of views that CLIP a gives the right name"
     ),
-    "view_agreement_b": Score("Sides where they belong", "views b", "higher", "the same by another model"),
-    "front_behind_a": Score(
+    "view_accuracy_b": Score("Sides where they belong", "views b", "higher", "the same by another model"),
+    "janus_rate_a": Score(
         "Faces on the back", "front behind a", "lower", "share of views from behind (105° on) that CLIP a calls front"
     ),
-    "front_behind_b": Score("Faces on the back", "front behind b", "lower", "the same by another model"),
-    "faces_behind_a": Score(
+    "janus_rate_b": Score("Faces on the back", "front behind b", "lower", "the same by another model"),
+    "janus_count_a": Score(
         "Number of faces on the back",
         "faces behind a",
         "lower",
         "separate arcs of at least 9° among them; 2 if all are",
         2,
     ),
-    "faces_behind_b": Score("Number of faces on the back", "faces behind b", "lower", "the same by another model", 2),
+    "janus_count_b": Score("Number of faces on the back", "faces behind b", "lower", "the same by another model", 2),
     "a_lpips_a": Score(
         "Change from view to view",
         "A-LPIPS a",
@@ -44,20 +44,22 @@ SCORES = {
         4,
     ),
     "a_lpips_b": Score("Change from view to view", "A-LPIPS b", "lower", "the same by another net", 4),
-    "a_lpips_minus_a": Score(
+    "a_lpips_difference_a": Score(
         "Change, minus the true object's",
         "A-LPIPS a, minus the truth's",
         "neither",
         "below 0 it changes less than the true object does, above 0 more",
         4,
     ),
-    "a_lpips_minus_b": Score(
+    "a_lpips_difference_b": Score(
         "Change, minus the true object's", "A-LPIPS b, minus the truth's", "neither", "the same by another net", 4
     ),
-    "a_lpips_off_a": Score(
+    "a_lpips_error_a": Score(
         "Change unlike the true object's", "A-LPIPS a, off", "lower", "that difference without its sign", 4
     ),
-    "a_lpips_off_b": Score("Change unlike the true object's", "A-LPIPS b, off", "lower", "the same by another net", 4),
+    "a_lpips_error_b": Score(
+        "Change unlike the true object's", "A-LPIPS b, off", "lower", "the same by another net", 4
+    ),
     "silhouette_iou": Score(
         "Outline like the true object's",
         "IoU",

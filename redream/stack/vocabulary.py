@@ -18,7 +18,7 @@ class PromptError(ValueError):
 
 
 @dataclass(frozen=True)
-class Checked:
+class ParsedPrompt:
     """A prompt as the models get it, and what to tell its author."""
 
     prompt: str
@@ -48,7 +48,7 @@ class Vocabulary:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabularyError(f"The vocabulary {path.name} cannot be read; restore the stack's files.") from error
 
-    def check(self, prompt: str) -> Checked:
+    def check(self, prompt: str) -> ParsedPrompt:
         """Drop the words that the models do not know, with a warning. Raises `PromptError` if no known kind is named."""
         tokens = re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower().replace("’", "'"))
         kinds, colours = _phrases(tokens, self.kinds), _phrases(tokens, self.colours)
@@ -63,10 +63,10 @@ class Vocabulary:
         them = "it" if len(unknown) == 1 else "them"
         warnings = (f"{name} does not know the {_words(unknown)} and ignores {them}.",) if unknown else ()
         kept = " ".join(token for token in tokens if token in known)
-        return Checked(kept, warnings, kinds[0], colours[0] if colours else None, kinds[0] not in self.symmetric)
+        return ParsedPrompt(kept, warnings, kinds[0], colours[0] if colours else None, kinds[0] not in self.symmetric)
 
 
-def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> Checked:
+def parse_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> ParsedPrompt:
     """Any prompt from outside comes through here: one line of 1 to `PROMPT_LIMIT` characters. Raises `PromptError`."""
     if len(prompt) > PROMPT_LIMIT:
         raise PromptError(f"This prompt has {len(prompt):,} characters; the limit is {PROMPT_LIMIT}. Shorten it.")
@@ -76,7 +76,7 @@ def check_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> Checked:
         raise PromptError("This prompt has control characters in it; type it as plain text.")
     if not prompt.strip():
         raise PromptError("The prompt is empty; describe an object in a few words.")
-    return vocabulary.check(prompt) if vocabulary else Checked(prompt)
+    return vocabulary.check(prompt) if vocabulary else ParsedPrompt(prompt)
 
 
 def _phrases(tokens: list[str], table: dict[str, list[str]]) -> list[str]:

@@ -12,7 +12,7 @@ from redream.app import compare
 from redream.app.compare import Made, counted, grid_html, look, missing, next_pair, runs_for, wanted
 from redream.evaluation import gallery
 from redream.runs.events import Failed, Finished, Progress
-from redream.runs.queue import JobError, Worker
+from redream.runs.queue import QueueError, Worker
 from redream.runs.run import Request, Run
 from redream.settings import by_method
 
@@ -84,11 +84,11 @@ def test_what_was_taken_on_before_the_queue_was_full_is_told():
     class Full(Idle):
         def submit(self, prompt, settings):
             if self.taken:
-                raise JobError("full")
+                raise QueueError("full")
             return super().submit(prompt, settings)
 
     told, worker = [], Full()
-    with pytest.raises(JobError):
+    with pytest.raises(QueueError):
         told.extend(runs_for(worker, PROMPT, wanted(("redream", "vsd"), None, PRESET, 0), []))
     assert len(told) == 1 and list(told[0]) == ["redream"] and told[0]["redream"] in worker.queue
 
@@ -115,7 +115,7 @@ def test_the_picture_of_a_run_that_went_on_is_made_anew(monkeypatch):
 
 def test_each_run_says_how_far_it_is():
     runs = {name: run_of(name) for name in ("redream", "redream-no-init", "vsd", "sds")}
-    runs["redream"].log(Progress("painting", 1, 4, None, {"score": 1.0}))
+    runs["redream"].log(Progress("distillation", 1, 4, None, {"score": 1.0}))
     runs["vsd"].log(Failed("The Hub did not answer."))
     queue = [runs[name].folder.name for name in ("redream", "redream-no-init")]
     made = look(Idle(queue), {name: run.folder.name for name, run in runs.items()})
@@ -130,8 +130,8 @@ def test_each_run_says_how_far_it_is():
 
 
 def test_the_best_of_each_score_is_bold_and_less_is_better_where_it_is():
-    good = {"clip_a": 0.8, "front_behind_a": 0.1, "a_lpips_a": 0.02}
-    bad = {"clip_a": 0.6, "front_behind_a": 0.9, "a_lpips_a": 0.01}
+    good = {"clip_a": 0.8, "janus_rate_a": 0.1, "a_lpips_a": 0.02}
+    bad = {"clip_a": 0.6, "janus_rate_a": 0.9, "a_lpips_a": 0.01}
     shown = grid_html([Made("redream", run_of("redream", good)), Made("vsd", run_of("vsd", bad))])
     assert "<b>0.800</b>" in shown and "<b>0.100</b>" in shown and shown.count("<b>") == 2  # no best A-LPIPS
     assert shown.count("class='sprite'") == 2 and "0.600" in shown and "0.900" in shown

@@ -30,16 +30,16 @@ def test_the_sides_are_what_sampling_them_one_by_one_gives(models):
 
 
 def test_a_page_is_told_how_far_it_is_and_at_last_all_five_sides(models):
-    *told, (line, found) = prior.sights(Worker(models), "a red owl")
+    *told, (line, found) = prior.prior_samples(Worker(models), "a red owl")
     assert all(words and not nothing for words, nothing in told) and "progressbar" in told[0][0]
     assert line == "" and [name in html for name, html in zip(prior.NAMES, found, strict=True)] == [True] * 5
     with pytest.raises(PromptError):
-        next(prior.sights(Worker(models), "ironman"))
+        next(prior.prior_samples(Worker(models), "ironman"))
 
 
 def test_it_ends_early_when_it_is_stopped(models):
     assert not any(
-        isinstance(e, pipeline.Seen) for e in pipeline.views("a red owl", 1, models=models, stop=lambda: True)
+        isinstance(e, pipeline.BeforeAfter) for e in pipeline.views("a red owl", 1, models=models, stop=lambda: True)
     )
 
 

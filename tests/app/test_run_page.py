@@ -13,7 +13,7 @@ from redream.settings import Settings
 
 OWL = {"uid": "1", "caption": "an owl", "author": "Ann", "license": "CC0", "similarity": 0.3, "source": "owl.glb"}
 SCORES = {"clip_a": 0.312, "clip_b": 0.28, "a_lpips_a": None, "a_lpips_b": None, "coverage": 0.25}
-SCORES |= {"view_agreement_a": 0.75, "view_agreement_b": None, "not_available": {"a_lpips_a": "No weights."}}
+SCORES |= {"view_accuracy_a": 0.75, "view_accuracy_b": None, "not_available": {"a_lpips_a": "No weights."}}
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_each_event_has_its_line(shown):
         (Waiting(1), "Waiting for its turn: 1 run is before it"),
         (Waiting(3, 250.0), "Waiting for its turn: 3 runs are before it, about 4 min 10 s"),
         (events.Started("run-x", "an owl", Settings(), 0, 400), "Looking through the library"),
-        (events.Progress("painting", 240, 400, 98.2), "Painting, iteration 240 of 400, 1 min 38 s left"),
+        (events.Progress("distillation", 240, 400, 98.2), "Distillation, iteration 240 of 400, 1 min 38 s left"),
         (events.Progress("filming", 400, 400), "Filming the turntable"),
         (events.Finished(stopped=True), "Stopped. Nothing had formed yet."),
         (events.Artefact("turntable", 0, "turntable-0.mp4"), "Stopped. Nothing had formed yet."),
@@ -44,7 +44,7 @@ def test_each_event_has_its_line(shown):
 
 def test_the_bar_is_as_long_as_what_is_done(shown):
     assert "progressbar" not in shown.state_html()
-    shown.tell(events.Progress("painting", 100, 400))
+    shown.tell(events.Progress("distillation", 100, 400))
     assert "width: 25.0%" in shown.state_html()
 
 
@@ -105,7 +105,7 @@ def test_each_object_has_its_own_files_and_scores(shown):
 def test_curves_are_drawn_of_what_has_two_points_and_keep_their_ends(shown):
     assert "<svg" not in shown.curves_html()
     for iteration in (1, 2, 3):
-        shown.tell(events.Progress("painting", iteration, 3, None, {"score": 4.0 - iteration, "variational": None}))
+        shown.tell(events.Progress("distillation", iteration, 3, None, {"score": 4.0 - iteration, "variational": None}))
     drawn = shown.curves_html()
     assert drawn.count("<svg") == 1 and "from 3 to 1 over 2 iterations" in drawn
     assert "points='0.0,2.0 110.0,28.0 220.0,54.0'" in drawn  # evenly across, straight down

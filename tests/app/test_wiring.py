@@ -3,7 +3,7 @@
 import gradio as gr
 import pytest
 
-from redream.app.wiring import answering, saying, streaming
+from redream.app.wiring import answering, reports_errors, streaming
 from redream.stack.vocabulary import PromptError
 
 UNFORESEEN = "Something in this program went wrong."
@@ -25,14 +25,14 @@ def test_scripts_and_pages_are_told_a_sentence(error, said):
         answering(fail)()
     with pytest.raises(gr.Error, match=said):
         list(streaming(begin_and_fail)())
-    trouble = gr.HTML()
-    told = list(saying(trouble, {"button": "back"})(begin_and_fail)())
-    assert told[1] == {"a": 1} and said in told[-1][trouble] and told[-1]["button"] == "back"
+    error_box = gr.HTML()
+    told = list(reports_errors(error_box, {"button": "back"})(begin_and_fail)())
+    assert told[1] == {"a": 1} and said in told[-1][error_box] and told[-1]["button"] == "back"
     assert "x=3" not in str(told)
 
 
 def test_what_went_well_takes_the_sentence_away():
-    trouble = gr.HTML()
-    assert list(saying(trouble)(lambda: iter([{"a": 1}]))()) == [{trouble: ""}, {"a": 1}]
-    by_itself = saying(trouble, clears=False)(lambda: iter([{"a": 1}]))
-    assert list(by_itself()) == [{trouble: gr.skip()}, {"a": 1}]
+    error_box = gr.HTML()
+    assert list(reports_errors(error_box)(lambda: iter([{"a": 1}]))()) == [{error_box: ""}, {"a": 1}]
+    by_itself = reports_errors(error_box, clears=False)(lambda: iter([{"a": 1}]))
+    assert list(by_itself()) == [{error_box: gr.skip()}, {"a": 1}]

@@ -67,14 +67,19 @@ def report_click(page, button) -> None:
 
 def report_estimates(client) -> None:
     """Estimates of the app's own model of costs, of runs of several kinds."""
-    from redream.app.form import Wish
+    from redream.app.form import GenerationForm
     from redream.runs.eta import cost
     from redream.settings import PRESETS
 
     known: list[float] = []
     few = {"iterations": 60}
-    wishes = [Wish(**few), Wish(iterations=150), Wish("vsd", **few), Wish("sds", iterations=120)]
-    for wish in (*wishes, Wish("sds", particles=2, **few), Wish(adapt=False, **few)):
+    wishes = [
+        GenerationForm(**few),
+        GenerationForm(iterations=150),
+        GenerationForm("vsd", **few),
+        GenerationForm("sds", iterations=120),
+    ]
+    for wish in (*wishes, GenerationForm("sds", particles=2, **few), GenerationForm(adapt=False, **few)):
         settings = wish.settings(PRESETS["mini"])
         begun = time.perf_counter()
         job = client.submit(

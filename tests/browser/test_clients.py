@@ -28,7 +28,7 @@ def test_the_example_fetches_an_object_with_its_scores(app, tmp_path, capsys):
     assert {file.suffix for file in (tmp_path / "owl").iterdir()} == {".mp4", ".glb", ".json"}
     assert json.loads((tmp_path / "owl/result.json").read_text())["scores"][0]["clip_a"] <= 1
     said = capsys.readouterr()
-    assert "Painting, iteration" in said.err and said.out.startswith("Done. 2 files are in")
+    assert "Distillation, iteration" in said.err and said.out.startswith("Done. 2 files are in")
 
 
 def test_the_batch_makes_what_is_not_there_and_says_why_something_is_not_made(app, tmp_path, capsys):

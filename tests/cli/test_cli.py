@@ -159,12 +159,12 @@ def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_
 def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path, monkeypatch):
     helpers, begin = [], subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: helpers.append(begin(*a, **k)) or helpers[-1])
-    real, helped = pipeline.generate, []
+    real, worker_processes = pipeline.generate, []
 
     def patient(*arguments, **values):
         """This program begins its first run when the helper has begun one."""
-        while not helped:
-            helped.extend(tmp_path.glob("out/runs/sds/*/events.jsonl"))
+        while not worker_processes:
+            worker_processes.extend(tmp_path.glob("out/runs/sds/*/events.jsonl"))
             time.sleep(0.1)
         return real(*arguments, **values)
 
@@ -181,7 +181,7 @@ def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path, 
     rows = read_json(tmp_path / "out/table.json")["methods"]
     assert (
         (rows["sds"]["runs"], rows["sds"]["missing"]) == (2, 0)
-        and len(helped) == 1
+        and len(worker_processes) == 1
         and torch.get_num_threads() == threads
     )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_stack import TINY
 
-from redream.distillation.adaptation import Adaptation, Reference, sample_background, store_views
+from redream.distillation.adaptation import Adaptation, CaptionedAsset, sample_background, store_views
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
 from redream.scene.cameras import VIEWS
@@ -18,7 +18,9 @@ def prior(tiny_stack):
 @pytest.fixture
 def references(tiny_stack):
     files = sorted((tiny_stack / "assets").glob("*.glb"))[:2]
-    return [Reference(load(file), caption) for file, caption in zip(files, ("a red owl", "a green cat"), strict=True)]
+    return [
+        CaptionedAsset(load(file), caption) for file, caption in zip(files, ("a red owl", "a green cat"), strict=True)
+    ]
 
 
 def test_stored_views_are_the_assets_renders_on_any_background(references, generator):
@@ -43,9 +45,9 @@ def test_prefixes_start_as_the_words_of_their_views(prior, references, generator
 def test_before_learning_the_prefix_says_what_the_words_say(prior, references, generator):
     adaptation = Adaptation(prior, TINY, references, generator)
     with torch.no_grad():
-        by_prefix = prior.embed(["a red owl"], adaptation.prefix("side"))
-        by_words = prior.embed(["side view a red owl"])
-    assert torch.allclose(by_prefix, by_words, atol=1e-5)
+        adapted_embeddings = prior.embed(["a red owl"], adaptation.prefix("side"))
+        view_embeddings = prior.embed(["side view a red owl"])
+    assert torch.allclose(adapted_embeddings, view_embeddings, atol=1e-5)
 
 
 def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, references, generator):

@@ -7,7 +7,7 @@ import torch
 from tiny_stack import TINY
 
 from redream.distillation import loop
-from redream.distillation.adaptation import Reference
+from redream.distillation.adaptation import CaptionedAsset
 from redream.distillation.loop import CheckpointError, Distillation, set_epsilon
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
@@ -18,7 +18,7 @@ from redream.scene.volume import Rendering
 @pytest.fixture
 def references(tiny_stack):
     files = sorted((tiny_stack / "assets").glob("*.glb"))[:3]
-    return [Reference(load(file), "a red owl") for file in files]
+    return [CaptionedAsset(load(file), "a red owl") for file in files]
 
 
 def start(stack, settings, references=()):
@@ -39,7 +39,9 @@ def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, m
     distillation = start(request.getfixturevalue(stack), TINY.with_(method=method), references)
     steps = list(distillation.steps())
     assert [s.iteration for s in steps] == [1, 2, 3, 4]
-    assert [s.stage for s in steps] == (["warm-up"] * 2 if method == "redream" else ["painting"] * 2) + ["painting"] * 2
+    assert [s.stage for s in steps] == (["warm-up"] * 2 if method == "redream" else ["distillation"] * 2) + [
+        "distillation"
+    ] * 2
     assert ("variational" in steps[-1].losses) == (method != "sds")
     image = distillation.particles[0].render(Camera(0.0, 15.0, 1.6, 40.0), 16, torch.ones(3)).image
     assert torch.isfinite(image).all()
@@ -48,7 +50,7 @@ def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, m
 def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, references):
     settings = TINY.with_(iterations=8, adaptation_steps=5)
     distillation = start(tiny_stack, settings, references)
-    done = [(distillation.adaptation.steps_done, bool(distillation.by_prefix)) for _ in distillation.steps()]
+    done = [(distillation.adaptation.steps_done, bool(distillation.adapted_embeddings)) for _ in distillation.steps()]
     assert done == [(2, False), (3, False), (4, False), (5, True)] + [(5, True)] * 4
 
 
@@ -65,12 +67,12 @@ def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(t
 
 
 def test_rates_follow_the_square_of_the_disagreement_within_limits_and_keep_it_where_there_is_none():
-    particle = loop.Particle(TINY.with_(rate_reference=0.1), torch.Generator(), torch.device("cpu"))
-    plain = loop.Particle(TINY.with_(rate_reference=0.0), torch.Generator(), torch.device("cpu"))
+    particle = loop.Particle(TINY.with_(score_rms_reference=0.1), torch.Generator(), torch.device("cpu"))
+    plain = loop.Particle(TINY.with_(score_rms_reference=0.0), torch.Generator(), torch.device("cpu"))
 
-    def factor(disagreement, share=0.5):
+    def factor(score_rms, share=0.5):
         for one in (particle, plain):
-            one.set_rate(share, disagreement)
+            one.set_rate(share, score_rms)
         rates = [[group["lr"] for group in one.optimizer.param_groups] for one in (particle, plain)]
         (same,) = {round(a / b, 6) for a, b in zip(*rates, strict=True)}
         return same
@@ -80,9 +82,9 @@ def test_rates_follow_the_square_of_the_disagreement_within_limits_and_keep_it_w
     assert factor(0.1) == pytest.approx((0.8 * 2 + 0.2) ** 2)  # a running mean
     assert factor(None) == pytest.approx((0.8 * 2 + 0.2) ** 2)
     least, most = loop.RATE_FACTORS
-    particle.disagreement = None
+    particle.score_rms = None
     assert factor(10.0) == pytest.approx(most)
-    particle.disagreement = None
+    particle.score_rms = None
     assert factor(1e-6) == pytest.approx(least)
 
 
@@ -90,7 +92,7 @@ def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_a
     tiny_stack, references, monkeypatch
 ):
     def rates(reference):
-        distillation = start(tiny_stack, TINY.with_(rate_reference=reference), references)
+        distillation = start(tiny_stack, TINY.with_(score_rms_reference=reference), references)
         return [distillation.particles[0].optimizer.param_groups[0]["lr"] for _ in distillation.steps()]
 
     usual, high = rates(0.0), rates(1e6)
@@ -247,7 +249,7 @@ def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_st
     runs = []
     for spoil in (lambda gradient: gradient.clone().index_fill_(-1, torch.tensor([0]), value), torch.zeros_like):
         # without rates that follow the score: they keep what they were, where zero would lower them
-        distillation = start(tiny_stack, TINY.with_(method=method, rate_reference=0.0), references)
+        distillation = start(tiny_stack, TINY.with_(method=method, score_rms_reference=0.0), references)
 
         def score(*arguments, own=distillation, spoil=spoil, real=distillation._score_gradient):
             gradient = real(*arguments)

@@ -10,18 +10,18 @@ from tiny_stack import TINY, tiny_glb
 
 from redream.evaluation import scorer
 from redream.evaluation.scorer import EvaluationError
-from redream.runs.outputs import Studio
+from redream.runs.outputs import CachedViews
 from redream.scene import assets
 from redream.scene.cameras import Camera
 from redream.stack.stack import STACKS, Stack
-from redream.stack.vocabulary import check_prompt
+from redream.stack.vocabulary import parse_prompt
 
 
 def test_the_truth_overlaps_itself_wholly_and_the_best_variant_counts(models_with_truth):
-    checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
+    checked = parse_prompt("a purple owl", models_with_truth.stack.vocabulary)
     truth, _ = scorer.true_objects(models_with_truth.stack, checked)
-    judge = scorer.Judge(models_with_truth, TINY, checked, truth)
-    ball, box = (judge.outlines(scorer.Still(asset, TINY)) for asset in truth)
+    judge = scorer.Scorer(models_with_truth, TINY, checked, truth)
+    ball, box = (judge.outlines(scorer.RenderableAsset(asset, TINY)) for asset in truth)
     assert scorer.best_overlap(ball, [box, ball]) == 1.0
     assert scorer.best_overlap(ball, [box]) < 1.0 and scorer.best_overlap(ball, []) is None
 
@@ -30,7 +30,7 @@ def test_there_is_no_truth_for_other_colours_or_in_other_stacks_and_a_changed_fi
     models_with_truth, tiny_stack, tmp_path
 ):
     def found(stack, prompt):
-        return scorer.true_objects(stack, check_prompt(prompt, stack.vocabulary))
+        return scorer.true_objects(stack, parse_prompt(prompt, stack.vocabulary))
 
     assert len(found(models_with_truth.stack, "a purple owl")[0]) == 2
     assert found(models_with_truth.stack, "a red owl") == found(models_with_truth.stack, "an owl") == ((), ())
@@ -43,30 +43,30 @@ def test_there_is_no_truth_for_other_colours_or_in_other_stacks_and_a_changed_fi
 
 def test_a_variant_of_the_truth_is_compared_with_the_others_only(models_with_truth, tmp_path):
     """With two variants the mean of the others is the other one, so both are off by their whole difference."""
-    checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
+    checked = parse_prompt("a purple owl", models_with_truth.stack.vocabulary)
     truth, _ = scorer.true_objects(models_with_truth.stack, checked)
-    judge = scorer.Judge(models_with_truth, TINY, checked, truth)
-    first, second = (judge._alone(scorer.Still(asset, TINY))["a_lpips_a"] for asset in truth)
+    judge = scorer.Scorer(models_with_truth, TINY, checked, truth)
+    first, second = (judge._alone(scorer.RenderableAsset(asset, TINY))["a_lpips_a"] for asset in truth)
     scores = scorer.rounded(judge.true_object(tmp_path))
-    assert scores["a_lpips_off_a"] == pytest.approx(abs(first - second), abs=2e-6) and first != second
-    assert str(scores["a_lpips_minus_a"]) == "0.0"
-    alone = scorer.Judge(models_with_truth, TINY, checked, truth[:1]).true_object(tmp_path)
-    assert alone["a_lpips_off_a"] is alone["silhouette_iou"] is None
+    assert scores["a_lpips_error_a"] == pytest.approx(abs(first - second), abs=2e-6) and first != second
+    assert str(scores["a_lpips_difference_a"]) == "0.0"
+    alone = scorer.Scorer(models_with_truth, TINY, checked, truth[:1]).true_object(tmp_path)
+    assert alone["a_lpips_error_a"] is alone["silhouette_iou"] is None
 
 
 def test_less_change_than_the_truths_is_negative_and_as_far_off_as_more():
     own, true = {"a_lpips_a": 0.01, "a_lpips_b": None}, {"a_lpips_a": 0.03, "a_lpips_b": 0.1}
     found = scorer.rounded(scorer.beside_the_truth(own, true))
-    assert found["a_lpips_minus_a"] == -0.02 and found["a_lpips_off_a"] == 0.02
-    assert found["a_lpips_minus_b"] is found["a_lpips_off_b"] is None
+    assert found["a_lpips_difference_a"] == -0.02 and found["a_lpips_error_a"] == 0.02
+    assert found["a_lpips_difference_b"] is found["a_lpips_error_b"] is None
 
 
 def test_pictures_of_an_asset_are_made_by_the_steps_a_particles_are(models_with_truth):
-    """Through `Studio`, an asset's opacity at the scores' size is that of casting its rays and resizing them."""
-    checked = check_prompt("a purple owl", models_with_truth.stack.vocabulary)
+    """Through `CachedViews`, an asset's opacity at the scores' size is that of casting its rays and resizing them."""
+    checked = parse_prompt("a purple owl", models_with_truth.stack.vocabulary)
     (asset, _), _ = scorer.true_objects(models_with_truth.stack, checked)
     camera = Camera(30.0, 15.0, 1.6, 40.0)
-    image, opacity = Studio(scorer.Still(asset, TINY), TINY, TINY.turntable_rays).for_scores(camera)
+    image, opacity = CachedViews(scorer.RenderableAsset(asset, TINY), TINY, TINY.turntable_rays).for_scores(camera)
     expected = asset.render(camera, TINY.turntable_rays, torch.ones(3))
     assert torch.equal(image, expected[0]) and torch.equal(opacity, expected[1])
 

@@ -20,14 +20,14 @@ from tiny_stack import TINY
 from redream import pipeline
 from redream.evaluation import gallery, trials
 from redream.evaluation import sweep as evaluation
-from redream.evaluation.scorer import EvaluationError, Judge, objects_of
+from redream.evaluation.scorer import EvaluationError, Scorer, objects_of
 from redream.evaluation.trials import Prompt
 from redream.retrieval.index import AssetUnavailable
 from redream.runs.run import Run
 from redream.scoring.scores import SCORES
 from redream.settings import by_method
 from redream.stack.models import Models
-from redream.stack.vocabulary import check_prompt
+from redream.stack.vocabulary import parse_prompt
 
 SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
 PROMPTS = [Prompt("a purple owl", "dev"), Prompt("a red vase", "judge")]
@@ -39,7 +39,7 @@ def models(models_with_truth) -> Models:
     return models_with_truth
 
 
-def sweep(out: Path, models: Models, **changes) -> list[evaluation.Told]:
+def sweep(out: Path, models: Models, **changes) -> list[evaluation.SweepProgress]:
     asked = {"prompts": PROMPTS, "methods": METHODS, "seeds": [0], "settings": by_method(SETTINGS)} | changes
     return list(evaluation.evaluate(out, models=models, **asked))
 
@@ -83,7 +83,7 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, t
 
 
 @pytest.mark.parametrize(
-    "group, scores", [("clips", ("clip", "view_agreement")), ("perceptual", ("a_lpips", "a_lpips_off"))]
+    "group, scores", [("clips", ("clip", "view_accuracy")), ("perceptual", ("a_lpips", "a_lpips_error"))]
 )
 def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path, group, scores):
     """Judges that change places give the same scores, changed about; what the runs themselves say stays as it was."""
@@ -364,11 +364,11 @@ def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
         if row["method"] in ("redream", "sds"):
             (known,) = Run.open(folder).read_json("scores.json")["objects"]
             own = {key: value for key, value in known.items() if key in SCORES}
-            assert {"clip_a", "clip_b", "view_agreement_a", "a_lpips_a", "coverage"} <= set(own)
+            assert {"clip_a", "clip_b", "view_accuracy_a", "a_lpips_a", "coverage"} <= set(own)
             assert {key: row[key] for key in own} == own
             assert row["seconds"] > 0 and row["seconds_distillation"] > 0 and row["peak_memory_gb"] > 0.1
         owl = row["prompt"] == "a purple owl"
-        assert all((row[key] is not None) == owl for key in ("front_behind_a", "front_behind_b", "faces_behind_a"))
+        assert all((row[key] is not None) == owl for key in ("janus_rate_a", "janus_rate_b", "janus_count_a"))
         assert (row["silhouette_iou"] is not None) == owl == (row["coverage_true"] is not None)
         assert row["part"] == ("dev" if owl else "judge") and row["failure"] is None
     assert len(list((whole / "runs/truth").iterdir())) == 1
@@ -377,7 +377,7 @@ def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
 @pytest.mark.gpu
 def test_a_run_is_seen_alike_on_the_gpu(whole, models):
     run = Run.open(next(whole.glob("runs/sds/a-purple-owl*")))
-    judge = Judge(models, run.request.settings, check_prompt("a purple owl"), ())
+    judge = Scorer(models, run.request.settings, parse_prompt("a purple owl"), ())
     here, there = (judge.outlines(objects_of(run, device)[0][0]) for device in ("cpu", "cuda"))
     assert here.device == there.device and torch.allclose(here, there, atol=1e-2)
 
@@ -387,8 +387,8 @@ def test_the_distance_of_a_lpips_to_the_truth_is_that_of_the_two_rows(whole):
     (true,) = (row for row in rows if row["method"] == "truth")
     for row in rows:
         if row is not true:
-            assert row["a_lpips_minus_a"] == pytest.approx(row["a_lpips_a"] - true["a_lpips_a"], abs=2e-6)
-            assert row["a_lpips_off_a"] == pytest.approx(abs(row["a_lpips_a"] - true["a_lpips_a"]), abs=2e-6)
+            assert row["a_lpips_difference_a"] == pytest.approx(row["a_lpips_a"] - true["a_lpips_a"], abs=2e-6)
+            assert row["a_lpips_error_a"] == pytest.approx(abs(row["a_lpips_a"] - true["a_lpips_a"]), abs=2e-6)
             assert row["coverage_true"] == true["coverage"]
 
 

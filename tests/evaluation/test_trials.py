@@ -10,7 +10,7 @@ import pytest
 from redream.evaluation.scorer import EvaluationError
 from redream.evaluation.trials import Prompt, Weights, read_prompts
 from redream.stack.stack import STACKS, Stack
-from redream.stack.vocabulary import Vocabulary, check_prompt
+from redream.stack.vocabulary import Vocabulary, parse_prompt
 
 EXAMPLES = STACKS.parent / "examples"
 
@@ -46,7 +46,7 @@ def test_the_prompts_of_the_miniature_are_fair():
         truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
     pairs = []
     for name, part in (("prompts_mini", "dev"), ("prompts_mini", "judge"), ("prompts_mini_more", "judge")):
-        checked = [check_prompt(p.text, words) for p in read_prompts(EXAMPLES / f"{name}.txt", part)]
+        checked = [parse_prompt(p.text, words) for p in read_prompts(EXAMPLES / f"{name}.txt", part)]
         pairs.append({(c.kind, c.colour) for c in checked})
         assert len(checked) == 25 and len(pairs[-1] & held_out) >= 10
         assert len({c.kind for c in checked} - set(words.symmetric)) >= 13

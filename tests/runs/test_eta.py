@@ -5,7 +5,7 @@ import pytest
 from tiny_stack import TINY
 
 from redream.runs import eta
-from redream.runs.eta import Pace, cost, finishing_cost, iteration_costs
+from redream.runs.eta import RuntimeEstimator, cost, finishing_cost, iteration_costs
 from redream.runs.events import Started
 from redream.runs.run import Request, Run
 from redream.settings import PRESETS
@@ -60,7 +60,7 @@ def finished(tmp_path, name, seconds, settings=TINY, sessions=1, done=None, stac
 
 
 def test_runs_made_here_tell_what_the_next_one_takes(tmp_path):
-    known = Pace("tiny", "here")
+    known = RuntimeEstimator("tiny", "here")
     assert known.seconds(TINY) is None
     for number, ratio in enumerate((2.0, 50.0, 3.0)):  # the computer was busy with something else once
         known.learn(finished(tmp_path, str(number), ratio * cost(TINY)))
@@ -72,13 +72,13 @@ def test_runs_made_here_tell_what_the_next_one_takes(tmp_path):
     "of", [{"sessions": 2}, {"done": 3}, {"stack": "another"}, {"device": "elsewhere"}], ids=lambda of: next(iter(of))
 )
 def test_runs_that_do_not_tell_are_not_learned_from(tmp_path, of):
-    known = Pace("tiny", "here")
+    known = RuntimeEstimator("tiny", "here")
     known.learn(finished(tmp_path, "run", 5.0, **of))
     assert known.seconds(TINY) is None
 
 
 def test_a_run_that_broke_off_or_is_damaged_is_not_learned_from(tmp_path):
-    known, run = Pace("tiny", "here"), Run.create(Request("a", TINY, "tiny", {}), tmp_path / "run")
+    known, run = RuntimeEstimator("tiny", "here"), Run.create(Request("a", TINY, "tiny", {}), tmp_path / "run")
     known.learn(run)
     (run.folder / "record.json").write_text("[]")
     known.learn(run)
@@ -93,7 +93,7 @@ def test_a_few_pictures_count_until_a_run_is_known(tmp_path):
         def sample(self, words, generator, steps):
             return None
 
-    known = Pace("tiny", "here")
+    known = RuntimeEstimator("tiny", "here")
     known.measure(Prior())
     assert 0 < known.seconds(MINI) < 1  # pictures that take no time
     known.learn(finished(tmp_path, "run", 7 * cost(TINY)))

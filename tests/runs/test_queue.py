@@ -11,7 +11,7 @@ from redream import pipeline
 from redream.runs import queue
 from redream.runs.eta import cost
 from redream.runs.events import Failed, Finished, Progress, Warned
-from redream.runs.queue import JobError, Waiting, Worker
+from redream.runs.queue import QueueError, Waiting, Worker
 from redream.runs.run import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
 from redream.stack.vocabulary import PromptError
@@ -40,7 +40,7 @@ class FakePipeline:
             self.go.wait(10)
             if stop():
                 break
-            yield run.log(Progress("painting", iteration, 3))
+            yield run.log(Progress("distillation", iteration, 3))
             if prompt in ("broken", "unlucky"):
                 run.log(Failed("It broke."))
                 raise RunError("It broke.") if prompt == "unlucky" else RuntimeError("a fault")
@@ -63,7 +63,7 @@ def all_of(followed):
     return [event for news in followed for event in news]
 
 
-DONE = [*(Progress("painting", iteration, 3) for iteration in (1, 2, 3)), Finished(stopped=False)]
+DONE = [*(Progress("distillation", iteration, 3) for iteration in (1, 2, 3)), Finished(stopped=False)]
 
 
 def test_a_run_is_made_though_nobody_looks_and_is_followed_from_its_start_by_who_comes_late(worker, fake):
@@ -117,7 +117,7 @@ def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
 
 def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fake, runs_folder):
     taken = [worker.submit("a") for _ in range(1 + MAX_WAITING)]  # one is being made, the others wait
-    with pytest.raises(JobError, match="20 runs are waiting already"):
+    with pytest.raises(QueueError, match="20 runs are waiting already"):
         worker.submit("a")
     assert len(list(runs_folder.iterdir())) == len(taken)
     worker.stop(taken[-1])
@@ -220,21 +220,21 @@ def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_fol
     told = all_of(worker.follow(run))
     assert told == list(Run.open(run).events()) and told[-1] == Finished(stopped=False)
     assert (runs_folder / run / "scores.json").is_file()
-    assert pipeline.is_named(JobError("x"))
+    assert pipeline.is_named(QueueError("x"))
 
 
 def test_a_run_goes_on_by_its_id_also_by_another_worker_and_only_if_there_is_something_to_do(models, runs_folder):
     worker = Worker(models)
     run = worker.submit("a purple owl", TINY.with_(method="sds"))
     assert all_of(worker.follow(run))[-1] == Finished(stopped=False)
-    with pytest.raises(JobError, match="say how many more"):
+    with pytest.raises(QueueError, match="say how many more"):
         worker.resume(run)
     with pytest.raises(RunError, match="no such run"):
         worker.resume("../x")
     other = Worker(models)
     assert other.pace.seconds(TINY) > 0  # known from that run
     assert other.resume(run, 3) == run
-    with pytest.raises(JobError, match="stop it first"):
+    with pytest.raises(QueueError, match="stop it first"):
         other.resume(run, 3)
     told = all_of(other.follow(run))
     assert [type(event) for event in told].count(Finished) == 2 and told[-1] == Finished(stopped=False)

@@ -15,7 +15,7 @@ import pytest
 from redream import pipeline
 from redream.__main__ import main
 from redream.runs import events
-from redream.runs.run import GivenAsset, Request, Run, RunError, days_kept, prune
+from redream.runs.run import Request, Run, RunError, UploadedAsset, days_kept, prune
 from redream.settings import PRESETS, Settings
 
 
@@ -29,7 +29,7 @@ REQUEST = Request("a purple owl", Settings(iterations=10, particles=2), "mini", 
 
 
 def test_a_request_is_read_as_it_was_written():
-    given = (GivenAsset("given-0.glb", "my owl.glb", "an owl"),)
+    given = (UploadedAsset("given-0.glb", "my owl.glb", "an owl"),)
     request = dataclasses.replace(REQUEST, assets=given, overrides={"REDREAM_PRIOR": "a/b@c"}, extra=3)
     assert Request.from_json(request.to_json()) == request
     assert request.total == (10 + 3) * 2
@@ -44,7 +44,7 @@ def test_the_command_says_all_that_differs_from_a_preset():
     assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
     assert "settings.json" in Request("an owl", settings.with_(t_min=0.3), "mini", {}).command
-    given = (GivenAsset("given-0.glb", "my owl.glb", "an owl"),)
+    given = (UploadedAsset("given-0.glb", "my owl.glb", "an owl"),)
     assert "given-0.glb" in Request("an owl", settings.with_(t_min=0.3), "mini", {}, given).command
 
 
@@ -75,7 +75,7 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
     made = []
 
     def generate(prompt, *, stack, settings, assets, uids, out):
-        given = tuple(GivenAsset(f"given-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
+        given = tuple(UploadedAsset(f"given-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
         made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), given, uids=tuple(uids)), out))
 
     for words, variables in map(json.loads, said.splitlines()):
@@ -94,7 +94,7 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
 @pytest.mark.parametrize("text", NASTY)
 def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_path, monkeypatch):
     caption = text.removeprefix("--") or "-"  # no option of argparse takes "--" itself
-    given = (GivenAsset("given-0.glb", "-my owl.glb", caption), GivenAsset("given-1.glb", "owl", text + "!"))
+    given = (UploadedAsset("given-0.glb", "-my owl.glb", caption), UploadedAsset("given-1.glb", "owl", text + "!"))
     settings = PRESETS["mini-fast"]["redream"].with_(seed=7, adapt=False, particles=2, iterations=11)
     overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
     request = Request(text, settings, "mini", overrides, given, extra, (caption, "-a"))

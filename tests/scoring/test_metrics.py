@@ -14,12 +14,12 @@ from redream.scoring.metrics import (
     clearly_named,
     clip_score,
     coverage,
-    faces_behind,
-    front_behind,
+    janus_count,
+    janus_rate,
     score,
     score_cameras,
     silhouette_iou,
-    view_agreement,
+    view_accuracy,
 )
 from redream.scoring.perceptual import BACKBONES, Block, Lpips, PerceptualError, PerceptualNet, cached_backbone
 from redream.settings import Settings
@@ -242,14 +242,14 @@ def test_the_clip_score_is_the_mean_cosine():
 
 def test_a_clip_that_reads_the_view_agrees_with_every_camera():
     cameras = score_cameras(SETTINGS)
-    assert view_agreement(READER, painted(cameras), cameras, PROMPT) == 1
+    assert view_accuracy(READER, painted(cameras), cameras, PROMPT) == 1
 
 
 @pytest.mark.parametrize(("view", "share"), [("front", 1 / 4), ("side", 1 / 2), ("back", 1 / 4)])
 def test_a_clip_that_always_says_the_same_gets_that_view_s_share(view, share):
     cameras = score_cameras(SETTINGS)
     same = painted([Camera({"front": 0.0, "side": 90.0, "back": 180.0}[view], 0.0, 1.6, 40.0)]).expand(120, -1, -1, -1)
-    assert view_agreement(READER, same, cameras, PROMPT) == share
+    assert view_accuracy(READER, same, cameras, PROMPT) == share
 
 
 def test_views_near_a_border_do_not_count():
@@ -258,7 +258,7 @@ def test_views_near_a_border_do_not_count():
     assert int(clear.sum()) == 84
     images = painted(cameras)
     images[~clear] = images[~clear].roll(1, dims=1)  # wrong names
-    assert view_agreement(READER, images, cameras, PROMPT) == 1
+    assert view_accuracy(READER, images, cameras, PROMPT) == 1
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_a_view_is_clear_from_fifteen_degrees_beside_a_border_on(azimuth_deg, cl
 def test_no_clear_view_is_an_error():
     cameras = [Camera(45.0, 0.0, 1.6, 40.0)]
     with pytest.raises(MetricsError, match="15°"):
-        view_agreement(READER, painted(cameras), cameras, PROMPT)
+        view_accuracy(READER, painted(cameras), cameras, PROMPT)
 
 
 def around(*arcs):
@@ -295,7 +295,7 @@ def around(*arcs):
 def test_fronts_are_found_where_they_should_not_be(fronts_deg, share, faces):
     cameras, fronts = score_cameras(SETTINGS), {azimuth % 360 for azimuth in fronts_deg}
     names = ["front" if camera.azimuth_deg in fronts else "side" for camera in cameras]
-    assert front_behind(names, cameras) == pytest.approx(share) and faces_behind(names, cameras) == faces
+    assert janus_rate(names, cameras) == pytest.approx(share) and janus_count(names, cameras) == faces
 
 
 @pytest.mark.parametrize(("turned_deg", "share", "faces"), [(0, 0, 0), (180, 29 / 51, 1), (None, 1, 2)])
@@ -308,7 +308,7 @@ def test_a_second_front_is_seen_in_the_pictures_that_agreement_is_made_of(turned
         return painted([shown]), torch.ones(1, 1, 8, 8)
 
     scores = score(render, PROMPT, {"a": READER}, {}, SETTINGS, True)
-    assert scores["front_behind_a"] == pytest.approx(share, abs=1e-6) and scores["faces_behind_a"] == faces
+    assert scores["janus_rate_a"] == pytest.approx(share, abs=1e-6) and scores["janus_count_a"] == faces
 
 
 # ---------------------------------------------------------------- silhouettes
@@ -362,9 +362,9 @@ def test_a_score_is_the_same_each_time_and_what_its_parts_say(net):
     assert first == {
         "clip_a": round(clip_score(READER, images, PROMPT), 6),
         "version": SCORES_VERSION,
-        "view_agreement_a": 1,
-        "front_behind_a": 0,
-        "faces_behind_a": 0,
+        "view_accuracy_a": 1,
+        "janus_rate_a": 0,
+        "janus_count_a": 0,
         "a_lpips_a": round(a_lpips(net, images), 6),
         "a_lpips_b": None,
         "coverage": 0.25,
@@ -374,13 +374,13 @@ def test_a_score_is_the_same_each_time_and_what_its_parts_say(net):
 
 
 @pytest.mark.parametrize(("has_front", "expected"), [(True, 1), (None, 1), (False, None)])
-def test_an_object_without_a_front_has_no_view_agreement(has_front, expected):
+def test_an_object_without_a_front_has_no_view_accuracy(has_front, expected):
     def render(camera):
         return painted([camera]), torch.ones(1, 1, 8, 8)
 
     scores = score(render, PROMPT, {"a": READER, "b": READER}, {}, SETTINGS, has_front)
-    assert scores["view_agreement_a"] == scores["view_agreement_b"] == expected
-    of_views = {f"{key}_{name}" for key in ("view_agreement", "front_behind", "faces_behind") for name in "ab"}
+    assert scores["view_accuracy_a"] == scores["view_accuracy_b"] == expected
+    of_views = {f"{key}_{name}" for key in ("view_accuracy", "janus_rate", "janus_count") for name in "ab"}
     assert set(scores["not_available"]) == (of_views if expected is None else set())
     assert all((scores[key] is None) == (expected is None) for key in of_views)
 

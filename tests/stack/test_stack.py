@@ -8,7 +8,7 @@ from redream.hub import HubError
 from redream.scoring.scores import SCORES
 from redream.settings import PROMPT_LIMIT
 from redream.stack.stack import STACKS, Stack, StackError
-from redream.stack.vocabulary import PromptError, Vocabulary, check_prompt
+from redream.stack.vocabulary import PromptError, Vocabulary, parse_prompt
 
 VALUES = {
     "format": 1,
@@ -131,16 +131,16 @@ def test_the_note_of_an_entry_explains_why_it_cannot_be_had(folder):
 
 
 def test_a_prompt_of_known_words_comes_through(vocabulary):
-    checked = check_prompt("A photo of a Violet OWL!", vocabulary)
+    checked = parse_prompt("A photo of a Violet OWL!", vocabulary)
     assert checked.prompt == "a photo of a violet owl" and not checked.warnings
     assert (checked.kind, checked.colour) == ("owl", "purple")
 
 
 def test_unknown_words_are_dropped_with_a_warning(vocabulary):
-    checked = check_prompt("a grumpy red car", vocabulary)
+    checked = parse_prompt("a grumpy red car", vocabulary)
     assert checked.prompt == "a red car"
     assert checked.warnings == ("The miniature model does not know the word *grumpy* and ignores it.",)
-    assert "*grumpy*, *old* and *tired*" in check_prompt("grumpy old tired owl", vocabulary).warnings[0]
+    assert "*grumpy*, *old* and *tired*" in parse_prompt("grumpy old tired owl", vocabulary).warnings[0]
 
 
 def test_a_prompt_without_a_known_kind_is_refused_with_what_is_known(vocabulary):
@@ -148,49 +148,49 @@ def test_a_prompt_without_a_known_kind_is_refused_with_what_is_known(vocabulary)
         "The miniature model does not know the word *ironman*. It knows 4 kinds of things: car, fire engine, owl, vase."
     )
     with pytest.raises(PromptError) as error:
-        check_prompt("a photo of ironman", vocabulary)
+        parse_prompt("a photo of ironman", vocabulary)
     assert str(error.value) == sentence
     with pytest.raises(PromptError, match="finds no thing it knows"):
-        check_prompt("a purple photo", vocabulary)
+        parse_prompt("a purple photo", vocabulary)
     with pytest.raises(PromptError, match="finds no thing it knows"):
-        check_prompt("?!", vocabulary)
+        parse_prompt("?!", vocabulary)
 
 
 def test_kinds_of_two_words_are_found_whole(vocabulary):
-    assert check_prompt("a red fire engine", vocabulary).kind == "fire engine"
+    assert parse_prompt("a red fire engine", vocabulary).kind == "fire engine"
     with pytest.raises(PromptError):
-        check_prompt("a red engine", vocabulary)
+        parse_prompt("a red engine", vocabulary)
 
 
 def test_the_first_of_two_kinds_counts(vocabulary):
-    checked = check_prompt("an owl of a car", vocabulary)
+    checked = parse_prompt("an owl of a car", vocabulary)
     assert checked.kind == "owl" and checked.colour is None
 
 
 def test_without_a_vocabulary_any_prompt_goes():
-    checked = check_prompt("  Ein Würfel,\n\taus Glas ", None)
+    checked = parse_prompt("  Ein Würfel,\n\taus Glas ", None)
     assert checked.prompt == "Ein Würfel, aus Glas" and checked.kind is None
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "\u200b", "\u00a0"])
 def test_an_empty_prompt_is_refused(prompt):
     with pytest.raises(PromptError, match="is empty"):
-        check_prompt(prompt, None)
+        parse_prompt(prompt, None)
 
 
 def test_the_limit_of_a_prompt_is_exact_and_said(vocabulary):
-    assert check_prompt("x" * PROMPT_LIMIT, None).prompt
+    assert parse_prompt("x" * PROMPT_LIMIT, None).prompt
     with pytest.raises(PromptError, match="301 characters; the limit is 300"):
-        check_prompt("x" * 301, None)
+        parse_prompt("x" * 301, None)
     with pytest.raises(PromptError, match="10,000 characters; the limit is 300"):
-        check_prompt("owl " * 2500, vocabulary)
+        parse_prompt("owl " * 2500, vocabulary)
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\ud800"])
 def test_control_characters_are_refused(character):
     with pytest.raises(PromptError, match="control characters"):
-        check_prompt(f"an owl{character}", None)
+        parse_prompt(f"an owl{character}", None)
 
 
 def test_marks_that_cannot_be_seen_are_dropped():
-    assert check_prompt("an\u200b owl\u202e", None).prompt == "an owl"
+    assert parse_prompt("an\u200b owl\u202e", None).prompt == "an owl"
