@@ -46,9 +46,10 @@ from redream.app.wiring import (
     sentence,
     streaming,
 )
+from redream.errors import RedreamError
 from redream.runs.queue import Worker, find
 from redream.runs.run import days_kept, runs_folder
-from redream.settings import PROMPT_LIMIT
+from redream.settings import PROMPT_LIMIT, VARIANTS
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import Stack
@@ -124,7 +125,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 most, planned = max_iterations(preset), preset["redream"].iterations
                 iterations = gr.Slider(1, most, planned, step=1, label="Iterations", info=HELP["iterations"])
                 particles = gr.Slider(1, MAX_OBJECTS, 1, step=1, label="Objects at once (particles)")
-                usual = ", ".join(f"{METHODS[method]} {preset[method].guidance_scale:g}" for method in METHODS)
+                usual = ", ".join(f"{METHODS[method]} {preset[method].distillation.guidance:g}" for method in METHODS)
                 guidance = gr.Number(
                     0, label="Guidance", info=HELP["guidance"].format(usual=usual), minimum=0, maximum=200
                 )
@@ -180,7 +181,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
                 yield {error_box: ""}
                 return
             run = worker.submit(prompt or "", settings, **given)
-        except ValueError as error:
+        except RedreamError as error:
             yield {error_box: error_html(error, "Nothing was started.")}
             return
         told = {mine: [run, *known][:REMEMBERED], seed: int(wish.seed or 0), error_box: ""}
@@ -255,7 +256,7 @@ def create_tab(demo: gr.Blocks, worker: Worker, mine: gr.BrowserState, current: 
         """The button's words."""
         try:
             return f"Create{duration(worker, [GenerationForm(*answers).settings(preset)])}"
-        except ValueError:
+        except RedreamError:
             return "Create"
 
     def measured():
@@ -307,7 +308,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             base = gr.Dropdown([NEW], value="", label="A finished run")
             prompt = gr.Textbox(label="Prompt", max_length=PROMPT_LIMIT)
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1)
-            names = [(name, key) for key, name in compare_module.VARIANTS.items()]
+            names = [(VARIANTS[key].label, key) for key in compare_module.COMPARED]
             ticks = gr.CheckboxGroup(names, value=["redream", "redream-no-adapt", "vsd"], label="Compare")
             error_box = gr.HTML(elem_classes="trouble")
             button = gr.Button("Compare", variant="primary")
@@ -336,7 +337,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
             for made in compare_module.runs_for(worker, prompt or "", asked(base, seed, ticks), here(known, base)):
                 own = [run for run in made.values() if run != base or run in known]  # not another browser's
                 yield {chosen: made, mine: list(dict.fromkeys([*own, *known]))[:REMEMBERED]}
-        except ValueError as error:  # those that were taken on are followed nevertheless
+        except RedreamError as error:  # those that were taken on are followed nevertheless
             yield {error_box: error_html(error)}
         while made and forming:
             forming = any(worker.ahead(run) is not None for run in made.values())  # asked before it is looked at
@@ -352,7 +353,7 @@ def compare_tab(worker, tab, tabs, mine, current, compare_this) -> None:
     def estimate(prompt, seed, base, ticks, known):
         try:
             left = compare_module.missing(worker, prompt or "", asked(base, seed, ticks), here(known, base))
-        except ValueError:
+        except RedreamError:
             return "Compare"
         return f"Compare{duration(worker, left)}"
 
@@ -433,7 +434,7 @@ def main() -> None:
         runs_folder().mkdir(parents=True, exist_ok=True)
         worker = Worker(Models.load(stack), keep_days=days_kept())
         demo = build(worker, reason)
-    except ValueError as error:
+    except RedreamError as error:
         sys.exit(sentence(error))
     threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
     demo.launch(

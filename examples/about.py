@@ -32,9 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked.out.mkdir(parents=True, exist_ok=True)
     settings = run.request.settings
     previews = sorted((run.folder / "preview").glob("*.png"))
-    warm = [file for file in previews if int(file.stem) <= settings.warmup * run.request.total]
+    warm = [file for file in previews if int(file.stem) <= settings.initialisation.warmup * run.request.total]
     rows = {
-        1: [strip(run.folder / f"asset-{number}.png") for number in range(min(2, settings.assets))],
+        1: [strip(run.folder / f"asset-{number}.png") for number in range(min(2, settings.retrieval.assets))],
         2: [strip(run.folder / "asset-0.png"), strip(run.folder / "asset-0-turned.png")],
         3: [[opened(file) for file in spread(warm)]],
         4: prior_samples(run),

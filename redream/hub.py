@@ -12,11 +12,13 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
+from redream.errors import RedreamError
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
 
 
-class HubError(ValueError):
+class HubError(RedreamError):
     """A folder or a Hub repository that cannot be used; the message says why and what to do."""
 
 

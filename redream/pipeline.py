@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from redream.errors import RedreamError
 from redream.runs.events import Event, Failed, Progress
 from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
@@ -16,18 +17,13 @@ from redream.stack.stack import STACKS, Entry, Stack
 from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
 
-class PipelineError(ValueError):
+class PipelineError(RedreamError):
     """A combination that makes no run; the message says why."""
 
 
 def never() -> bool:
     """Do not stop."""
     return False
-
-
-def is_named(error: BaseException) -> bool:
-    """Whether an error is one of this package's, whose message is a sentence for the person who asked."""
-    return isinstance(error, ValueError) and type(error).__module__.split(".")[0] == "redream"
 
 
 def generate(
@@ -98,7 +94,7 @@ def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, mod
     """The `k` assets nearest to a prompt, best first, as `redream.retrieval.index.Hit`."""
     models = models or Models.load(stack)
     checked = parse_prompt(prompt, models.stack.vocabulary)
-    candidates = max(k, PRESETS[models.stack.preset]["redream"].candidates)
+    candidates = max(k, PRESETS[models.stack.preset]["redream"].retrieval.candidates)
     return models.index.search(checked.prompt, models.clip("retrieval"), k, candidates)
 
 
@@ -128,7 +124,7 @@ def sample(
     learned = None
     if adapt:
         for learned in _adapt_steps(checked.prompt, models, settings):
-            progress(learned.steps_done, settings.adaptation_steps)
+            progress(learned.steps_done, settings.adaptation.steps)
         prefix, words = (None if view is None else learned.prefix(view)), checked.prompt
     with torch.no_grad():
         return _pictures(models.prior, prior.embed([words], prefix), count, settings.seed, learned is not None)
@@ -172,7 +168,7 @@ def views(
                 words = torch.lerp(ends[near], ends[far], place - (place >= 1))  # (1, l, d)
                 yield _pictures(models.prior, words, count, settings.seed, adapted)
 
-        total = settings.adaptation_steps
+        total = settings.adaptation.steps
         yield Progress("sampling", 0, total)
         with torch.no_grad():
             ends = {view: models.prior.embed([f"{checked.prompt}, {view} view"]) for view in VIEWS}
@@ -225,7 +221,13 @@ def _events(
         for event in Session(run, stack, checked, models or Models.load(stack), stop).events():
             yield run.log(event)
     except Exception as error:  # who follows the history is told, whatever it was
-        run.log(Failed(str(error) if is_named(error) else "The run broke off by a fault of this program; resume it."))
+        run.log(
+            Failed(
+                str(error)
+                if isinstance(error, RedreamError)
+                else "The run broke off by a fault of this program; resume it."
+            )
+        )
         raise
 
 

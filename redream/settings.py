@@ -1,15 +1,20 @@
-"""Every number of a run in one frozen dataclass; presets are its instances, one for each method; it is saved with every run.
+"""The settings of a run, in groups; presets are instances, one for each method; they are saved with every run.
 
-Schedules are fractions of a particle's iterations, so a shorter run is the same run in small.
-Sources of the numbers: METHOD.md ("A": ReDream appendix A; "PD": ProlificDreamer; "3S": threestudio; "ours": measured).
+Schedules are fractions of a particle's iterations, so a shorter run is the same run in small. Numbers come from
+METHOD.md's table ("A": ReDream's appendix A; "PD": ProlificDreamer; "3S": threestudio) or are ours; docs/method.md gives
+our reasons, docs/trials.md the measurements.
 """
 
 import dataclasses
-import json
-import math
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+import pydantic
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
+from redream.errors import RedreamError
 
 Method = Literal["redream", "vsd", "sds"]
 
@@ -17,224 +22,261 @@ PROMPT_LIMIT = 300  # characters
 MAX_PARTICLES = 8
 MAX_ITERATIONS = 50_000
 MAX_ASSETS = 3
-MAX_WAITING = 20  # runs that may wait for their turn on one device
+MAX_WAITING = 20  # runs in the queue of one device
 
-SIGNED = ("elevation_deg", "score_elevation_deg", "density_scale")  # may be below 0
-# These may not be 0 either.
-POSITIVE = """
-    iterations particles assets asset_views asset_steps asset_sigma bound distance fovy_deg levels features log2_table
-    base_resolution max_resolution hidden density_radius occupancy_resolution samples_per_ray learning_rate_end
-    variational_rank adaptation_steps adaptation_batch adaptation_rank adaptation_t_power score_fovy_deg score_distance
-    turntable_frames turntable_size turntable_rays mesh_resolution mesh_faces preview_every checkpoint_every
-""".split()  # noqa: SIM905
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveRange = tuple[PositiveFloat, PositiveFloat]  # (lowest, highest)
 
 
-class SettingsError(ValueError):
+class SettingsError(RedreamError):
     """A setting out of its range; the message says which and what is allowed."""
 
 
-@dataclass(frozen=True)
+def _settings(cls: type) -> type:
+    """A frozen pydantic dataclass that raises `SettingsError` for a value out of its range."""
+    config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False)
+    cls = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+    validate = cls.__init__
+
+    @functools.wraps(validate)
+    def __init__(self, *args, **values) -> None:
+        try:
+            validate(self, *args, **values)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from error
+
+    cls.__init__ = __init__
+    return cls
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = ".".join(part for part in first["loc"] if isinstance(part, str)) or error.title
+    if first["type"] == "unexpected_keyword_argument":
+        return f"There is no setting {name}."
+    if first["type"] == "missing":
+        return f"The setting {name} is missing."
+    if first["type"] == "value_error":
+        return f"The settings of {name} do not fit together: {first['ctx']['error']}."
+    return f"The setting {name} = {first['input']!r} is out of its range: {first['msg'].replace('Input', 'it', 1)}."
+
+
+@_settings
+class RetrievalSettings:
+    """Which assets a run starts from (ReDream 4.5, B)."""
+
+    assets: Annotated[int, Field(ge=1, le=MAX_ASSETS)] = 3  # N
+    candidates: PositiveInt = 12  # N′ > N nearest captions, re-ranked by image
+
+    @pydantic.model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        if self.candidates < self.assets:
+            raise ValueError(f"{self.candidates} candidates are fewer than {self.assets} assets")
+        return self
+
+
+@_settings
+class CameraSettings:
+    """Training cameras ψ, uniform in each range: those of the prior's training pictures."""
+
+    elevation_deg: tuple[float, float] = (-5.0, 35.0)
+    distance: PositiveRange = (1.45, 1.8)  # world units
+    fovy_deg: PositiveRange = (38.0, 44.0)
+
+
+@_settings
+class FieldSettings:
+    """The NeRF θ: a multiresolution hash grid and a small network."""
+
+    bound: PositiveFloat = 0.52  # the field's box is [−bound, bound]³
+    levels: PositiveInt = 4
+    features: PositiveInt = 4  # per level
+    log2_table: PositiveInt = 17  # entries of each level's table
+    base_resolution: PositiveInt = 16
+    max_resolution: PositiveInt = 96
+    hidden: PositiveInt = 32  # width of the one hidden layer
+    density_scale: float = 10.0  # λ of the density at start, λ(1 − ‖μ‖/r) (PD 4.2)
+    density_radius: PositiveFloat = 0.5  # r
+
+
+@_settings
+class RenderingSettings:
+    """Volume rendering of the field while it is optimised."""
+
+    occupancy_resolution: PositiveInt = 48  # cells along an edge of the occupancy grid
+    samples_per_ray: PositiveInt = 48
+    resolutions: tuple[tuple[Fraction, PositiveInt], ...] = ((0.0, 64),)  # (from this fraction of the run on, pixels)
+
+    @pydantic.field_validator("resolutions")
+    @classmethod
+    def _starts_at_zero(cls, steps: tuple) -> tuple:
+        if not steps or steps[0][0] != 0.0:
+            raise ValueError("the first of them must begin at 0.0")
+        return steps
+
+
+@_settings
+class DistillationSettings:
+    """Score distillation (Eq. 1, 2, 20) and the step of a particle."""
+
+    guidance: Annotated[float, Field(ge=0, le=200)] = 15.0  # s of classifier-free guidance (PD: 7.5; SDS: 100)
+    latent_weights: bool = True  # weigh the gradient's channels by `Prior.latent_weights` (ours)
+    t_min: Fraction = 0.1  # of T (PD: 0.02)
+    t_max: tuple[Fraction, Fraction] = (0.7, 0.5)  # before and after the anneal (PD: 0.98, 0.5)
+    t_anneal: Fraction = 0.20  # the anneal's fraction of the run (PD: 5k of 25k)
+    learning_rate_grid: NonNegativeFloat = 0.1  # (PD: 0.01)
+    learning_rate_network: NonNegativeFloat = 0.01  # (3S: 0.001)
+    learning_rate_end: PositiveFloat = 0.003  # share of both that is left at the end; exponential (ours; 1: constant)
+    score_rms_reference: NonNegativeFloat = 0.031  # rates × (score RMS / this)² (ours; 0: off)
+    epsilon: NonNegativeFloat = 0.1  # AdamW's ε over the RMS of √v of a group (ours; 0: PD's 1e-15)
+    delta_weight: NonNegativeFloat = 0.3  # delta denoising (B)
+    delta_every: NonNegativeInt = 3  # iterations; 0: never
+    sparsity: NonNegativeFloat = 0.0  # weight of mean opacity (3S: 10)
+    opaque: NonNegativeFloat = 500.0  # weight of the entropy of opacity after t_anneal (3S: 1000)
+
+    @pydantic.model_validator(mode="after")
+    def _timesteps_in_order(self) -> Self:
+        if self.t_min >= min(self.t_max):
+            raise ValueError(f"t_min = {self.t_min} is not below t_max = {self.t_max}")
+        return self
+
+
+@_settings
+class InitialisationSettings:
+    """The warm-up: the particle is pulled towards its asset (Eq. 3)."""
+
+    warmup: Fraction = 0.3  # τ
+    asset_steps: PositiveInt = 4  # steps of Eq. 3 an iteration, each from its own camera (ours; paper: 1)
+    asset_sigma: PositiveFloat = 0.004  # σ
+    asset_opacity_weight: NonNegativeFloat = 1.0  # of opacity's term beside colour's (ours)
+    asset_colour_until: Fraction = 0.4  # share of the warm-up after which colour's weight falls (ours; 1: never)
+    asset_colour_after: NonNegativeFloat = 0.02  # to this
+
+
+@_settings
+class VariationalSettings:
+    """ζ, the LoRA that models noisy renders (Eq. 4)."""
+
+    learning_rate: NonNegativeFloat = 0.0001
+    rank: PositiveInt = 4
+
+
+@_settings
+class AdaptationSettings:
+    """Lightweight adaptation of the prior: ω and e_ψ (Eq. 5)."""
+
+    views: PositiveInt = 100  # stored renders per asset (A)
+    steps: PositiveInt = 400  # all of them before τ, interleaved with the warm-up
+    batch: PositiveInt = 8
+    rank: PositiveInt = 16
+    learning_rate: NonNegativeFloat = 6e-3  # of ω; both rates fall linearly to zero (ours)
+    prefix_learning_rate: NonNegativeFloat = 5e-2  # of e_ψ
+    prefix_learned: bool = True  # False: the view prefixes stay the words they start from (fig. 14a)
+    t_power: PositiveFloat = 3.0  # p of t = T u^(1/p) (ours; paper: 1, U(0, T))
+    empty: Fraction = 0.1  # share of empty prompts
+    scale: Fraction = 0.25  # share of ω in the score gradient (ours; paper: 1)
+
+
+@_settings
+class OutputSettings:
+    """What comes out of a run: turntable, mesh, the cameras of scores, previews and checkpoints."""
+
+    score_elevation_deg: float = 15.0
+    score_fovy_deg: PositiveFloat = 40.0
+    score_distance: PositiveFloat = 1.6  # world units
+    turntable_frames: PositiveInt = 120
+    turntable_size: PositiveInt = 256  # pixels
+    turntable_rays: PositiveInt = 128  # along a side; the picture is enlarged where these are fewer than its pixels
+    mesh_resolution: PositiveInt = 96  # density samples along an edge of the box
+    mesh_faces: PositiveInt = 20_000
+    preview_every: PositiveInt = 10  # iterations; before the first of them also the powers of two
+    checkpoint_every: PositiveInt = 100  # iterations
+
+
+@_settings
 class Settings:
     """One run. Degrees for angles, world units for lengths, fractions of a particle's iterations for schedules."""
 
-    # What is made
     method: Method = "redream"
     initialise: bool = True  # start from the retrieved assets (Eq. 3)
-    adapt: bool = True  # teach the prior their views (Eq. 5)
-    particles: int = 1  # objects at once, 1 to 8
-    iterations: int = 300  # per particle
-    seed: int = 0
-    prefix_learned: bool = True  # False: the view prefixes stay the words they start from (fig. 14a)
-
-    # Retrieval and assets
-    assets: int = 3  # N
-    candidates: int = 12  # N′ > N, nearest captions before re-ranking by image
-    asset_views: int = 100  # stored renders per asset (A)
-
-    # Cameras: those the prior's training pictures had
-    elevation_deg: tuple[float, float] = (-5.0, 35.0)
-    distance: tuple[float, float] = (1.45, 1.8)
-    fovy_deg: tuple[float, float] = (38.0, 44.0)
-
-    # Field and rendering
-    bound: float = 0.52  # the field's box is [−bound, bound]³
-    levels: int = 4
-    features: int = 4
-    log2_table: int = 17
-    base_resolution: int = 16
-    max_resolution: int = 96
-    hidden: int = 32
-    density_scale: float = 10.0  # λ of λ(1 − ‖μ‖/r) (PD 4.2)
-    density_radius: float = 0.5  # r
-    occupancy_resolution: int = 48
-    samples_per_ray: int = 48
-    render_size: tuple[tuple[float, int], ...] = ((0.0, 64),)  # (from this fraction on, pixels)
-
-    # Distillation
-    guidance: float = 15.0  # s of classifier-free guidance for VSD and ReDream (PD: 7.5; ours, see asset_steps)
-    guidance_sds: float = 100.0  # and for SDS
-    latent_weights: bool = True  # weigh the score gradient's channels by `Prior.latent_weights` (ours)
-    t_min: float = 0.1  # ours: chosen together with learning_rate_end, not isolated yet; PD: 0.02
-    t_max: tuple[float, float] = (0.7, 0.5)  # before and after the anneal; PD: 0.98 and 0.5 (as for t_min)
-    t_anneal: float = 0.20  # the anneal's fraction (PD: 5k of 25k)
-    learning_rate_grid: float = 0.1  # ours: 27.6 dB to the asset after 80 warm-up steps, against 18.6 with PD's 0.01
-    learning_rate_network: float = 0.01
-    learning_rate_end: float = 0.003  # what is left of both at the end; exponential (ours)
-    # Painting's rates are multiplied by (d / this)², d = (RMS of the score gradient) / s in the mean over the latest
-    # views (ours; 0: not). From the same starts, half of them of other colours, CLIP a of eight prompts .784 instead of
-    # .778, CLIP b .833 .833.
-    score_rms_reference: float = 0.031
-    epsilon: float = 0.1  # AdamW's ε over the RMS of √v in each table (ours); 0: PD's 1e-15, with floaters and speckles
-    learning_rate_variational: float = 0.0001
-    variational_rank: int = 4
-    warmup: float = 0.3  # τ
-    # Ours: with 4 steps instead of one over 4 views a frog is 32.7 dB from its asset after τ instead of 25.0, and on five
-    # prompts A-LPIPS a is .0034 off the truth's instead of .0077, CLIP a .766 instead of .779, CLIP b .802 instead of
-    # .801; then with guidance 15 for 7.5, learning_rate_end .003 for .01 and latent_weights .0035, .777 and .811.
-    asset_steps: int = 4  # steps of Eq. 3 an iteration, each from a camera of its own, the first together with v_2D
-    asset_sigma: float = 0.004  # σ of Eq. 3
-    asset_opacity_weight: float = 1.0  # ours: matches opacity besides colour
-    # From this share of the warm-up on, Eq. 3's colours have the second number as their weight (ours; 1: to the end). Of
-    # four prompts, three of other colours than their assets, CLIP a .784 to the end, .789 until .6, .792 until .4.
-    asset_colour_until: float = 0.4
-    asset_colour_after: float = 0.02
-    delta_weight: float = 0.3  # delta denoising (B)
-    delta_every: int = 3  # 0: never
-    sparsity: float = 0.0  # weight of mean opacity (3S)
-    opaque: float = 500.0  # weight of the entropy of opacity (3S: 1000), after t_anneal
-
-    # Adaptation (Eq. 5). Both rates fall linearly to zero. Ours, chosen together on five prompts by the views obeyed
-    # (side .68 after 280 steps at 1e-2 and p = 4, .82 after 400 at 6e-3 and p = 3).
-    adaptation_steps: int = 400  # all of them before τ, interleaved with the warm-up
-    adaptation_batch: int = 8
-    adaptation_rank: int = 16
-    adaptation_learning_rate: float = 6e-3
-    prefix_learning_rate: float = 5e-2
-    adaptation_t_power: float = 3.0  # p of t = T u^(1/p); 1: the paper's U(0, T)
-    adaptation_empty: float = 0.1  # share of empty prompts
-    # Share of ω in the score gradient (ours; the paper: 1). What ω learns of views an initialised particle has already,
-    # but it repeats its assets' colours: CLIP a of ten prompts .768 with 1, .780 with 0.25 (the true objects: .777).
-    adaptation_scale: float = 0.25
-
-    # What comes out
-    score_elevation_deg: float = 15.0
-    score_fovy_deg: float = 40.0
-    score_distance: float = 1.6
-    turntable_frames: int = 120
-    turntable_size: int = 256  # pixels
-    turntable_rays: int = 128  # rays along a side; the picture is enlarged to its size where there are fewer
-    mesh_resolution: int = 96
-    mesh_faces: int = 20_000
-    preview_every: int = 10  # iterations; before the first of them also the powers of two
-    checkpoint_every: int = 100
-
-    def __post_init__(self) -> None:
-        checks = {name: all(map(math.isfinite, _numbers(value))) for name, value in vars(self).items()}
-        checks |= {name: checks[name] and min(_numbers(getattr(self, name))) > 0 for name in POSITIVE}
-        for name in set(checks).difference(SIGNED, POSITIVE):
-            checks[name] = checks[name] and min(_numbers(getattr(self, name)), default=0) >= 0
-        checks["render_size"] = checks["render_size"] and all(pixels > 0 for _, pixels in self.render_size)
-        ranges = {
-            "method": self.method in ("redream", "vsd", "sds"),
-            "particles": self.particles <= MAX_PARTICLES,
-            "iterations": self.iterations <= MAX_ITERATIONS,
-            "assets": self.assets <= MAX_ASSETS,
-            "candidates": self.candidates >= self.assets,
-            "seed": self.seed < 2**31,
-            "guidance": self.guidance <= 200,
-            "guidance_sds": self.guidance_sds <= 200,
-            "warmup": self.warmup <= 1,
-            "t_min": self.t_min < min(self.t_max),
-            "t_max": max(self.t_max) <= 1,
-            "t_anneal": self.t_anneal <= 1,
-            "asset_colour_until": self.asset_colour_until <= 1,
-            "adaptation_scale": self.adaptation_scale <= 1,
-            "adaptation_empty": self.adaptation_empty <= 1,
-            "render_size": bool(self.render_size) and self.render_size[0][0] == 0.0,
-        }
-        for name, right in checks.items():
-            if not (right and ranges.get(name, True)):
-                raise SettingsError(f"The setting {name} = {getattr(self, name)!r} is out of its range.")
+    adapt: bool = True  # adapt the prior to their views (Eq. 5)
+    particles: Annotated[int, Field(ge=1, le=MAX_PARTICLES)] = 1  # objects at once
+    iterations: Annotated[int, Field(ge=1, le=MAX_ITERATIONS)] = 300  # per particle
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    retrieval: RetrievalSettings = RetrievalSettings()
+    cameras: CameraSettings = CameraSettings()
+    field: FieldSettings = FieldSettings()
+    rendering: RenderingSettings = RenderingSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    initialisation: InitialisationSettings = InitialisationSettings()
+    variational: VariationalSettings = VariationalSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
+    output: OutputSettings = OutputSettings()
 
     @property
     def uses_assets(self) -> bool:
-        """Whether anything is retrieved: only ReDream with at least one of its two halves on."""
+        """Whether anything is retrieved: only by ReDream with at least one of its two halves on."""
         return self.method == "redream" and (self.initialise or self.adapt)
 
-    @property
-    def guidance_scale(self) -> float:
-        """s of the method in use."""
-        return self.guidance_sds if self.method == "sds" else self.guidance
-
     def with_(self, **changes) -> "Settings":
-        """A copy with some fields changed, checked again."""
-        return dataclasses.replace(self, **changes)
+        """A copy with some values changed, checked again; a group's changes are a mapping:
+
+            settings.with_(iterations=60, field={"levels": 2})
+
+        Raises `SettingsError`.
+        """
+        grouped = {
+            name: dataclasses.asdict(getattr(self, name)) | value if isinstance(value, Mapping) else value
+            for name, value in changes.items()
+        }
+        return dataclasses.replace(self, **grouped)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        """All values as JSON, groups as objects."""
+        return TypeAdapter(Settings).dump_json(self, indent=2).decode()
 
     @staticmethod
     def from_json(text: str) -> "Settings":
-        """Read what `to_json` wrote; unknown or missing names raise `SettingsError`."""
-        values = json.loads(text)
-        names = {f.name for f in dataclasses.fields(Settings)}
-        if set(values) != names:
-            raise SettingsError(f"These settings are of another version: {sorted(set(values) ^ names)} do not match.")
-        return Settings(**{k: _tuples(v) for k, v in values.items()})
-
-
-def _numbers(value) -> list[float | int]:
-    """The numbers in a setting: one, none, or those of its tuples."""
-    if isinstance(value, tuple):
-        return [number for one in value for number in _numbers(one)]
-    return [value] if isinstance(value, int | float) else []
-
-
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+        """Read what `to_json` wrote. Raises `SettingsError` for unknown names and for values out of their range."""
+        try:
+            return TypeAdapter(Settings).validate_json(text)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error)) from error
 
 
 _SD21 = Settings(
     iterations=20_000,
-    elevation_deg=(-10.0, 45.0),
-    distance=(1.0, 1.5),
-    fovy_deg=(40.0, 70.0),
-    bound=0.55,
-    levels=16,
-    features=2,
-    log2_table=19,
-    base_resolution=16,
-    max_resolution=4096,
-    hidden=64,
-    occupancy_resolution=128,
-    samples_per_ray=256,
-    guidance=7.5,
-    t_min=0.02,
-    t_max=(0.98, 0.50),
-    learning_rate_grid=0.01,
-    learning_rate_network=0.001,
-    learning_rate_end=1.0,
-    render_size=((0.0, 64), (0.2, 512)),
-    sparsity=0.0,
-    warmup=0.1,
-    score_rms_reference=0.0,
-    epsilon=0.0,
-    latent_weights=False,
-    asset_steps=1,
-    asset_sigma=0.01,
-    asset_colour_until=1.0,
-    opaque=0.0,
-    adaptation_steps=1000,
-    adaptation_batch=4,
-    adaptation_learning_rate=1e-4,
-    adaptation_t_power=1.0,
-    adaptation_scale=1.0,
-    prefix_learning_rate=1e-3,
-    turntable_size=512,
-    turntable_rays=512,
-    mesh_resolution=256,
-    preview_every=50,
-    checkpoint_every=1000,
+    cameras={"elevation_deg": (-10.0, 45.0), "distance": (1.0, 1.5), "fovy_deg": (40.0, 70.0)},
+    field={"bound": 0.55, "levels": 16, "features": 2, "log2_table": 19, "max_resolution": 4096, "hidden": 64},
+    rendering={"occupancy_resolution": 128, "samples_per_ray": 256, "resolutions": ((0.0, 64), (0.2, 512))},
+    distillation={
+        "guidance": 7.5,
+        "latent_weights": False,
+        "t_min": 0.02,
+        "t_max": (0.98, 0.50),
+        "learning_rate_grid": 0.01,
+        "learning_rate_network": 0.001,
+        "learning_rate_end": 1.0,
+        "score_rms_reference": 0.0,
+        "epsilon": 0.0,
+        "opaque": 0.0,
+    },
+    initialisation={"warmup": 0.1, "asset_steps": 1, "asset_sigma": 0.01, "asset_colour_until": 1.0},
+    adaptation={
+        "steps": 1000,
+        "batch": 4,
+        "learning_rate": 1e-4,
+        "prefix_learning_rate": 1e-3,
+        "t_power": 1.0,
+        "scale": 1.0,
+    },
+    output={
+        "turntable_size": 512,
+        "turntable_rays": 512,
+        "mesh_resolution": 256,
+        "preview_every": 50,
+        "checkpoint_every": 1000,
+    },
 )
 
 Preset = Mapping[Method, Settings]
@@ -245,16 +287,44 @@ def by_method(settings: Settings, vsd: Mapping = {}, sds: Mapping = {}) -> Prese
     return {"redream": settings, "vsd": settings.with_(method="vsd", **vsd), "sds": settings.with_(method="sds", **sds)}
 
 
-# What the other methods, which begin with noise, need on the miniature; by trials like ReDream's (examples/report/TRIALS.md).
+# What the other methods, which begin with noise, need on the miniature; by trials like ReDream's (docs/trials.md).
 _FROM_NOISE = {"learning_rate_end": 0.1, "latent_weights": False, "score_rms_reference": 0.0, "opaque": 200.0}
-_VSD = _FROM_NOISE | {"guidance": 7.5, "learning_rate_variational": 0.0003}
-_SDS = _FROM_NOISE | {"guidance_sds": 15.0}
-_FAST = {"iterations": 160, "adaptation_steps": 240, "turntable_rays": 96}
+_MINI_OTHERS = {
+    "vsd": {"distillation": _FROM_NOISE | {"guidance": 7.5}, "variational": {"learning_rate": 0.0003}},
+    "sds": {"distillation": _FROM_NOISE | {"guidance": 15.0}},
+}
+_SDS_GUIDANCE = {"sds": {"distillation": {"guidance": 100.0}}}  # DreamFusion's own
+_FAST = Settings(iterations=160, adaptation={"steps": 240}, output={"turntable_rays": 96})
+_ZEROGPU = _SD21.with_(iterations=1200, adaptation={"steps": 120}, rendering={"resolutions": ((0.0, 64), (0.5, 128))})
 
 PRESETS: dict[str, Preset] = {
-    "mini": by_method(Settings(), _VSD, _SDS),
-    "mini-fast": by_method(Settings(**_FAST), _VSD, _SDS),
-    "sd21": by_method(_SD21),
-    "sd21-zerogpu": by_method(_SD21.with_(iterations=1200, adaptation_steps=120, render_size=((0.0, 64), (0.5, 128)))),
-    "paper": by_method(_SD21.with_(iterations=20_000, render_size=((0.0, 512),))),
+    "mini": by_method(Settings(), **_MINI_OTHERS),
+    "mini-fast": by_method(_FAST, **_MINI_OTHERS),
+    "sd21": by_method(_SD21, **_SDS_GUIDANCE),
+    "sd21-zerogpu": by_method(_ZEROGPU, **_SDS_GUIDANCE),
+    "paper": by_method(_SD21.with_(rendering={"resolutions": ((0.0, 512),)}), **_SDS_GUIDANCE),
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method or an ablation as people compare them: a preset's settings with some changes."""
+
+    label: str
+    changes: Mapping  # as `Settings.with_` takes them
+
+    @property
+    def method(self) -> Method:
+        return self.changes.get("method", "redream")
+
+
+VARIANTS: dict[str, Variant] = {
+    "redream": Variant("ReDream", {}),
+    "vsd": Variant("ProlificDreamer (VSD)", {"method": "vsd"}),
+    "sds": Variant("DreamFusion (SDS)", {"method": "sds"}),
+    "sds-100": Variant("SDS, guidance 100", {"method": "sds", **_SDS_GUIDANCE["sds"]}),
+    "redream-no-init": Variant("without initialisation", {"initialise": False}),
+    "redream-no-adapt": Variant("without adaptation", {"adapt": False}),
+    "redream-no-prefix": Variant("without learned prefixes", {"adaptation": {"prefix_learned": False}}),
+    "redream-no-delta": Variant("without delta denoising", {"distillation": {"delta_every": 0}}),
 }

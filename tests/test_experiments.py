@@ -160,7 +160,7 @@ def test_particles_are_compared_with_as_many_single_runs_from_the_best_asset_and
 
 
 def test_the_usual_prompts_are_those_that_settings_are_chosen_with():
-    dev = {p.text for p in trials.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "dev")}
+    dev = {p.text for p in trials.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "validation")}
     assert {prompt for experiment in EXPERIMENTS.values() for prompt in experiment.prompts} <= dev
 
 

@@ -16,7 +16,7 @@ from redream.scoring.metrics import silhouette_iou
 from redream.settings import PRESETS
 
 PROMPT = "a purple owl"
-FAST = PRESETS["mini-fast"]["redream"].with_(iterations=60, adaptation_steps=90)  # enough for one face
+FAST = PRESETS["mini-fast"]["redream"].with_(iterations=60, adaptation={"steps": 90})  # enough for one face
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_mesh_agrees_with_the_field_from_eight_sides(made):
     (particle,) = load_particles(run.checkpoints()[-1], FAST)
     (file,) = (e.file for e in events if isinstance(e, Artefact) and e.kind == "mesh")
     mesh = assets.load(run.folder / file, normalise=False)
-    assert len(mesh.mesh.faces) <= FAST.mesh_faces
+    assert len(mesh.mesh.faces) <= FAST.output.mesh_faces
     overlaps, errors = [], []
     for camera in ring(8, 15.0, 1.6, 40.0):
         seen = particle.render(camera, 128, torch.ones(3))

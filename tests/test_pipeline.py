@@ -54,7 +54,7 @@ def result(folder: Path) -> tuple[bytes, bytes]:
 def check_files(folder: Path, particles: int = 1) -> None:
     for number in range(particles):
         frames, _ = imageio_ffmpeg.count_frames_and_secs(folder / f"turntable-{number}.mp4")
-        assert frames == TINY.turntable_frames
+        assert frames == TINY.output.turntable_frames
         assert len(assets.load(folder / f"mesh-{number}.glb", normalise=False).mesh.faces) > 0
     assert len(Run.open(folder).read_json("scores.json")["objects"]) == particles
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
@@ -158,7 +158,7 @@ def test_several_particles_have_a_turntable_a_mesh_and_scores_each(models, tmp_p
 
 
 def test_an_object_without_a_surface_is_said_and_the_rest_is_made(models, tmp_path):
-    settings = TINY.with_(method="sds", iterations=1, density_scale=-50.0, density_radius=5.0)
+    settings = TINY.with_(method="sds", iterations=1, field={"density_scale": -50.0, "density_radius": 5.0})
     told = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
     assert kinds(told) == ["Started", "Preview", "Artefact", "Warned", "Scored", "Finished"]
     assert "no surface" in next(event.sentence for event in told if isinstance(event, events.Warned))
@@ -268,7 +268,7 @@ def test_an_asset_that_cannot_be_had_is_left_out_with_a_warning(models, tmp_path
         return path_of(index, uid)
 
     monkeypatch.setattr(Index, "asset_path", without_the_best)
-    settings = TINY.with_(candidates=PRESETS["mini"]["redream"].candidates)
+    settings = TINY.with_(retrieval={"candidates": PRESETS["mini"]["redream"].retrieval.candidates})
     told = pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models)
     _, warned, retrieved = next(told), next(told), next(told)
     assert "Objaverse did not answer" in warned.sentence

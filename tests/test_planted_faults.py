@@ -30,7 +30,9 @@ VIEWS_AROUND = 24
 SIZE = 64
 WHITE = torch.ones(3)
 SETTINGS = Settings()
-CAMERAS = ring(VIEWS_AROUND, SETTINGS.score_elevation_deg, SETTINGS.score_distance, SETTINGS.score_fovy_deg)
+CAMERAS = ring(
+    VIEWS_AROUND, SETTINGS.output.score_elevation_deg, SETTINGS.output.score_distance, SETTINGS.output.score_fovy_deg
+)
 
 
 def pictures(asset: Asset) -> torch.Tensor:

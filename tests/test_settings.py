@@ -20,38 +20,40 @@ def test_every_preset_survives_its_own_file(name):
         {"particles": 9},
         {"iterations": 0},
         {"seed": -1},
-        {"guidance_sds": -5.0},
-        {"asset_views": 0},
-        {"adaptation_steps": 0},
-        {"adaptation_batch": 0},
-        {"turntable_frames": 0},
-        {"candidates": 2},
-        {"warmup": 1.5},
-        {"t_min": 0.6},
-        {"t_max": (1.2, 0.5)},
-        {"asset_sigma": 0.0},
-        {"preview_every": 0},
-        {"render_size": ((0.5, 64),)},
-        {"render_size": ()},
-        {"render_size": ((0.0, 64), (0.2, 0))},
-        {"adaptation_rank": 0},
-        {"learning_rate_grid": -1.0},
-        {"turntable_rays": 0},
-        {"opaque": float("nan")},
-        {"distance": (0.0, 1.0)},
-        {"elevation_deg": (float("-inf"), 0.0)},
+        {"distillation": {"guidance": -5.0}},
+        {"adaptation": {"views": 0}},
+        {"adaptation": {"steps": 0}},
+        {"adaptation": {"batch": 0}},
+        {"output": {"turntable_frames": 0}},
+        {"retrieval": {"candidates": 2}},
+        {"initialisation": {"warmup": 1.5}},
+        {"distillation": {"t_min": 0.6}},
+        {"distillation": {"t_max": (1.2, 0.5)}},
+        {"initialisation": {"asset_sigma": 0.0}},
+        {"output": {"preview_every": 0}},
+        {"rendering": {"resolutions": ((0.5, 64),)}},
+        {"rendering": {"resolutions": ()}},
+        {"rendering": {"resolutions": ((0.0, 64), (0.2, 0))}},
+        {"adaptation": {"rank": 0}},
+        {"distillation": {"learning_rate_grid": -1.0}},
+        {"output": {"turntable_rays": 0}},
+        {"distillation": {"opaque": float("nan")}},
+        {"cameras": {"distance": (0.0, 1.0)}},
+        {"cameras": {"elevation_deg": (float("-inf"), 0.0)}},
     ],
 )
 def test_a_number_out_of_its_range_is_named(change):
-    with pytest.raises(SettingsError, match=next(iter(change))):
+    (name, value), *_ = change.items()
+    with pytest.raises(
+        SettingsError, match=f"{name}.{next(iter(value))}|{name} do" if isinstance(value, dict) else name
+    ):
         Settings(**change)
 
 
-def test_settings_of_another_version_are_refused_by_name():
-    values = json.loads(Settings().to_json()) | {"colour_of_hope": 1}
-    del values["guidance"]
-    with pytest.raises(SettingsError, match="colour_of_hope.*guidance"):
-        Settings.from_json(json.dumps(values))
+def test_unknown_settings_are_refused_by_name():
+    for values in ({"colour_of_hope": 1}, {"field": {"colour_of_hope": 1}}):
+        with pytest.raises(SettingsError, match="colour_of_hope"):
+            Settings.from_json(json.dumps(json.loads(Settings().to_json()) | values))
 
 
 def test_assets_are_used_by_redream_with_at_least_one_half_on_and_by_nothing_else():
@@ -61,5 +63,4 @@ def test_assets_are_used_by_redream_with_at_least_one_half_on_and_by_nothing_els
 
 
 def test_each_method_has_its_own_guidance():
-    settings = Settings(guidance=7.5, guidance_sds=100.0)
-    assert settings.guidance_scale == 7.5 and settings.with_(method="sds").guidance_scale == 100.0
+    assert [PRESETS["sd21"][method].distillation.guidance for method in ("redream", "vsd", "sds")] == [7.5, 7.5, 100.0]

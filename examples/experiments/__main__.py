@@ -36,7 +36,7 @@ from examples.experiments import in_2d, in_3d
 from examples.experiments.lab import ExperimentError, Lab, Outcome
 from examples.experiments.objects import evaluated
 from examples.experiments.sheet import sheet
-from redream import pipeline
+from redream.errors import RedreamError
 from redream.files import replacing
 from redream.settings import PRESETS
 from redream.stack.models import Models
@@ -125,9 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("ignore")  # those of libraries are nobody's business here
             for line in perform(options.name, lab):
                 print(line, flush=True)
-    except ValueError as error:
-        if not (pipeline.is_named(error) or isinstance(error, ExperimentError)):
-            raise
+    except RedreamError as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -94,7 +94,7 @@ def distil2d(lab: Lab) -> Outcome:
             text, generator = lab.understood(prompt), torch.Generator().manual_seed(lab.settings.seed)
             shape = (COUNT, lab.prior.unet.config.in_channels, lab.prior.latent_size, lab.prior.latent_size)
             start = torch.randn(shape, generator=generator).to(lab.prior.device)
-            settings = lab.settings.with_(learning_rate_variational=VARIATIONAL_RATE_2D)
+            settings = lab.settings.with_(variational={"learning_rate": VARIATIONAL_RATE_2D})
             score = Variational(lab.prior, settings, text, generator) if varied else None
             latents = distil(lab.prior, text, start, lab.settings.iterations, guidance, generator, score)
             with torch.no_grad():

@@ -116,7 +116,7 @@ def progress(lab: Lab) -> Outcome:
     """What is there when, with assets at the start, without, and without retrieval at all? (ReDream fig. 10)"""
     rows, figures = [], {}
     iterations = lab.settings.iterations
-    shares = [lab.settings.warmup if share is None else share for share in MOMENTS]
+    shares = [lab.settings.initialisation.warmup if share is None else share for share in MOMENTS]
     moments = [max(1, round(share * iterations)) for share in shares]
     for prompt in lab.prompts:
         text = lab.understood(prompt)

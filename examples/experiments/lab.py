@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from redream.distillation.prior import Prior
+from redream.errors import RedreamError
 from redream.evaluation import trials
 from redream.retrieval.clip import Clip
 from redream.scoring.metrics import clip_score
@@ -22,7 +23,7 @@ SIDE = 96  # pixels of a picture
 Figures = dict[str, float]
 
 
-class ExperimentError(ValueError):
+class ExperimentError(RedreamError):
     """What was asked for makes no experiment; the message says why."""
 
 

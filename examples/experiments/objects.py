@@ -23,7 +23,7 @@ from redream.runs.run import Run
 from redream.scene.assets import Asset
 from redream.scene.cameras import ring
 from redream.scoring.metrics import SCORES_VERSION
-from redream.settings import Settings
+from redream.settings import VARIANTS, Settings
 
 AROUND = 8  # views that show an object
 TEN, ELEVATION_DEG = 10, 30.0  # PD K
@@ -84,7 +84,7 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, uids: Sequence[s
 
 def from_library(lab: Lab, words: str) -> Known:
     """The library's best asset for these words, turned to its front."""
-    found, _ = retrieved.search(lab.understood(words), lab.models, lab.settings.with_(assets=1))
+    found, _ = retrieved.search(lab.understood(words), lab.models, lab.settings.with_(retrieval={"assets": 1}))
     turned, _ = retrieved.turned(found[0], lab.models, lab.settings)
     seen = around(RenderableAsset(turned.asset, lab.settings), lab.settings)
     return Known(lab.models.index.asset_path(turned.entry["uid"]), turned.entry["caption"], turned.asset, seen)
@@ -105,7 +105,9 @@ def uids_for(lab: Lab, prompt: str) -> list[str]:
 def around(shown: Renderable, settings: Settings) -> BeforeAfter:
     """Eight views of an asset or a particle."""
     white = torch.ones(3, device=shown.grid.density.device)
-    cameras = ring(AROUND, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+    cameras = ring(
+        AROUND, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
+    )
     seen = [shown.render(camera, SIDE, white) for camera in cameras]
     return BeforeAfter(torch.cat([s.image for s in seen]).cpu(), torch.cat([s.opacity for s in seen]).cpu())
 
@@ -124,9 +126,9 @@ def finished_runs(lab: Lab, table: dict, seed: int) -> dict[str, dict[str, Run]]
     """The finished runs of an evaluation's table with a seed: method → prompt → run."""
     runs = {}
     for (method, changes), entry in itertools.product(table["changes"].items(), table["prompts"]):
-        if trials.METHODS.get(method) is not None:
+        if method in VARIANTS:
             settings = Settings.from_json(json.dumps(table["settings"] | changes))
-            prompt = trials.Prompt(entry["prompt"], entry["part"])
+            prompt = trials.Prompt(entry["prompt"], entry["split"])
             trial = trials.plan(lab.runs, prompt, method, seed, settings, lab.weights)
             own = runs.setdefault(method, {})
             if trial.folder.is_dir() and (run := Run.open(trial.folder)).finished:
@@ -138,6 +140,6 @@ def ten_views(run: Run, seed: int) -> Float[Tensor, "10 3 s s"]:
     """The first particle of a finished run, over backgrounds as the prior's pictures have them."""
     settings, generator = run.request.settings, torch.Generator().manual_seed(seed)
     particle, _ = objects_of(run)[0]
-    cameras = ring(TEN, ELEVATION_DEG, settings.score_distance, settings.score_fovy_deg)
+    cameras = ring(TEN, ELEVATION_DEG, settings.output.score_distance, settings.output.score_fovy_deg)
     backgrounds = sample_background(generator, TEN)  # (10, 3)
     return torch.cat([particle.render(c, SIDE, b).image for c, b in zip(cameras, backgrounds, strict=True)])

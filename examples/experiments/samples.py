@@ -61,6 +61,6 @@ def view_loss(lab: Lab, reference: CaptionedAsset, learning: Adaptation | None) 
     by_view = {view: conditioned(prior, reference.caption, view, learning) for view in VIEWS}
     words = torch.cat([by_view[camera.view] for camera in stored.cameras])  # (n, l, d)
     with prior.using(None if learning is None else adaptation.ADAPTER):
-        parts = zip(*(x.split(COUNT) for x in (prior.add_noise(latents, t, noise), t, words)), strict=True)
-        predicted = torch.cat([prior.predict_noise(*part) for part in parts])
+        splits = zip(*(x.split(COUNT) for x in (prior.add_noise(latents, t, noise), t, words)), strict=True)
+        predicted = torch.cat([prior.predict_noise(*split) for split in splits])
     return float((predicted - noise).square().mean())

@@ -8,22 +8,16 @@ from pathlib import Path
 
 from redream.app.components import data_uri, quiet, turning, waiting
 from redream.app.form import GenerationForm, still_here
+from redream.errors import RedreamError
 from redream.evaluation import gallery
-from redream.evaluation.trials import METHODS
 from redream.files import read_json
 from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import Worker, after
 from redream.runs.run import Run
 from redream.scoring.scores import SCORES
-from redream.settings import Preset, Settings
+from redream.settings import VARIANTS, Preset, Settings
 
-VARIANTS = {  # of `METHODS`: in words
-    "redream": "ReDream",
-    "redream-no-init": "without initialisation",
-    "redream-no-adapt": "without adaptation",
-    "vsd": "ProlificDreamer (VSD)",
-    "sds": "DreamFusion (SDS)",
-}
+COMPARED = ("redream", "redream-no-init", "redream-no-adapt", "vsd", "sds")  # of `VARIANTS`
 SHOWN = ("clip_a", "clip_b", "view_accuracy_a", "view_accuracy_b", "janus_rate_a", "a_lpips_a", "coverage")
 QUESTIONS = {  # of the paper's user study
     "texture": "Which one has the better texture?",
@@ -42,7 +36,7 @@ NOTHING = quiet("Choose a prompt and what to compare; what is missing will be ma
 NOTHING_BLIND = quiet("When two objects are there, they are shown without their names.")
 
 
-class ComparisonError(ValueError):
+class ComparisonError(RedreamError):
     """What cannot be compared; the message says why."""
 
 
@@ -54,11 +48,11 @@ def wanted(variants: Sequence[str], run: Run | None, preset: Preset, seed: int) 
     base = (preset["redream"] if run is None else run.request.settings).with_(seed=seed)
     found = {}
     for variant in variants:
-        method = METHODS[variant].get("method", "redream")
+        method = VARIANTS[variant].method
         own = base
         if method != base.method:
             own = replace(GenerationForm.of(base, preset), method=method, guidance=None).settings(preset)
-        found[variant] = own.with_(**({"initialise": True, "adapt": True} | METHODS[variant]))
+        found[variant] = own.with_(**({"initialise": True, "adapt": True} | VARIANTS[variant].changes))
     return found
 
 
@@ -145,7 +139,7 @@ def grid_html(made: Sequence[Made]) -> str:
     """The objects in step, with the assets they started from above and their scores below, the best in bold."""
     if not made:
         return NOTHING
-    heads = "".join(f"<th scope='col'>{escape(VARIANTS[one.variant])}</th>" for one in made)
+    heads = "".join(f"<th scope='col'>{escape(VARIANTS[one.variant].label)}</th>" for one in made)
     rows = [("Assets", [_assets(one.run) for one in made]), ("Object", [_object(one) for one in made])]
     rows += [(_named(key), _scores(made, key)) for key in SHOWN]
     body = "".join(
@@ -162,7 +156,7 @@ def _object(one: Made) -> str:
     sprite = one.sprite
     if sprite is None:
         return quiet("Not there yet." if one.sentence else "There is nothing to see.")
-    return sprite_html(sprite, f"{one.run.request.prompt}, {VARIANTS[one.variant]}")
+    return sprite_html(sprite, f"{one.run.request.prompt}, {VARIANTS[one.variant].label}")
 
 
 def sprite_html(sprite: Path, label: str) -> str:
@@ -195,7 +189,7 @@ def _scores(made: Sequence[Made], key: str) -> list[str]:
 
 def progress_html(made: Sequence[Made]) -> str:
     """A line for each object that is not there yet."""
-    lines = [f"{VARIANTS[one.variant]}: {one.sentence}" for one in made if one.sentence]
+    lines = [f"{VARIANTS[one.variant].label}: {one.sentence}" for one in made if one.sentence]
     return "".join(f"<p class='small'>{escape(line)}</p>" for line in lines)
 
 
@@ -222,7 +216,7 @@ def pair_html(first: Made, second: Made, question: str) -> str:
 
 def answer_html(pair: Sequence[str], choice: str) -> str:
     """Which was which."""
-    first, second = (escape(VARIANTS[name]) for name in pair)
+    first, second = (escape(VARIANTS[name].label) for name in pair)
     liked = {"A": f" You liked {first} better.", "B": f" You liked {second} better."}.get(choice, "")
     return f"<p class='now'>A was {first}, B was {second}.{liked}</p>"
 
@@ -239,8 +233,8 @@ def counted(tally: Mapping, pair: Sequence[str], choice: str) -> dict[str, list[
 def tally_html(tally: Mapping) -> str:
     """How often each variant was liked better, of how often it was shown."""
     rows = "".join(
-        f"<tr><th scope='row'>{escape(VARIANTS[name])}</th><td>{liked} of {shown}</td></tr>"
+        f"<tr><th scope='row'>{escape(VARIANTS[name].label)}</th><td>{liked} of {shown}</td></tr>"
         for name, (liked, shown) in sorted(tally.items(), key=lambda item: -item[1][0])
-        if name in VARIANTS
+        if name in COMPARED
     )
     return f"<table class='scores'>{rows}</table>" if rows else quiet("Your choices are counted here.")

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from redream.app import run_page
 from redream.app.components import in_words
 from redream.app.run_page import Page
+from redream.errors import RedreamError
 from redream.runs.queue import Worker, find
 from redream.runs.run import Run
-from redream.settings import MAX_ITERATIONS, PRESETS, Preset, Settings
+from redream.settings import MAX_ITERATIONS, PRESETS, VARIANTS, Preset, Settings
 from redream.stack.stack import Stack
 
-METHODS = {"redream": "ReDream", "vsd": "ProlificDreamer (VSD)", "sds": "DreamFusion (SDS)"}
+METHODS = {name: VARIANTS[name].label for name in ("redream", "vsd", "sds")}
 HELP = {  # what a widget asks for
     "initialise": "Gives the shape its geometry (initialisation).",
     "adapt": "Front, side and back stay different (adaptation).",
@@ -23,7 +24,7 @@ HELP = {  # what a widget asks for
 MAX_OBJECTS = 4  # at once, for one visitor of a device that all share
 
 
-class FormError(ValueError):
+class FormError(RedreamError):
     """More than one visitor gets; the message says how much that is."""
 
 
@@ -54,27 +55,28 @@ class GenerationForm:
             raise FormError(
                 f"{self.iterations:,} iterations are too many; the limit here is {max_iterations(preset):,}."
             )
-        asked = {}
+        asked, distillation = {}, {}
         if self.method == "redream":  # for the others it means nothing, so that equal runs have equal settings
-            asked = {"initialise": self.initialise, "adapt": self.adapt} | ({} if self.delta else {"delta_every": 0})
+            asked = {"initialise": self.initialise, "adapt": self.adapt}
+            distillation = {} if self.delta else {"delta_every": 0}
         asked |= {"particles": int(self.particles), "seed": int(self.seed or 0)}
         if self.iterations is not None:
             asked["iterations"] = int(self.iterations)
         if self.guidance:
-            asked["guidance_sds" if self.method == "sds" else "guidance"] = float(self.guidance)
+            distillation["guidance"] = float(self.guidance)
         if self.resolution:
-            asked["render_size"] = ((0.0, int(self.resolution)),)
-        return preset[self.method].with_(**asked)
+            asked["rendering"] = {"resolutions": ((0.0, int(self.resolution)),)}
+        return preset[self.method].with_(**asked, distillation=distillation)
 
     @staticmethod
     def of(settings: Settings, preset: Preset) -> "Wish":
         """The wish that gives such settings, or within the limits the nearest one."""
         s = settings
         own = preset[s.method]
-        resolution = 0 if s.render_size == own.render_size else s.render_size[-1][1]
-        guidance = 0.0 if s.guidance_scale == own.guidance_scale else s.guidance_scale
+        resolution = 0 if s.rendering.resolutions == own.rendering.resolutions else s.rendering.resolutions[-1][1]
+        guidance = 0.0 if s.distillation.guidance == own.distillation.guidance else s.distillation.guidance
         iterations, particles = min(s.iterations, max_iterations(preset)), min(s.particles, MAX_OBJECTS)
-        more = (iterations, particles, s.seed, guidance, s.delta_every > 0, resolution)
+        more = (iterations, particles, s.seed, guidance, s.distillation.delta_every > 0, resolution)
         return GenerationForm(s.method, s.initialise, s.adapt, *more)
 
 
@@ -110,7 +112,7 @@ def known_words(stack: Stack) -> str | None:
 
 def resolutions(preset: Preset) -> list[tuple[str, int]]:
     """What `GenerationForm.resolution` can be: words and pixels."""
-    usual = preset["redream"].render_size[-1][1]
+    usual = preset["redream"].rendering.resolutions[-1][1]
     return [("the usual", 0), *((f"{size} px", size) for size in (usual, usual * 3 // 2, usual * 2))]
 
 
@@ -147,7 +149,7 @@ def still_here(ids: Sequence[str]) -> list[Run]:
     for run in ids:
         try:
             found.append(find(run))
-        except ValueError:
+        except RedreamError:
             continue
     return found
 

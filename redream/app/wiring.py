@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from redream import pipeline
 from redream.app.components import problem
+from redream.errors import RedreamError
 
 STREAMING = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
 PRIVATE = {"api_visibility": "private"}
@@ -22,7 +22,7 @@ RETRIGGER = {"trigger_mode": "always_last"}
 
 def sentence(error: Exception) -> str:
     """An error in words; one that was not foreseen goes to the log."""
-    if pipeline.is_named(error):
+    if isinstance(error, RedreamError):
         return str(error)
     logging.getLogger(__name__).error("A wish failed", exc_info=error)
     return "Something in this program went wrong. Try again; if it stays, its log says more."

@@ -44,8 +44,8 @@ class StoredViews:
 
 def store_views(asset: Asset, settings: Settings, size: int, generator: torch.Generator) -> StoredViews:
     """`settings.asset_views` renders at equally spaced azimuths and the training cameras' elevations and framing (A)."""
-    ranges = CameraRange(settings.elevation_deg, settings.distance, settings.fovy_deg)
-    cameras = tuple(ranges.uniform(settings.asset_views, generator))
+    ranges = CameraRange(settings.cameras.elevation_deg, settings.cameras.distance, settings.cameras.fovy_deg)
+    cameras = tuple(ranges.uniform(settings.adaptation.views, generator))
     black = torch.zeros(3)
     rgba = [torch.cat(asset.render(camera, size, black), dim=1) for camera in cameras]  # n × (1, 4, h, w)
     return StoredViews((torch.cat(rgba) * 255).round().to(torch.uint8), cameras)
@@ -74,9 +74,9 @@ class Adaptation:
         self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
         self.view_of = [camera.view for v in self.views for camera in v.cameras]  # (n,)
         self.prefixes = nn.ParameterDict({view: nn.Parameter(prior.token_embeddings(f"{view} view")) for view in VIEWS})
-        self.prefixes.requires_grad_(settings.prefix_learned)
+        self.prefixes.requires_grad_(settings.adaptation.prefix_learned)
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        self.lora = prior.add_adapter(ADAPTER, settings.adaptation_rank, seed, ATTENTION + CONVOLUTIONS)
+        self.lora = prior.add_adapter(ADAPTER, settings.adaptation.rank, seed, ATTENTION + CONVOLUTIONS)
         parameters = (self.lora, list(self.prefixes.parameters()))
         groups = [{"params": p, "lr": rate} for p, rate in zip(parameters, self._rates(), strict=True)]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
@@ -87,8 +87,8 @@ class Adaptation:
         The learning rates fall linearly to zero: a short run ends with settled weights (ours).
         """
         for group, start in zip(self.optimizer.param_groups, self._rates(), strict=True):
-            group["lr"] = start * (1 - self.steps_done / self.settings.adaptation_steps)
-        rows = self._balanced_rows(self.settings.adaptation_batch)
+            group["lr"] = start * (1 - self.steps_done / self.settings.adaptation.steps)
+        rows = self._balanced_rows(self.settings.adaptation.batch)
         latents = self.latents[rows]  # (b, c, hl, wl)
         t = self._random_timesteps(len(rows))
         noise = self._noise(latents)
@@ -103,7 +103,7 @@ class Adaptation:
     @property
     def finished(self) -> bool:
         """Whether ω and e_ψ are final: they are learned for a fixed number of steps, then frozen."""
-        return self.steps_done >= self.settings.adaptation_steps
+        return self.steps_done >= self.settings.adaptation.steps
 
     def prefix(self, view: str) -> Float[Tensor, "n d"]:
         """e_ψ of a view name."""
@@ -133,20 +133,20 @@ class Adaptation:
 
     def _embedding(self, rows: list[int]) -> Tensor:
         g = self.generator
-        dropped = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation_empty).tolist()
+        dropped = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation.empty).tolist()
         prefix = torch.stack([self.prefixes[self.view_of[row]] for row in rows])  # (b, n, d)
         words = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
         return torch.where(torch.tensor(dropped, device=words.device)[:, None, None], self._empty, words)
 
     def _rates(self) -> tuple[float, float]:
         """Learning rates at the start, of ω and of e_ψ."""
-        return self.settings.adaptation_learning_rate, self.settings.prefix_learning_rate
+        return self.settings.adaptation.learning_rate, self.settings.adaptation.prefix_learning_rate
 
     def _random_timesteps(self, count: int) -> Tensor:
         """t = T u^(1/p), u ~ U(0, 1): p = 1 is the paper's U(0, T); a larger p prefers the high noise at which a
         picture's view is decided (ours)."""
         g = self.generator
-        u = torch.rand(count, generator=g, device=g.device) ** (1 / self.settings.adaptation_t_power)
+        u = torch.rand(count, generator=g, device=g.device) ** (1 / self.settings.adaptation.t_power)
         return (self.prior.timesteps * u).long().clamp(max=self.prior.timesteps - 1).to(self.prior.device)
 
     def _noise(self, latents: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from redream.distillation.adaptation import ADAPTER, Adaptation, CaptionedAsset,
 from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
+from redream.errors import RedreamError
 from redream.files import replacing
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.scene.field import Field
@@ -31,7 +32,7 @@ RATE_FACTORS = 0.1, 6.0  # the least and the most that a disagreement makes of t
 RAYS_PER_CHUNK = 2**14
 
 
-class CheckpointError(ValueError):
+class CheckpointError(RedreamError):
     """A checkpoint that does not fit this run; the message says why."""
 
 
@@ -52,7 +53,7 @@ class Particle:
     def __init__(self, settings: Settings, generator: torch.Generator, device: torch.device) -> None:
         self.settings = settings
         self.field = Field(settings, generator).to(device)
-        self.grid = OccupancyGrid(settings.occupancy_resolution, settings.bound).to(device)
+        self.grid = OccupancyGrid(settings.rendering.occupancy_resolution, settings.field.bound).to(device)
         self.optimizer = torch.optim.AdamW(
             self.field.parameter_groups(settings), betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0
         )
@@ -62,7 +63,14 @@ class Particle:
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
         """What a camera sees, without gradients and without randomness."""
         return render(
-            self.field, camera, size, background, self.grid, self.settings.samples_per_ray, None, RAYS_PER_CHUNK
+            self.field,
+            camera,
+            size,
+            background,
+            self.grid,
+            self.settings.rendering.samples_per_ray,
+            None,
+            RAYS_PER_CHUNK,
         )
 
     def set_rate(self, share: float, score_rms: float | None = None) -> None:
@@ -73,7 +81,7 @@ class Particle:
         AdamW's steps are of one length however small the gradients are; so what already looks like the prompt would
         drift as fast as what does not (ours).
         """
-        factor, reference = 1.0, self.settings.score_rms_reference
+        factor, reference = 1.0, self.settings.distillation.score_rms_reference
         if reference and score_rms is not None:
             known = score_rms if self.score_rms is None else self.score_rms
             self.score_rms = REMEMBERED * known + (1 - REMEMBERED) * score_rms
@@ -81,13 +89,13 @@ class Particle:
             least, most = RATE_FACTORS
             factor = min(max((self.score_rms / reference) ** 2, least), most)
         for group, start in zip(self.optimizer.param_groups, self.field.parameter_groups(self.settings), strict=True):
-            group["lr"] = start["lr"] * self.settings.learning_rate_end**share * factor
+            group["lr"] = start["lr"] * self.settings.distillation.learning_rate_end**share * factor
 
     def optimizer_step(self, loss: Float[Tensor, ""]) -> None:
         """One step of the optimizer down a loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        set_epsilon(self.optimizer, self.settings.epsilon)
+        set_epsilon(self.optimizer, self.settings.distillation.epsilon)
         self.optimizer.step()
 
     def reset_optimizer(self) -> None:
@@ -130,7 +138,7 @@ class Distillation:
         self.references = list(references) if settings.uses_assets else []
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.iteration = 0  # done, over all particles
-        self.ranges = CameraRange(settings.elevation_deg, settings.distance, settings.fovy_deg)
+        self.ranges = CameraRange(settings.cameras.elevation_deg, settings.cameras.distance, settings.cameras.fovy_deg)
         self.particles = [Particle(settings, self.generator, prior.device) for _ in range(settings.particles)]
         self.variational = None
         if settings.method != "sds":
@@ -141,7 +149,9 @@ class Distillation:
         with torch.no_grad():
             self.empty = prior.embed([""])  # (1, l, d)
             self.view_embeddings = {v: prior.embed([f"{prompt}, {v} view"]) for v in VIEWS}  # c_ψ
-        self.weights = prior.latent_weights()[:, None, None] if settings.latent_weights else 1.0  # (c, 1, 1)
+        self.weights = (
+            prior.latent_weights()[:, None, None] if settings.distillation.latent_weights else 1.0
+        )  # (c, 1, 1)
         self.adapted_embeddings: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final
 
     @property
@@ -160,20 +170,24 @@ class Distillation:
         while self.iteration < total:
             number, own = self.iteration % settings.particles, self.iteration // settings.particles
             share = min(own / settings.iterations, 1.0)  # of this particle's iterations
-            warming = bool(self.references) and settings.initialise and share < settings.warmup
+            warming = bool(self.references) and settings.initialise and share < settings.initialisation.warmup
             particle = self.particles[number]
             losses = self._adapt(share, stop)
             if losses is None:
                 return
 
             # 1. A camera, a background, a render, its latents.
-            size = [pixels for start, pixels in settings.render_size if share >= start][-1]
+            size = [pixels for start, pixels in settings.rendering.resolutions if share >= start][-1]
             camera, background, seen = self.render_random_view(particle, size)
             latents = prior.encode(seen.image)  # (1, c, hl, wl); gradients flow through the encoder
 
             # 2. to 5. Score gradient, of the asset's render too where delta denoising is on (App. B).
             target = None
-            delta = settings.delta_every > 0 and own % settings.delta_every == 0 and settings.initialise
+            delta = (
+                settings.distillation.delta_every > 0
+                and own % settings.distillation.delta_every == 0
+                and settings.initialise
+            )
             if self.references and (warming or delta):
                 asset = self.references[number % len(self.references)].asset
                 target = asset.render(camera, size, background)  # (1, 3, h, w), (1, 1, h, w)
@@ -184,9 +198,9 @@ class Distillation:
             gradients = self._score_gradient(torch.cat(compared), camera, share)  # (1 or 2, c, hl, wl)
             gradient = gradients[:1]
             if len(compared) == 2:
-                gradient = gradient - settings.delta_weight * gradients[1:]
+                gradient = gradient - settings.distillation.delta_weight * gradients[1:]
             losses["score"] = float(gradient.norm())
-            score_rms = losses["score"] / (settings.guidance_scale or 1) / gradient.numel() ** 0.5
+            score_rms = losses["score"] / (settings.distillation.guidance or 1) / gradient.numel() ** 0.5
             if not math.isfinite(losses["score"]):  # half precision overflowed: rather no score than no particle
                 gradient, score_rms = torch.zeros_like(gradient), None
             loss = gradient_loss(latents, self.weights * gradient)
@@ -199,14 +213,16 @@ class Distillation:
             # 6. The particle, then one step of Eq. 4 on ζ with the render just made.
             particle.set_rate(share, None if warming else score_rms)
             particle.optimizer_step(loss)
-            for _ in range(settings.asset_steps - 1 if warming else 0):  # v_asset alone, from further cameras
+            for _ in range(
+                settings.initialisation.asset_steps - 1 if warming else 0
+            ):  # v_asset alone, from further cameras
                 other, background, seen = self.render_random_view(particle, size)
                 particle.optimizer_step(self._asset_loss(seen, *asset.render(other, size, background), share))
             if (own + 1) % GRID_EVERY == 0:
                 particle.grid.update(particle.field.density, self.generator)
             if self.variational is not None:
                 losses["variational"] = self.variational.step(latents.detach(), camera)
-            if warming and (own + 1) / settings.iterations >= settings.warmup:
+            if warming and (own + 1) / settings.iterations >= settings.initialisation.warmup:
                 particle.reset_optimizer()
 
             self.iteration += 1
@@ -217,8 +233,12 @@ class Distillation:
         adaptation, settings = self.adaptation, self.settings
         if adaptation is None or (adaptation.finished and self.adapted_embeddings):
             return {}
-        reached = 1.0 if share >= settings.warmup else (share + 1 / settings.iterations) / settings.warmup
-        due = min(settings.adaptation_steps, math.ceil(settings.adaptation_steps * reached))
+        reached = (
+            1.0
+            if share >= settings.initialisation.warmup
+            else (share + 1 / settings.iterations) / settings.initialisation.warmup
+        )
+        due = min(settings.adaptation.steps, math.ceil(settings.adaptation.steps * reached))
         loss = None
         while adaptation.steps_done < due:
             if stop():
@@ -243,13 +263,13 @@ class Distillation:
         noised = prior.add_noise(latents, t, noise)
         adapted = bool(self.adapted_embeddings)
         words = (self.adapted_embeddings if adapted else self.view_embeddings)[camera.view]
-        with prior.using(ADAPTER if adapted else None, scale=settings.adaptation_scale):
+        with prior.using(ADAPTER if adapted else None, scale=settings.adaptation.scale):
             prior_noise = prior.guided_noise(
                 noised,
                 t,
                 words.expand(len(latents), -1, -1),
                 self.empty.expand(len(latents), -1, -1),
-                settings.guidance_scale,
+                settings.distillation.guidance,
             )
         sigma = prior.alpha_sigma(t)[1]
         if self.variational is None:
@@ -258,7 +278,10 @@ class Distillation:
 
     def _timestep(self, share: float) -> Tensor:
         """t ~ U(t_min, t_max(s)), one number (1,)."""
-        low, high = self.settings.t_min, self.settings.t_max[0 if share < self.settings.t_anneal else 1]
+        low, high = (
+            self.settings.distillation.t_min,
+            self.settings.distillation.t_max[0 if share < self.settings.distillation.t_anneal else 1],
+        )
         last = self.prior.timesteps - 1
         u = torch.rand(1, generator=self.generator, device=self.generator.device)
         return ((low + (high - low) * u) * last).long().to(self.prior.device)
@@ -267,7 +290,7 @@ class Distillation:
         """A camera ψ and a background, drawn, and the render g(θ, ψ) with gradients."""
         camera = self.ranges.sample(self.generator)
         background = sample_background(self.generator)[0].to(self.prior.device)  # (3,)
-        samples = self.settings.samples_per_ray
+        samples = self.settings.rendering.samples_per_ray
         return (
             camera,
             background,
@@ -282,16 +305,22 @@ class Distillation:
         settings = self.settings
         colour = (seen.image - image).square().sum(dim=1).mean()
         cover = (seen.opacity - opacity).square().mean()
-        held = 1.0 if share < settings.asset_colour_until * settings.warmup else settings.asset_colour_after
-        return (held * colour + settings.asset_opacity_weight * cover) / settings.asset_sigma**2
+        held = (
+            1.0
+            if share < settings.initialisation.asset_colour_until * settings.initialisation.warmup
+            else settings.initialisation.asset_colour_after
+        )
+        return (
+            held * colour + settings.initialisation.asset_opacity_weight * cover
+        ) / settings.initialisation.asset_sigma**2
 
     def _regularisers(self, seen: Rendering, share: float) -> Tensor:
         """Sparsity and, after the anneal, opacity that is all or nothing (threestudio)."""
         opacity = seen.opacity.clamp(1e-3, 1 - 1e-3)
-        loss = self.settings.sparsity * (opacity.square() + 0.01).sqrt().mean()
-        if self.settings.opaque and share >= self.settings.t_anneal:
+        loss = self.settings.distillation.sparsity * (opacity.square() + 0.01).sqrt().mean()
+        if self.settings.distillation.opaque and share >= self.settings.distillation.t_anneal:
             entropy = -(opacity * opacity.log() + (1 - opacity) * (1 - opacity).log())
-            loss = loss + self.settings.opaque * entropy.mean()
+            loss = loss + self.settings.distillation.opaque * entropy.mean()
         return loss
 
     # Checkpoints

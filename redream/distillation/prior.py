@@ -16,13 +16,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from redream.distillation.guidance import guided
+from redream.errors import RedreamError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj")
 LOSS_SCALE = 2.0**12  # a power of two: in single precision the scaled gradients are exactly the same
 
 
-class PriorError(ValueError):
+class PriorError(RedreamError):
     """A prior folder that cannot be used; the message says why and what to do."""
 
 

@@ -27,7 +27,7 @@ class Variational:
         with torch.no_grad():
             self.embedding = prior.embed([prompt])  # (1, l, d): the plain prompt
         seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        self.lora = prior.add_adapter(ADAPTER, settings.variational_rank, seed, ATTENTION)
+        self.lora = prior.add_adapter(ADAPTER, settings.variational.rank, seed, ATTENTION)
         width = prior.unet.time_embedding.linear_2.out_features
         self.camera_network = nn.Sequential(nn.Linear(16, width), nn.SiLU(), nn.Linear(width, width)).to(prior.device)
         first, last = self.camera_network[0], self.camera_network[2]
@@ -39,8 +39,8 @@ class Variational:
         nn.init.zeros_(last.bias)
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": self.lora, "lr": settings.learning_rate_variational},
-                {"params": list(self.camera_network.parameters()), "lr": settings.learning_rate_variational},
+                {"params": self.lora, "lr": settings.variational.learning_rate},
+                {"params": list(self.camera_network.parameters()), "lr": settings.variational.learning_rate},
             ],
             betas=(0.9, 0.99),
             weight_decay=0.01,

@@ -38,7 +38,7 @@ class Row:
     """One prompt: what each method made of it, and the retrieved assets as (strip of views, caption, origin)."""
 
     prompt: str
-    part: str  # these two are "" where there is none
+    split: str  # these two are "" where there is none
     kind: str
     cells: Mapping[str, Cell]
     assets: Sequence[tuple[Path, str, str]] = ()
@@ -68,14 +68,14 @@ def save_sprites(pictures: Sequence[UInt8[np.ndarray, "h w 3"]], path: Path) -> 
 def page(title: str, rows: Sequence[Row]) -> str:
     """The whole page as HTML; every text that comes from outside is escaped."""
     methods = list(dict.fromkeys(method for row in rows for method in row.cells))
-    parts, kinds = sorted({row.part for row in rows} - {""}), sorted({row.kind for row in rows} - {""})
+    splits, kinds = sorted({row.split for row in rows} - {""}), sorted({row.kind for row in rows} - {""})
     head = "".join(f'<th scope="col" data-method="{_text(m)}">{_text(m)}</th>' for m in methods)
     ticks = "".join(
         f'<label><input type="checkbox" data-shows="{_text(m)}" checked> {_text(m)}</label>' for m in methods
     )
     return Template(PAGE).substitute(
         title=_text(title),
-        parts="".join(f"<option>{_text(part)}</option>" for part in parts),
+        splits="".join(f"<option>{_text(split)}</option>" for split in splits),
         kinds="".join(f"<option>{_text(kind)}</option>" for kind in kinds),
         ticks=ticks,
         head=head,
@@ -97,8 +97,8 @@ def _row(row: Row, methods: Sequence[str]) -> str:
         f'<td data-method="{_text(method)}">{_cell(row.cells.get(method), f"{row.prompt}, {method}")}</td>'
         for method in methods
     )
-    head = f'<th scope="row">{_text(row.prompt)}{_small(row.part)}{found}</th>'
-    return f'<tr data-part="{_text(row.part)}" data-kind="{_text(row.kind)}">{head}{cells}</tr>\n'
+    head = f'<th scope="row">{_text(row.prompt)}{_small(row.split)}{found}</th>'
+    return f'<tr data-split="{_text(row.split)}" data-kind="{_text(row.kind)}">{head}{cells}</tr>\n'
 
 
 def _cell(cell: Cell | None, name: str) -> str:
@@ -178,7 +178,7 @@ dt { color: var(--quiet); } dd { margin: 0; text-align: right; font-variant-nume
 <h1>$title</h1>
 <button id="pause" type="button">Pause</button>
 <label>Prompt <input id="text" type="search" placeholder="owl"></label>
-<label>Part <select id="part"><option value="">all</option>$parts</select></label>
+<label>Split <select id="split"><option value="">all</option>$splits</select></label>
 <label>Kind <select id="kind"><option value="">all</option>$kinds</select></label>
 $ticks
 <span id="count" role="status"></span>
@@ -191,7 +191,7 @@ $rows</tbody></table>
 "use strict";
 const find = (selector) => [...document.querySelectorAll(selector)];
 const pause = document.getElementById("pause"), text = document.getElementById("text");
-const part = document.getElementById("part"), kind = document.getElementById("kind"), rows = find("tbody tr");
+const split = document.getElementById("split"), kind = document.getElementById("kind"), rows = find("tbody tr");
 
 let turning = !matchMedia("(prefers-reduced-motion: reduce)").matches, view = 0;
 const label = () => { pause.textContent = turning ? "Pause" : "Turn"; };
@@ -207,7 +207,7 @@ function filter() {
   const words = text.value.toLowerCase().split(/\\s+/).filter(Boolean);
   for (const row of rows) {
     const said = row.querySelector("th").textContent.toLowerCase();
-    row.hidden = [part, kind].some((one) => one.value && row.dataset[one.id] !== one.value)
+    row.hidden = [split, kind].some((one) => one.value && row.dataset[one.id] !== one.value)
       || !words.every((word) => said.includes(word));
   }
   const off = new Set(find("[data-shows]").filter((box) => !box.checked).map((box) => box.dataset.shows));

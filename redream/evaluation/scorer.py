@@ -16,6 +16,7 @@ from torch import Tensor
 
 from redream import hub
 from redream.distillation.loop import load_particles
+from redream.errors import RedreamError
 from redream.evaluation import gallery
 from redream.files import read_json, write_json
 from redream.runs import outputs, retrieved
@@ -28,13 +29,13 @@ from redream.scoring.metrics import SCORES_VERSION, silhouette_iou
 from redream.settings import Settings
 from redream.stack import environment
 from redream.stack.models import Models
-from redream.stack.stack import JUDGES, PERCEPTUALS, Stack
+from redream.stack.stack import PERCEPTUALS, SCORING_ENTRIES, Stack
 from redream.stack.vocabulary import ParsedPrompt
 
 OUTLINES, OUTLINE_SIZE = 24, 64  # views and pixels that silhouettes are compared at
 
 
-class EvaluationError(ValueError):
+class EvaluationError(RedreamError):
     """Prompts, methods or a folder that cannot be evaluated; the message says why and what to do."""
 
 
@@ -47,7 +48,7 @@ class RenderableAsset:
 
     def __init__(self, asset: Asset, settings: Settings) -> None:
         self.asset, self.field = asset, None
-        self.grid = OccupancyGrid(settings.occupancy_resolution, settings.bound)
+        self.grid = OccupancyGrid(settings.rendering.occupancy_resolution, settings.field.bound)
 
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
         image, opacity = self.asset.render(camera, size, background)
@@ -71,7 +72,7 @@ class Scorer:
         true, scored = self._true_outlines(), []
         nets = [name for name in PERCEPTUALS if self.models.perceptual(name) is not None]
         run = Run.open(folder)
-        current = self._has_judged(run)
+        current = self._is_current(run)
         for particle, known in objects_of(run, self.models.device):
             same = current and known.get("version") == SCORES_VERSION
             whole = same and all(known.get(f"a_lpips_{n}") is not None for n in nets)
@@ -85,7 +86,7 @@ class Scorer:
         """Of the library's best asset, turned to the front that is found."""
         _ = self.models.index, self.models.clip("retrieval")  # loading does not count
         start = time.perf_counter()
-        found, _ = retrieved.search(self.checked.prompt, self.models, self.settings.with_(assets=1))
+        found, _ = retrieved.search(self.checked.prompt, self.models, self.settings.with_(retrieval={"assets": 1}))
         turned, _ = retrieved.turned(found[0], self.models, self.settings)
         costs = {"seconds": {"retrieval": round(time.perf_counter() - start, 3)}, "sessions": 1}
         write_json(folder / "costs.json", costs | {"peak_memory_gb": environment.peak_memory_gb()})
@@ -108,12 +109,12 @@ class Scorer:
         cameras, white = _ring(OUTLINES, self.settings), torch.ones(3, device=shown.grid.density.device)
         return torch.cat([shown.render(camera, OUTLINE_SIZE, white).opacity for camera in cameras]).cpu()
 
-    def _has_judged(self, run: Run) -> bool:
+    def _is_current(self, run: Run) -> bool:
         """Whether the run's own scores are by the models that judge now."""
         for name in ("a", "b"):  # only what is loaded says where it came from
             self.models.clip(name), self.models.perceptual(name)
         known, now = (read_json(run.folder / "record.json") or {}).get("models", {}), self.models.provenance()
-        return all(known.get(name) == now.get(name) for name in JUDGES)
+        return all(known.get(name) == now.get(name) for name in SCORING_ENTRIES)
 
     def _alone(self, shown: outputs.Renderable) -> dict[str, float | None]:
         """What scores.json says, or would say, of it."""
@@ -189,4 +190,6 @@ def _only_scores(known: Mapping) -> dict[str, float | None]:
 
 
 def _ring(count: int, settings: Settings) -> list[Camera]:
-    return ring(count, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+    return ring(
+        count, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
+    )

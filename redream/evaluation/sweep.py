@@ -24,17 +24,18 @@ import torch
 
 from redream import pipeline
 from redream.distillation.loop import CheckpointError
+from redream.errors import RedreamError
 from redream.evaluation import gallery, tables
 from redream.evaluation.scorer import EvaluationError, Scorer, objects_of, rounded, true_objects
 from redream.evaluation.tables import TRUTH, Outcome
-from redream.evaluation.trials import METHODS, METHODS_VERSION, Prompt, Trial, Weights, digest, own_settings, plan
+from redream.evaluation.trials import METHODS, METHODS_VERSION, ModelDigests, Prompt, Trial, digest, own_settings, plan
 from redream.files import read_json, write_json, write_text
 from redream.runs import events
 from redream.runs.locks import TrialLocks
 from redream.runs.run import Run, RunError
 from redream.scoring.metrics import SCORES_VERSION
 from redream.scoring.scores import SCORES
-from redream.settings import PRESETS, Preset, Settings
+from redream.settings import PRESETS, VARIANTS, Preset, Settings
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import PERCEPTUALS
@@ -60,7 +61,7 @@ class SweepProgress:
 def evaluate(
     out: Path,
     prompts: Sequence[Prompt],
-    methods: Sequence[str] = tuple(METHODS),
+    methods: Sequence[str] = METHODS,
     seeds: Sequence[int] = (0,),
     *,
     models: Models,
@@ -80,7 +81,7 @@ def evaluate(
     if not (prompts and methods and seeds):
         raise EvaluationError("Name at least one prompt, one method and one seed.")
     settings = settings or PRESETS[models.stack.preset]
-    weights = Weights.of(models.stack)
+    digests = ModelDigests.of(models.stack)
     try:
         (out / "runs").mkdir(parents=True, exist_ok=True)
         (out / CLAIMS).touch()
@@ -90,12 +91,12 @@ def evaluate(
     own = {name: own_settings(name, settings).with_(**tuned.get(name, {})) for name in (*methods, TRUTH)}
     same = _equal_methods(methods, own)
     methods = [name for name in methods if name not in same]
-    still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if METHODS[m] is None]
+    still = [TRUTH] * bool(models.stack.truth) + [m for m in methods if m not in VARIANTS]
     asked = [(prompt, method, None) for prompt in prompts for method in still]
     asked += [(p, m, seed) for seed in seeds for p in prompts for m in methods if m not in still]
-    trials = [plan(out, *one, own[one[1]], weights) for one in asked]
+    trials = [plan(out, *one, own[one[1]], digests) for one in asked]
     common = asdict(settings["redream"])
-    header = {"stack": models.stack.name} | asdict(weights) | {"settings": common, "seeds": list(seeds)}
+    header = {"stack": models.stack.name} | asdict(digests) | {"settings": common, "seeds": list(seeds)}
     header |= {"methods_version": METHODS_VERSION, "scores_version": SCORES_VERSION}
     header |= {"changes": {name: _changes(asdict(own[name]), common) for name in methods}}
     header |= {"same": same} if same else {}
@@ -106,13 +107,15 @@ def _equal_methods(methods: Iterable[str], own: Mapping[str, Settings]) -> dict[
     """Methods that are the same as an earlier one with these settings, and that one: they are not made twice."""
     same, met = {}, {}
     for name in methods:
-        if METHODS[name] is not None and met.setdefault(own[name], name) != name:
+        if name in VARIANTS and met.setdefault(own[name], name) != name:
             same[name] = met[own[name]]
     return same
 
 
 def _changes(own: dict, common: dict) -> dict:
-    return {name: value for name, value in own.items() if value != common[name]}
+    """The values in which settings differ from others, groups as dictionaries."""
+    pairs = ((name, value, common[name]) for name, value in own.items() if value != common[name])
+    return {name: _changes(value, other) if isinstance(value, dict) else value for name, value, other in pairs}
 
 
 def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> Iterator[SweepProgress]:
@@ -134,13 +137,11 @@ def _sweep(out: Path, trials: Sequence[Trial], models: Models, header: dict) -> 
             checked = None
             try:
                 checked = parse_prompt(trial.prompt.text, models.stack.vocabulary)
-                if METHODS.get(trial.method) is not None:
+                if trial.method in VARIANTS:
                     for share in _make(trial, models):
                         yield SweepProgress(trial, done + share, total, seconds)
                 outcome = _outcome(trial, checked, models)
-            except ValueError as error:
-                if not pipeline.is_named(error):
-                    raise
+            except RedreamError as error:
                 outcome = trial.outcome(kind=checked and checked.kind, failure=str(error))
             finally:
                 claims.release(trial.number)
@@ -160,7 +161,7 @@ def _seconds_left(spent: Mapping[str, Sequence[float]], left: Sequence[Trial]) -
     """What this program alone needs for the trials that are left and not scored. A method not met yet counts as the
     slowest run. None before the first run."""
     means = {method: sum(seconds) / len(seconds) for method, seconds in spent.items()}
-    runs = [mean for method, mean in means.items() if METHODS.get(method) is not None]
+    runs = [mean for method, mean in means.items() if method in VARIANTS]
     if not runs:
         return None
     return sum((means.get(trial.method, max(runs)) for trial in left if not trial.is_scored), 0.0)
@@ -215,12 +216,12 @@ def _outcome(trial: Trial, checked: ParsedPrompt, models: Models) -> Outcome:
     missing = [name for name in PERCEPTUALS if models.perceptual(name) is None]
     trial.folder.mkdir(parents=True, exist_ok=True)
     kept = read_json(trial.folder / "evaluation.json") or {}
-    how = {"version": SCORES_VERSION, "judges": trial.judges, "truth": compared_with, "missing": missing}
+    how = {"version": SCORES_VERSION, "scorers": trial.scorers, "truth": compared_with, "missing": missing}
     if {name: kept.get(name) for name in how} != how:
         for name in ("evaluation.json", "sprite.jpg"):  # what cannot be scored now is no longer scored
             (trial.folder / name).unlink(missing_ok=True)
-        judge = Scorer(models, trial.settings, checked, truth)
-        score_it = {TRUTH: judge.true_object, "retrieval": judge.retrieval}.get(trial.method, judge.run)
+        scorer = Scorer(models, trial.settings, checked, truth)
+        score_it = {TRUTH: scorer.true_object, "retrieval": scorer.retrieval}.get(trial.method, scorer.run)
         kept = how | {"scores": rounded(score_it(trial.folder))}
         write_json(trial.folder / "evaluation.json", kept)
     likeness = kept["scores"].get("clip_a")
@@ -234,7 +235,7 @@ def _gallery(outcomes: Sequence[Outcome], stack: str) -> str:
     """gallery.html; of several seeds it shows the first."""
     order, rows = [*METHODS, TRUTH], {}
     for o in sorted(outcomes, key=lambda o: order.index(o.method)):
-        row = rows.setdefault(o.prompt, gallery.Row(o.prompt, o.part or "", o.kind or "", {}))
+        row = rows.setdefault(o.prompt, gallery.Row(o.prompt, o.split or "", o.kind or "", {}))
         if o.method in row.cells:
             continue
         sprite = o.folder / "sprite.jpg"

@@ -41,8 +41,8 @@ class Outcome:
     method: str
     seed: int | None  # None: nothing in it is random
     folder: Path
-    part: str | None = None  # of the prompts
-    judges: str | None = None  # the digest of the models that scored it
+    split: str | None = None  # of the prompts
+    scorers: str | None = None  # the digest of the models that scored it
     kind: str | None = None  # of thing, where the stack's vocabulary tells
     scores: dict[str, float | None] = field(default_factory=dict)
     costs: dict = field(default_factory=dict)
@@ -122,11 +122,11 @@ def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
         {"method": o.method, "prompt": o.prompt, "seed": o.seed, "reason": o.failure} for o in outcomes if o.failure
     ]
     better = {key: score.better for key, score in SCORES.items()}
-    parts = {o.prompt: o.part for o in outcomes}
-    prompts = [{"prompt": prompt, "part": part} for prompt, part in parts.items()]
-    count = dict(sorted(Counter(filter(None, parts.values())).items()))
+    splits = {o.prompt: o.split for o in outcomes}
+    prompts = [{"prompt": prompt, "split": split} for prompt, split in splits.items()]
+    count = dict(sorted(Counter(filter(None, splits.values())).items()))
     return {
-        "parts": count,
+        "splits": count,
         "prompts": prompts,
         "better": better,
         "methods": rows,
@@ -161,11 +161,11 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
         f"With these settings {name} is {other}; it is not made twice." for name, other in table.get("same", {}).items()
     ]
     missing = ["- {method}, “{prompt}”, seed {seed}: {reason}".format(**failure) for failure in table["failures"]]
-    parts = ", ".join(f"{count} {part}" for part, count in table["parts"].items())
-    return (MIXED if len(table["parts"]) > 1 else "") + REPORT.format(
+    splits = ", ".join(f"{count} {split}" for split, count in table["splits"].items())
+    return (MIXED if len(table["splits"]) > 1 else "") + REPORT.format(
         stack=table["stack"],
-        prompts=f"{len(table['prompts'])} ({parts})" if parts else len(table["prompts"]),
-        listed="\n".join(f"- {': '.join(filter(None, (p['part'], p['prompt'])))}" for p in table["prompts"]),
+        prompts=f"{len(table['prompts'])} ({splits})" if splits else len(table["prompts"]),
+        listed="\n".join(f"- {': '.join(filter(None, (p['split'], p['prompt'])))}" for p in table["prompts"]),
         fewest=FEWEST,
         seeds=", ".join(map(str, table["seeds"])),
         means="\n\n".join([_grid(["method", "runs", *heads], means), *same]),
@@ -178,8 +178,8 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
     )
 
 
-MIXED = """> **Warning:** these prompts are of both parts. Settings were chosen with those marked dev, so nothing below is a
-> result to report; for one, evaluate with --part judge.
+MIXED = """> **Warning:** these prompts are of both splits. Settings were chosen with those marked validation, so nothing below is a
+> result to report; for one, evaluate with --split test.
 
 """
 REPORT = """# Evaluation on {stack}
@@ -234,8 +234,8 @@ def as_rows(outcomes: Sequence[Outcome]) -> pa.Table:
     rows = []
     for o in outcomes:
         seconds = o.costs.get("seconds", {})
-        row = {"prompt": o.prompt, "part": o.part, "kind": o.kind, "method": o.method}
-        row |= {"seed": o.seed, "folder": o.folder.name, "judges": o.judges} | {
+        row = {"prompt": o.prompt, "split": o.split, "kind": o.kind, "method": o.method}
+        row |= {"seed": o.seed, "folder": o.folder.name, "scorers": o.scorers} | {
             key: o.scores.get(key) for key in SCORES
         }
         row |= {"coverage_true": truths.get(o.prompt, {}).get("coverage")}
@@ -247,7 +247,10 @@ def as_rows(outcomes: Sequence[Outcome]) -> pa.Table:
             "peak_memory_gb": o.costs.get("peak_memory_gb"),
         }
         rows.append(row | {"failure": o.failure})
-    texts, whole = ("prompt", "part", "kind", "method", "folder", "judges", "failure"), ("seed", "sessions", "threads")
+    texts, whole = (
+        ("prompt", "split", "kind", "method", "folder", "scorers", "failure"),
+        ("seed", "sessions", "threads"),
+    )
     kinds = {name: pa.string() for name in texts} | {name: pa.int64() for name in whole}
     return pa.Table.from_pylist(rows, pa.schema([(name, kinds.get(name, pa.float64())) for name in rows[0]]))
 

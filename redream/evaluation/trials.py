@@ -8,6 +8,7 @@ that only judge are not in it: other judges score the same runs again.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,28 +17,25 @@ from redream.evaluation.scorer import EvaluationError
 from redream.evaluation.tables import Outcome
 from redream.files import read_json
 from redream.scoring.metrics import SCORES_VERSION
-from redream.settings import Preset, Settings
-from redream.stack.stack import JUDGES, Stack
+from redream.settings import VARIANTS, Preset, Settings
+from redream.stack.stack import SCORING_ENTRIES, Stack
 
 METHODS_VERSION = 3  # raised when a method becomes another one by its code: its runs are then made anew
 
-METHODS: dict[str, dict | None] = {  # name → what it changes in its method's settings; None: no run at all
-    "redream": {},
-    "vsd": {"method": "vsd"},
-    "sds": {"method": "sds"},
-    "sds-100": {"method": "sds", "guidance_sds": 100.0},  # DreamFusion's own
-    "redream-no-init": {"initialise": False},
-    "redream-no-adapt": {"adapt": False},
-    "redream-no-prefix": {"prefix_learned": False},
-    "redream-no-delta": {"delta_every": 0},
-    "retrieval": None,
-}
-# What methods and seeds differ by; SDS's guidance may be set for all: only sds-100 has its own.
-VARIED = {name for changes in METHODS.values() for name in changes or ()} - {"guidance_sds"} | {"seed"}
-PARTS = ("dev", "judge")  # to choose settings with, and to report on
+RETRIEVAL = "retrieval"  # a row without runs: the library's best asset as it is
+METHODS = (*VARIANTS, RETRIEVAL)  # what can be asked for
+
+
+def _names(changes: Mapping, group: str = "") -> set[str]:
+    return {n for k, v in changes.items() for n in (_names(v, f"{k}.") if isinstance(v, Mapping) else {group + k})}
+
+
+# The settings that methods and seeds differ by; SDS's guidance may be set for all: only sds-100 has its own.
+VARIED = set().union(*(_names(v.changes) for v in VARIANTS.values())) - {"distillation.guidance"} | {"seed"}
+SPLITS = ("validation", "test")  # to choose settings with, and to report on
 
 # The settings that matter to an object that is shown as it is.
-SHOWN_BY = ("score_elevation_deg", "score_fovy_deg", "score_distance", "turntable_rays", "turntable_size", "candidates")
+SHOWN_BY = ("score_elevation_deg", "score_fovy_deg", "score_distance", "turntable_rays", "turntable_size")
 
 
 @dataclass(frozen=True)
@@ -45,15 +43,15 @@ class Prompt:
     """A line of a list of prompts."""
 
     text: str
-    part: str | None = None  # one of `PARTS`
+    split: str | None = None  # one of `SPLITS`
 
 
 @dataclass(frozen=True)
-class Weights:
+class ModelDigests:
     """Digests of a stack's models. A download counts by its commit, anything else by all of its files."""
 
-    makers: str  # of what makes runs, the library and the vocabulary among it: runs of other ones are other runs
-    judges: str  # of what only scores them: other ones score the same runs again
+    generation: str  # of what makes runs, the library and the vocabulary among it: runs of other ones are other runs
+    scorers: str  # of what only scores them: other ones score the same runs again
 
     @staticmethod
     def of(stack: Stack) -> "Weights":
@@ -61,8 +59,10 @@ class Weights:
         resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
         found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}
         found |= {f"perceptual.{name}": entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
-        judges = {name: found.pop(name) for name in JUDGES}
-        return Weights(digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)}), digest(judges))
+        scorers = {name: found.pop(name) for name in SCORING_ENTRIES}
+        return ModelDigests(
+            digest(found | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)}), digest(scorers)
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Trial:
     seed: int | None  # None: nothing in it is random
     settings: Settings
     folder: Path
-    judges: str  # their digest
+    scorers: str  # their digest
 
     @property
     def number(self) -> int:
@@ -85,17 +85,17 @@ class Trial:
     def is_scored(self) -> bool:
         """Whether these judges have scored it."""
         kept = read_json(self.folder / "evaluation.json") or {}
-        return (kept.get("version"), kept.get("judges")) == (SCORES_VERSION, self.judges)
+        return (kept.get("version"), kept.get("scorers")) == (SCORES_VERSION, self.scorers)
 
     def outcome(self, **found) -> Outcome:
         """What came of it: kind, scores, costs, failure."""
-        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.part, self.judges, **found)
+        return Outcome(self.prompt.text, self.method, self.seed, self.folder, self.prompt.split, self.scorers, **found)
 
 
-def read_prompts(path: Path, part: str | None = None, limit: int | None = None) -> list[Prompt]:
+def read_prompts(path: Path, split: str | None = None, limit: int | None = None) -> list[Prompt]:
     """The prompts of a list, one per line: PROMPT, or PART<TAB>PROMPT; lines that begin with # are comments.
 
-    With `part` only those of that part, with `limit` the first so many of them. Raises `EvaluationError`.
+    With `split` only those of that part, with `limit` the first so many of them. Raises `EvaluationError`.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -108,37 +108,38 @@ def read_prompts(path: Path, part: str | None = None, limit: int | None = None) 
         if not line.strip() or line.startswith("#"):
             continue
         mark, tab, text = line.partition("\t")
-        if tab and mark not in PARTS:
-            raise EvaluationError(f"Line {number} of {path.name} must begin with dev or judge before its tab.")
+        if tab and mark not in SPLITS:
+            raise EvaluationError(f"Line {number} of {path.name} must begin with validation or test before its tab.")
         prompts.append(Prompt(text.strip(), mark) if tab else Prompt(line.strip()))
     if len({p.text for p in prompts}) < len(prompts):
         raise EvaluationError(f"A prompt stands twice in {path.name}; leave each of them once.")
-    prompts = [p for p in prompts if part in (None, p.part)]
+    prompts = [p for p in prompts if split in (None, p.split)]
     if not prompts:
-        raise EvaluationError(f"There are no {part + ' ' if part else ''}prompts in {path.name}.")
+        raise EvaluationError(f"There are no {split + ' ' if split else ''}prompts in {path.name}.")
     if limit is not None and limit < 1:
         raise EvaluationError(f"A limit of {limit} leaves no prompt; give 1 or more.")
     return prompts[:limit]
 
 
-def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, weights: Weights) -> Trial:
+def plan(out: Path, prompt: Prompt, method: str, seed: int | None, settings: Settings, digests: ModelDigests) -> Trial:
     """What a method makes of a prompt with its own settings and models, and where.
 
     Without a seed it is an object shown as it is.
     """
     if seed is None:
-        own = Settings(assets=1).with_(**{name: getattr(settings, name) for name in SHOWN_BY})
+        output = {name: getattr(settings.output, name) for name in SHOWN_BY}
+        own = Settings(retrieval={"assets": 1, "candidates": settings.retrieval.candidates}, output=output)
     else:
         own = settings.with_(seed=seed)
-    asked = {"prompt": prompt.text, "settings": asdict(own), "models": weights.makers, "methods": METHODS_VERSION}
+    asked = {"prompt": prompt.text, "settings": asdict(own), "models": digests.generation, "methods": METHODS_VERSION}
     name = "-".join(filter(None, (slug(prompt.text), None if seed is None else f"seed-{seed}", digest(asked))))
-    return Trial(prompt, method, seed, own, out / "runs" / method / name, weights.judges)
+    return Trial(prompt, method, seed, own, out / "runs" / method / name, digests.scorers)
 
 
 def own_settings(name: str, preset: Preset) -> Settings:
-    """What a preset is for a name of `METHODS`; for what is no run, ReDream's."""
-    changes = METHODS.get(name) or {}
-    return preset[changes.get("method", "redream")].with_(**changes)
+    """A preset's settings for a name of `METHODS`; ReDream's for a row without runs."""
+    variant = VARIANTS.get(name, VARIANTS["redream"])
+    return preset[variant.method].with_(**variant.changes)
 
 
 def slug(prompt: str) -> str:

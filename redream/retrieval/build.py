@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from redream import hub
+from redream.errors import RedreamError
 from redream.files import replacing
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import COLUMNS, FILES, FORMAT
@@ -25,7 +26,7 @@ VIEWS_PER_ASSET = 8
 ELEVATION_DEG, DISTANCE, FOVY_DEG = 15.0, 1.6, 40.0
 
 
-class BuildError(ValueError):
+class BuildError(RedreamError):
     """Assets that make no index; the message says which and why."""
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from redream import hub
+from redream.errors import RedreamError
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 CLIP_VOCABULARY = 49408  # size of the vocabulary that open_clip itself brings
 CHUNK = 64  # texts or images at once
 
 
-class ClipError(ValueError):
+class ClipError(RedreamError):
     """A CLIP folder that cannot be loaded; the message says what it lacks."""
 
 

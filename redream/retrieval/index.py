@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float, Int
 
 from redream import hub
+from redream.errors import RedreamError
 from redream.retrieval.clip import Clip
 
 FORMAT = 1
@@ -29,11 +30,11 @@ FILES = ("text.faiss", "image.faiss", "assets.parquet")
 COLUMNS = ("uid", "caption", "author", "license", "source", "file", "sha256")
 
 
-class IndexFormatError(ValueError):
+class IndexFormatError(RedreamError):
     """An index that cannot be trusted or does not fit; the message says why."""
 
 
-class AssetUnavailable(ValueError):
+class AssetUnavailable(RedreamError):
     """An asset whose file cannot be had; the message says what to do."""
 
 
@@ -171,7 +172,7 @@ class Index:
         return Hit(similarity=similarity, text_similarity=text_similarity, **texts)
 
 
-def retrieved(prompt: str, hits: Sequence[Hit]) -> dict:
+def retrieved_json(prompt: str, hits: Sequence[Hit]) -> dict:
     """What a run's `retrieved.json` says."""
     assets = [{key: value for key, value in asdict(hit).items() if key != "text_similarity"} for hit in hits]
     return {"prompt": prompt, "assets": assets}

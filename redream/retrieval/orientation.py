@@ -34,7 +34,9 @@ def align(asset: Asset, caption: str, clip: Clip, settings: Settings, *, views: 
     Similarities are centred over the ring before the softmax (ours): a CLIP that finds everything rather front-like
     would otherwise decide nothing.
     """
-    cameras = ring(views, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+    cameras = ring(
+        views, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
+    )
     images = clip.embed_images(pictures(asset, cameras, clip.size))  # (k, d)
     similarity = images @ name_embeddings(caption, clip).T  # (k, 3)
     similarity = similarity - similarity.mean(dim=0)

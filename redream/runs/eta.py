@@ -36,33 +36,33 @@ def iteration_costs(settings: Settings, extra: int = 0) -> Float[np.ndarray, "n"
     s = settings
     own = np.arange((s.iterations + extra) * s.particles) // s.particles
     share = np.minimum(own / s.iterations, 1.0)
-    view = VIEW * s.samples_per_ray / 48 * np.ones_like(share)
-    for start, pixels in s.render_size:
-        view = np.where(share >= start, VIEW * s.samples_per_ray / 48 * (pixels / 64) ** 2, view)
-    costs = SCORE + view + PREVIEW / s.preview_every
+    view = VIEW * s.rendering.samples_per_ray / 48 * np.ones_like(share)
+    for start, pixels in s.rendering.resolutions:
+        view = np.where(share >= start, VIEW * s.rendering.samples_per_ray / 48 * (pixels / 64) ** 2, view)
+    costs = SCORE + view + PREVIEW / s.output.preview_every
     if s.method != "sds":
         costs = costs + VARIATIONAL
     if s.uses_assets and s.initialise:
-        costs = costs + (share < s.warmup) * (s.asset_steps - 1) * view
-        if s.delta_every:
-            costs = costs + (own % s.delta_every == 0) * DELTA
+        costs = costs + (share < s.initialisation.warmup) * (s.initialisation.asset_steps - 1) * view
+        if s.distillation.delta_every:
+            costs = costs + (own % s.distillation.delta_every == 0) * DELTA
     if s.uses_assets and s.adapt:
-        teaching = share < s.warmup
+        teaching = share < s.initialisation.warmup
         teaching[0] = True  # with τ = 0 all of it comes first
-        costs = costs + teaching * (s.adaptation_steps * s.adaptation_batch * TAUGHT / teaching.sum())
+        costs = costs + teaching * (s.adaptation.steps * s.adaptation.batch * TAUGHT / teaching.sum())
     return costs
 
 
 def filming_cost(settings: Settings) -> float:
     """The cost of one object's turntable."""
     s = settings
-    return s.turntable_frames * FRAME * (s.turntable_rays / 96) ** 2 * s.samples_per_ray / 48
+    return s.output.turntable_frames * FRAME * (s.output.turntable_rays / 96) ** 2 * s.rendering.samples_per_ray / 48
 
 
 def finishing_cost(settings: Settings) -> float:
     """The cost of films, meshes and scores."""
     s = settings
-    return s.particles * (filming_cost(s) + MESH * (s.mesh_resolution / 96) ** 2 + SCORES)
+    return s.particles * (filming_cost(s) + MESH * (s.output.mesh_resolution / 96) ** 2 + SCORES)
 
 
 def cost(settings: Settings, extra: int = 0, begin: int = 0) -> float:

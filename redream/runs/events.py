@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from redream.runs.upgrade import upgrade
 from redream.settings import Settings
 
 
@@ -116,7 +117,7 @@ def to_line(event: Event, time: float) -> str:
 
 def from_line(line: str) -> Event:
     """Read what `to_line` wrote; `ValueError` or `KeyError` for anything else."""
-    values = json.loads(line)
+    values = upgrade(json.loads(line))
     kind = KINDS[values.pop("event")]
     del values["time"]
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}

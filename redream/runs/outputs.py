@@ -55,7 +55,9 @@ def grid(images: Float[Tensor, "b 3 h w"], columns: int = 4) -> Float[Tensor, "3
 
 def save_strip(asset: Asset, settings: Settings, path: Path) -> None:
     """An asset's views once around it in a row, the one from +x first."""
-    cameras = ring(STRIP_VIEWS, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+    cameras = ring(
+        STRIP_VIEWS, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
+    )
     save_png(grid(pictures(asset, cameras, STRIP_SIZE), columns=STRIP_VIEWS), path)
 
 
@@ -69,10 +71,10 @@ class CachedViews:
     def render(self, camera: Camera) -> Float[Tensor, "1 3 h w"]:
         """Colour at the turntable's size."""
         white = torch.ones(3, device=self.particle.grid.density.device)
-        seen = self.particle.render(camera, self.settings.turntable_rays, white)
+        seen = self.particle.render(camera, self.settings.output.turntable_rays, white)
         both = torch.cat([seen.image, seen.opacity], dim=1)  # (1, 4, h, w)
         self._seen[camera] = _resized(both, self.score_size)
-        return _resized(seen.image, self.settings.turntable_size)
+        return _resized(seen.image, self.settings.output.turntable_size)
 
     def for_scores(self, camera: Camera) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
         """Colour and opacity, brought to the size that scores are made at."""
@@ -84,7 +86,9 @@ class CachedViews:
     def frames(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """Of the turntable, one after the other."""
         s = self.settings
-        cameras = ring(s.turntable_frames, s.score_elevation_deg, s.score_distance, s.score_fovy_deg)
+        cameras = ring(
+            s.output.turntable_frames, s.output.score_elevation_deg, s.output.score_distance, s.output.score_fovy_deg
+        )
         return turntable.frames_of(self.render, cameras)
 
 
@@ -98,7 +102,9 @@ def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c 
 def preview_camera(settings: Settings, number: int) -> Camera:
     """Where the `number`-th preview is taken from: a little further around each time."""
     azimuth = number * PREVIEW_STEP_DEG % 360
-    return Camera(azimuth, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+    return Camera(
+        azimuth, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
+    )
 
 
 def preview(particle: Renderable, camera: Camera) -> Float[Tensor, "1 3 h w"]:
@@ -111,11 +117,11 @@ def save_mesh(particle: Renderable, settings: Settings, path: Path) -> None:
     surface = mesh.extract(
         particle.field,
         particle.grid,
-        resolution=settings.mesh_resolution,
-        max_faces=settings.mesh_faces,
+        resolution=settings.output.mesh_resolution,
+        max_faces=settings.output.mesh_faces,
         texture_size=MESH_TEXTURE,
-        picture_size=settings.turntable_rays,
-        samples_per_ray=settings.samples_per_ray,
+        picture_size=settings.output.turntable_rays,
+        samples_per_ray=settings.rendering.samples_per_ray,
     )
     mesh.save(surface, path)
 

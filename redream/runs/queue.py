@@ -1,6 +1,7 @@
 """One worker per device makes the runs, one after the other; pages follow a run's history, and may come and go.
 
 A run that was submitted is made whether or not anybody looks. Its history is its events.jsonl: who comes late reads it
+from redream.errors import RedreamError
 from the beginning, also after the program was started anew.
 """
 
@@ -30,7 +31,7 @@ HISTORY_RUNS = 5  # runs that are here at the start and tell how fast this machi
 PRUNE_SECONDS = 3600.0  # seconds between two looks for runs to remove
 
 
-class QueueError(ValueError):
+class QueueError(RedreamError):
     """A run that is not taken on; the message says why and what to do."""
 
 
@@ -212,7 +213,7 @@ class Worker:
                     if isinstance(event, Progress) and event.seconds_left is not None:
                         job.seconds_left = event.seconds_left
             except Exception as error:  # its sentence is in the history; the next run has its turn
-                logging.getLogger(__name__).warning("%s broke off", run, exc_info=not pipeline.is_named(error))
+                logging.getLogger(__name__).warning("%s broke off", run, exc_info=not isinstance(error, RedreamError))
             with suppress(RunError, OSError):  # somebody removes it
                 self.pace.learn(find(run))
             with self._changed:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redream.retrieval.build import ring_pictures
-from redream.retrieval.index import AssetUnavailable, Hit, retrieved
+from redream.retrieval.index import AssetUnavailable, Hit, retrieved_json
 from redream.retrieval.orientation import Alignment, align
 from redream.runs.run import UploadedAsset
 from redream.scene import assets
@@ -28,10 +28,12 @@ def search(prompt: str, models: Models, settings: Settings) -> tuple[list[Found]
 
     Raises the last one's error if there is none.
     """
-    hits = models.index.search(prompt, models.clip("retrieval"), settings.candidates, settings.candidates)
+    hits = models.index.search(
+        prompt, models.clip("retrieval"), settings.retrieval.candidates, settings.retrieval.candidates
+    )
     found, sentences = [], []
     for hit in hits:
-        if len(found) == settings.assets:
+        if len(found) == settings.retrieval.assets:
             break
         try:
             found.append(Found(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
@@ -80,4 +82,4 @@ def as_reference(found: Found):
 
 
 def _entry(hit: Hit) -> dict:
-    return retrieved("", [hit])["assets"][0]
+    return retrieved_json("", [hit])["assets"][0]

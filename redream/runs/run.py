@@ -20,10 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from redream.errors import RedreamError
 from redream.files import replacing
 from redream.hub import is_inside
 from redream.runs import events
 from redream.runs.locks import lock
+from redream.runs.upgrade import FORMAT, upgrade
 from redream.settings import PRESETS, Settings
 
 CHECKPOINTS_KEPT = 2
@@ -32,7 +34,7 @@ ID = re.compile(r"run-[A-Za-z0-9_-]{16}")  # as `new_id` makes them
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}(\.\w+)?")  # as `replacing` and `Run.checkpoint` name them
 
 
-class RunError(ValueError):
+class RunError(RedreamError):
     """A run's folder that cannot be used; the message says why and what to do."""
 
 
@@ -84,15 +86,16 @@ class Request:
         return " ".join([*variables, shlex.join(words)]) + further
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False)
+        return json.dumps({"format": FORMAT} | asdict(self), indent=2, ensure_ascii=False)
 
     @staticmethod
     def from_json(text: str) -> "Request":
         """Read what `to_json` wrote; `ValueError`, `KeyError` or `TypeError` for anything else."""
-        values = json.loads(text)
+        values = upgrade(json.loads(text))
         settings = Settings.from_json(json.dumps(values.pop("settings")))
         assets = tuple(UploadedAsset(**asset) for asset in values.pop("assets"))
         uids = tuple(str(uid) for uid in values.pop("uids", ()))
+        del values["format"]
         if not all(is_inside(asset.file) for asset in assets):
             raise ValueError("A run's assets lie in its own folder.")
         return Request(settings=settings, assets=assets, uids=uids, **values)

@@ -162,13 +162,13 @@ class Session:
             left = float(self.ratio * (costs[done:].sum() + finishing))
             yield Progress(step.stage, done, step.total, left, step.losses)
             overflowed += not math.isfinite(step.losses["score"])
-            if previews and is_previewed(done, settings.preview_every):
+            if previews and is_previewed(done, settings.output.preview_every):
                 try:
                     told = self._preview(distillation)
                 except UNSCORED as error:
                     previews, told = False, Warned(f"There are no more previews. {error}")
                 yield told
-            if done % settings.checkpoint_every == 0:
+            if done % settings.output.checkpoint_every == 0:
                 saved = self._save(distillation)
         if saved < distillation.iteration:
             self._save(distillation)
@@ -178,7 +178,7 @@ class Session:
     def _preview(self, distillation) -> Preview:
         settings, iteration, clip = self.run.request.settings, distillation.iteration, self.models.clip("a")
         with self._timed("previews"):
-            number = iteration // settings.preview_every
+            number = iteration // settings.output.preview_every
             particle, camera = number % settings.particles, outputs.preview_camera(settings, number)
             image = outputs.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
             file = f"preview/{iteration:06d}.png"
@@ -203,7 +203,7 @@ class Session:
             size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
             studio = outputs.CachedViews(particle, settings, size)
-            frames, count = [], settings.turntable_frames
+            frames, count = [], settings.output.turntable_frames
             left = finishing and finishing * (settings.particles - number)
             try:
                 with self._timed("turntables"):

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from redream.errors import RedreamError
 from redream.scene import glb_validation
 from redream.scene.cameras import Camera
 
@@ -27,7 +28,7 @@ TEXTURE_SIDE = 1024  # pixels; larger textures are made smaller
 GLTF_TO_WORLD = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
 
 
-class AssetError(ValueError):
+class AssetError(RedreamError):
     """A 3D file that cannot be used; the message says why and what to do."""
 
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from redream.errors import RedreamError
+
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, one per axis (Instant-NGP, Eq. 4)
 INITIAL = 1e-4  # features start uniform in ±INITIAL
 
 
-class EncodingError(ValueError):
+class EncodingError(RedreamError):
     """A hash grid that cannot be built; the message says which number is wrong."""
 
 

@@ -20,18 +20,20 @@ class Field(nn.Module):
 
     def __init__(self, settings: Settings, generator: torch.Generator) -> None:
         super().__init__()
-        self.bound = settings.bound
-        self.density_scale, self.density_radius = settings.density_scale, settings.density_radius
+        self.bound = settings.field.bound
+        self.density_scale, self.density_radius = settings.field.density_scale, settings.field.density_radius
         self.grid = HashGrid(
-            settings.levels,
-            settings.features,
-            settings.log2_table,
-            settings.base_resolution,
-            settings.max_resolution,
+            settings.field.levels,
+            settings.field.features,
+            settings.field.log2_table,
+            settings.field.base_resolution,
+            settings.field.max_resolution,
             generator,
         )
         self.network = nn.Sequential(
-            _linear(self.grid.width, settings.hidden, generator), nn.ReLU(), _linear(settings.hidden, 4, generator)
+            _linear(self.grid.width, settings.field.hidden, generator),
+            nn.ReLU(),
+            _linear(settings.field.hidden, 4, generator),
         )
 
     def forward(self, points: Float[Tensor, "n 3"]) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n"]]:
@@ -48,8 +50,8 @@ class Field(nn.Module):
     def parameter_groups(self, settings: Settings) -> list[dict]:
         """What AdamW is given: each table and the network, with their own learning rates."""
         return [
-            *({"params": [level.table], "lr": settings.learning_rate_grid} for level in self.grid.levels),
-            {"params": list(self.network.parameters()), "lr": settings.learning_rate_network},
+            *({"params": [level.table], "lr": settings.distillation.learning_rate_grid} for level in self.grid.levels),
+            {"params": list(self.network.parameters()), "lr": settings.distillation.learning_rate_network},
         ]
 
 

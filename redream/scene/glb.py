@@ -4,8 +4,10 @@ import json
 import struct
 from collections.abc import Iterator
 
+from redream.errors import RedreamError
 
-class GlbError(ValueError):
+
+class GlbError(RedreamError):
     """A file that is refused before it is parsed; the message says why and what to do."""
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import measure
 
+from redream.errors import RedreamError
 from redream.files import replacing
 from redream.scene import glb
 from redream.scene.assets import GLTF_TO_WORLD, Asset, Tree, to_linear
@@ -31,7 +32,7 @@ RAYS_PER_CHUNK = 2**14
 Picture = tuple[Camera, torch.Tensor]  # and (1, 4, h, w): colour over black, and opacity
 
 
-class MeshError(ValueError):
+class MeshError(RedreamError):
     """A field without a surface, or numbers that make no mesh; the message says which."""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from redream.errors import RedreamError
 from redream.files import replacing
 from redream.scene.cameras import Camera
 
@@ -18,7 +19,7 @@ _OUTPUT = ["-crf", "18", "-preset", "medium", "-vf", "scale=out_color_matrix=bt7
 _OUTPUT += ["-movflags", "+faststart"]
 
 
-class TurntableError(ValueError):
+class TurntableError(RedreamError):
     """A video that cannot be made; the message says why."""
 
 

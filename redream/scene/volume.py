@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from redream.errors import RedreamError
 from redream.scene.cameras import Camera
 
 # points (n, 3) in world units → RGB (n, 3) in [0, 1], density (n,) ≥ 0 per world unit
@@ -23,7 +24,7 @@ LARGE = 64**3  # occupancy grids with more cells than this are updated by halves
 POINTS_PER_CHUNK = 2**18  # where only densities are asked for, without gradients
 
 
-class VolumeError(ValueError):
+class VolumeError(RedreamError):
     """A rendering that makes no sense; the message says what to change."""
 
 

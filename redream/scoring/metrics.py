@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from redream.errors import RedreamError
 from redream.retrieval.clip import Clip
 from redream.scene.cameras import VIEWS, Camera, ring
 from redream.settings import Settings
@@ -27,7 +28,7 @@ Distance = Callable[[Tensor, Tensor], Tensor]
 RenderFunction = Callable[[Camera], tuple[Tensor, Tensor]]
 
 
-class MetricsError(ValueError):
+class MetricsError(RedreamError):
     """A score or a perceptual net that cannot be had; the message says why."""
 
 
@@ -167,7 +168,9 @@ def score(
 
 def score_cameras(settings: Settings) -> list[Camera]:
     """The 120 cameras that scores are made from; the first one sees the front."""
-    return ring(AZIMUTHS, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+    return ring(
+        AZIMUTHS, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
+    )
 
 
 def _mean_cosine(images: Float[Tensor, "b d"], text: Float[Tensor, "1 d"]) -> float:

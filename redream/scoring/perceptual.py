@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from redream.errors import RedreamError
 from redream.files import replacing
 
 BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's, with their SHA-256 begun
 
 
-class PerceptualError(ValueError):
+class PerceptualError(RedreamError):
     """A perceptual net that cannot be loaded; the message says why."""
 
 

@@ -12,17 +12,18 @@ from functools import cached_property
 from pathlib import Path
 
 from redream import hub
+from redream.errors import RedreamError
 from redream.settings import PRESETS
 from redream.stack.vocabulary import Vocabulary
 
 STACKS = Path(__file__).parents[2] / "assets_index"  # NAME → STACKS/NAME/stack.json
 CLIPS = ("retrieval", "a", "b")
 PERCEPTUALS = ("a", "b")
-JUDGES = ("clips.a", "clips.b", "perceptual.a", "perceptual.b")  # entries that only score what the others make
+SCORING_ENTRIES = ("clips.a", "clips.b", "perceptual.a", "perceptual.b")  # entries that only score what the others make
 LPIPS_NETWORKS = ("vgg", "alex")
 
 
-class StackError(ValueError):
+class StackError(RedreamError):
     """A stack that cannot be read; the message says what is wrong with it."""
 
 

@@ -6,14 +6,15 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from redream.errors import RedreamError
 from redream.settings import PROMPT_LIMIT
 
 
-class VocabularyError(ValueError):
+class VocabularyError(RedreamError):
     """A vocabulary file that cannot be read; the message says what to do."""
 
 
-class PromptError(ValueError):
+class PromptError(RedreamError):
     """A prompt that cannot be used; the message says why and what to do."""
 
 

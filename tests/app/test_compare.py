@@ -54,7 +54,7 @@ class Idle(Worker):
 
 
 def test_variants_differ_from_each_other_and_keep_all_other_settings():
-    run = run_of("sds", changes={"iterations": 7, "guidance_sds": 33.0})
+    run = run_of("sds", changes={"iterations": 7, "distillation": {"guidance": 33.0}})
     made = list(wanted(list(compare.VARIANTS), run, PRESET, 5).values())
     assert len(set(made)) == len(made) and all(s.seed == 5 and s.iterations == 7 for s in made)
     assert [s.uses_assets for s in made] == [True, True, True, False, False]
@@ -64,7 +64,7 @@ def test_variants_differ_from_each_other_and_keep_all_other_settings():
 def test_another_method_has_its_own_settings_and_the_same_one_keeps_those_of_the_run():
     preset = by_method(TINY, vsd={"t_min": 0.3})
     found = wanted(["redream", "redream-no-init", "vsd"], run_of("redream", changes={"t_min": 0.2}), preset, 0)
-    assert [settings.t_min for settings in found.values()] == [0.2, 0.2, 0.3]
+    assert [settings.distillation.t_min for settings in found.values()] == [0.2, 0.2, 0.3]
 
 
 def test_an_equal_run_that_is_finished_or_will_be_is_used_again_and_what_is_missing_is_made():

@@ -15,7 +15,7 @@ from PIL import Image
 from tiny_stack import TINY
 
 from redream import pipeline
-from redream.__main__ import main
+from redream.cli import main
 from redream.evaluation.trials import VARIED
 from redream.files import read_json
 from redream.runs import events, locks
@@ -134,15 +134,15 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
 
 
 def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_path):
-    (tmp_path / "prompts.txt").write_text("dev\ta purple owl\njudge\tan ironman\n")
+    (tmp_path / "prompts.txt").write_text("dev\ta purple owl\ntest\tan ironman\n")
     words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
     words += ["--set", "iterations=1", "--set", "sds.t_max=[1, 0.5]", "--out", str(tmp_path / "out")]
-    assert main([*words, "--part", "dev"]) == 0
+    assert main([*words, "--split", "validation"]) == 0
     out, err = capsys.readouterr()
     assert "table.md" in out and "missing" not in out and "1 of 1: sds: a purple owl" in err
     (folder,) = (tmp_path / "out/runs/sds").iterdir()
     assert Run.open(folder).request.settings == PRESETS["mini"]["redream"].with_(
-        method="sds", iterations=1, t_max=(1.0, 0.5)
+        method="sds", iterations=1, distillation={"t_max": (1.0, 0.5)}
     )
     assert main(words) == 0
     out, err = capsys.readouterr()

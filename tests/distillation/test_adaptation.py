@@ -33,7 +33,7 @@ def test_stored_views_are_the_assets_renders_on_any_background(references, gener
 
 def test_stored_views_go_once_around_the_asset(references, generator):
     azimuths = [camera.azimuth_deg for camera in store_views(references[0].asset, TINY, 8, generator).cameras]
-    assert azimuths == [360 * i / TINY.asset_views for i in range(TINY.asset_views)]
+    assert azimuths == [360 * i / TINY.adaptation.views for i in range(TINY.adaptation.views)]
 
 
 def test_prefixes_start_as_the_words_of_their_views(prior, references, generator):
@@ -51,13 +51,7 @@ def test_before_learning_the_prefix_says_what_the_words_say(prior, references, g
 
 
 def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, references, generator):
-    settings = TINY.with_(
-        adaptation_steps=60,
-        adaptation_batch=8,
-        adaptation_learning_rate=1e-2,
-        adaptation_empty=0.0,
-        adaptation_t_power=1.0,
-    )
+    settings = TINY.with_(adaptation={"steps": 60, "batch": 8, "learning_rate": 1e-2, "empty": 0.0, "t_power": 1.0})
     adaptation = Adaptation(prior, settings, references, generator)
     frozen = {name: p.clone() for name, p in prior.unet.named_parameters() if ".lora_" not in name}
     losses = [adaptation.step() for _ in range(60)]
@@ -69,7 +63,9 @@ def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone
 
 def test_learned_prefixes_move_and_frozen_ones_stay(prior, references, generator):
     for learned in (True, False):
-        adaptation = Adaptation(prior, TINY.with_(prefix_learned=learned, adaptation_steps=3), references, generator)
+        adaptation = Adaptation(
+            prior, TINY.with_(adaptation={"prefix_learned": learned, "steps": 3}), references, generator
+        )
         start = adaptation.prefix("front").clone()
         for _ in range(3):
             adaptation.step()
@@ -77,7 +73,7 @@ def test_learned_prefixes_move_and_frozen_ones_stay(prior, references, generator
 
 
 def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, references, generator):
-    adaptation = Adaptation(prior, TINY.with_(adaptation_steps=20), references, generator)
+    adaptation = Adaptation(prior, TINY.with_(adaptation={"steps": 20}), references, generator)
     moves = []
     while not adaptation.finished:
         before = torch.cat([p.detach().flatten().clone() for p in adaptation.lora])
@@ -88,14 +84,14 @@ def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, refe
 
 @pytest.mark.parametrize("power", [1.0, 3.0])
 def test_timesteps_are_below_half_of_all_with_probability_two_to_the_minus_power(prior, references, generator, power):
-    adaptation = Adaptation(prior, TINY.with_(adaptation_t_power=power), references, generator)
+    adaptation = Adaptation(prior, TINY.with_(adaptation={"t_power": power}), references, generator)
     t = adaptation._random_timesteps(20_000)
     assert 0 <= t.min() and t.max() <= prior.timesteps - 1
     assert float((t < prior.timesteps / 2).float().mean()) == pytest.approx(0.5**power, abs=0.015)
 
 
 def test_a_batch_has_the_three_views_in_equal_shares(prior, references, generator):
-    adaptation = Adaptation(prior, TINY.with_(asset_views=12), references, generator)
+    adaptation = Adaptation(prior, TINY.with_(adaptation={"views": 12}), references, generator)
     views = [adaptation.view_of[row] for row in adaptation._balanced_rows(9)]
     assert {view: views.count(view) for view in VIEWS} == {"front": 3, "side": 3, "back": 3}
 

@@ -48,7 +48,7 @@ def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, m
 
 
 def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, references):
-    settings = TINY.with_(iterations=8, adaptation_steps=5)
+    settings = TINY.with_(iterations=8, adaptation={"steps": 5})
     distillation = start(tiny_stack, settings, references)
     done = [(distillation.adaptation.steps_done, bool(distillation.adapted_embeddings)) for _ in distillation.steps()]
     assert done == [(2, False), (3, False), (4, False), (5, True)] + [(5, True)] * 4
@@ -62,13 +62,15 @@ def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(t
         return real(self, adapter, train, scale)
 
     monkeypatch.setattr(Prior, "using", using)
-    list(start(tiny_stack, TINY.with_(adaptation_scale=0.3), references).steps())
+    list(start(tiny_stack, TINY.with_(adaptation={"scale": 0.3}), references).steps())
     assert {u for u in used if u[0] == "prior"} == {("prior", True, 1.0), ("prior", False, 0.3)}
 
 
 def test_rates_follow_the_square_of_the_disagreement_within_limits_and_keep_it_where_there_is_none():
-    particle = loop.Particle(TINY.with_(score_rms_reference=0.1), torch.Generator(), torch.device("cpu"))
-    plain = loop.Particle(TINY.with_(score_rms_reference=0.0), torch.Generator(), torch.device("cpu"))
+    particle = loop.Particle(
+        TINY.with_(distillation={"score_rms_reference": 0.1}), torch.Generator(), torch.device("cpu")
+    )
+    plain = loop.Particle(TINY.with_(distillation={"score_rms_reference": 0.0}), torch.Generator(), torch.device("cpu"))
 
     def factor(score_rms, share=0.5):
         for one in (particle, plain):
@@ -92,7 +94,7 @@ def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_a
     tiny_stack, references, monkeypatch
 ):
     def rates(reference):
-        distillation = start(tiny_stack, TINY.with_(score_rms_reference=reference), references)
+        distillation = start(tiny_stack, TINY.with_(distillation={"score_rms_reference": reference}), references)
         return [distillation.particles[0].optimizer.param_groups[0]["lr"] for _ in distillation.steps()]
 
     usual, high = rates(0.0), rates(1e6)
@@ -100,7 +102,9 @@ def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_a
 
 
 def test_late_in_the_warm_up_the_asset_holds_outlines_and_hardly_colours(tiny_stack):
-    settings = TINY.with_(warmup=0.5, asset_colour_until=0.4, asset_colour_after=0.25, asset_sigma=0.1)
+    settings = TINY.with_(
+        initialisation={"warmup": 0.5, "asset_colour_until": 0.4, "asset_colour_after": 0.25, "asset_sigma": 0.1}
+    )
     distillation = start(tiny_stack, settings)
     image, opacity = torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8)
     other = Rendering(image + 0.1, opacity + 0.2, opacity)
@@ -118,11 +122,20 @@ def test_particles_take_turns_and_start_from_different_assets(tiny_stack, refere
 
 def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, references):
     settings = TINY.with_(
-        iterations=40, warmup=1.0, asset_colour_until=1.0, adapt=False, delta_every=0, guidance=0.0, asset_sigma=0.005
+        iterations=40,
+        initialisation={"warmup": 1.0, "asset_colour_until": 1.0, "asset_sigma": 0.005},
+        adapt=False,
+        distillation={"delta_every": 0, "guidance": 0.0},
     )
-    settings = settings.with_(asset_steps=6, learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
-    settings = settings.with_(render_size=((0.0, 24),))
-    settings = settings.with_(features=4, max_resolution=32, hidden=32, occupancy_resolution=16, samples_per_ray=24)
+    settings = settings.with_(
+        initialisation={"asset_steps": 6},
+        distillation={"learning_rate_grid": 0.05, "learning_rate_network": 0.01, "learning_rate_end": 1.0},
+    )
+    settings = settings.with_(rendering={"resolutions": ((0.0, 24),)})
+    settings = settings.with_(
+        field={"features": 4, "max_resolution": 32, "hidden": 32},
+        rendering={"occupancy_resolution": 16, "samples_per_ray": 24},
+    )
     distillation = start(tiny_stack, settings, references[:1])
     camera, white = Camera(30.0, 15.0, 1.6, 41.0), torch.ones(3)
     image, _ = references[0].asset.render(camera, 24, white)
@@ -141,14 +154,13 @@ def test_more_steps_of_the_asset_velocity_an_iteration_come_closer_to_the_asset(
     for count in (1, 4):
         settings = TINY.with_(
             iterations=40,
-            warmup=1.0,
-            asset_colour_until=1.0,
+            initialisation={"warmup": 1.0, "asset_colour_until": 1.0, "asset_steps": count},
             adapt=False,
-            delta_every=0,
-            guidance=0.0,
-            asset_steps=count,
+            distillation={"delta_every": 0, "guidance": 0.0},
         )
-        settings = settings.with_(learning_rate_grid=0.05, learning_rate_network=0.01, learning_rate_end=1.0)
+        settings = settings.with_(
+            distillation={"learning_rate_grid": 0.05, "learning_rate_network": 0.01, "learning_rate_end": 1.0}
+        )
         distillation = start(tiny_stack, settings, references[:1])
         for _ in distillation.steps():
             pass
@@ -161,7 +173,7 @@ def test_more_steps_of_the_asset_velocity_an_iteration_come_closer_to_the_asset(
 def test_the_further_steps_of_the_asset_velocity_are_taken_in_the_warm_up_alone(tiny_stack, references, monkeypatch):
     taken = []
     monkeypatch.setattr(loop.Particle, "descend", lambda self, loss: taken.append(loss))
-    settings = TINY.with_(iterations=10, warmup=0.3, adapt=False, asset_steps=4)
+    settings = TINY.with_(iterations=10, initialisation={"warmup": 0.3, "asset_steps": 4}, adapt=False)
     counts = []
     for _ in start(tiny_stack, settings, references[:1]).steps():
         counts.append(len(taken))
@@ -202,7 +214,7 @@ def test_a_run_that_was_stopped_and_loaded_ends_as_one_that_was_not(
 def test_a_stop_between_steps_of_the_adaptation_waits_for_no_further_one_and_loses_none(
     tiny_stack, references, tmp_path
 ):
-    settings = TINY.with_(iterations=8, adaptation_steps=10)  # 3, 5, 8 and 10 steps are done after an iteration
+    settings = TINY.with_(iterations=8, adaptation={"steps": 10})  # 3, 5, 8 and 10 steps are done after an iteration
     whole, first, second = (start(tiny_stack, settings, references) for _ in range(3))
     list(whole.steps())
     done = list(first.steps(stop=lambda: first.adaptation.steps_done == 4))
@@ -221,7 +233,7 @@ def test_a_finished_run_continues_for_extra_iterations_at_the_end_of_its_schedul
 
 def test_a_checkpoint_of_other_settings_is_refused_in_a_sentence(tiny_stack, tmp_path):
     start(tiny_stack, TINY.with_(method="vsd")).save(tmp_path / "checkpoint")
-    other = start(tiny_stack, TINY.with_(method="vsd", hidden=16))
+    other = start(tiny_stack, TINY.with_(method="vsd", field={"hidden": 16}))
     with pytest.raises(CheckpointError, match="does not fit"):
         other.load(tmp_path / "checkpoint")
 
@@ -249,7 +261,9 @@ def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_st
     runs = []
     for spoil in (lambda gradient: gradient.clone().index_fill_(-1, torch.tensor([0]), value), torch.zeros_like):
         # without rates that follow the score: they keep what they were, where zero would lower them
-        distillation = start(tiny_stack, TINY.with_(method=method, score_rms_reference=0.0), references)
+        distillation = start(
+            tiny_stack, TINY.with_(method=method, distillation={"score_rms_reference": 0.0}), references
+        )
 
         def score(*arguments, own=distillation, spoil=spoil, real=distillation._score_gradient):
             gradient = real(*arguments)
@@ -263,7 +277,7 @@ def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_st
 
 
 def test_timesteps_stay_in_their_range_before_and_after_the_anneal(tiny_stack):
-    distillation = start(tiny_stack, TINY.with_(t_min=0.1, t_max=(0.9, 0.4), t_anneal=0.5))
+    distillation = start(tiny_stack, TINY.with_(distillation={"t_min": 0.1, "t_max": (0.9, 0.4), "t_anneal": 0.5}))
     early = [int(distillation._timestep(0.2)) for _ in range(300)]
     late = [int(distillation._timestep(0.7)) for _ in range(300)]
     assert 95 <= min(early) < 150 and 800 < max(early) <= 900

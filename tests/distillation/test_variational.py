@@ -46,7 +46,7 @@ def test_its_held_out_loss_is_lower_with_true_cameras_than_with_shuffled_ones(mi
     is small: it is tested in pairs with equal noise, and must exceed three standard errors of their mean difference.
     """
     prior, asset = Prior.load(mini.folder(mini.prior)), Thing("house", "green", 0).asset()
-    zeta = Variational(prior, Settings(learning_rate_variational=2e-3), "a green house", generator)
+    zeta = Variational(prior, Settings(variational={"learning_rate": 2e-3}), "a green house", generator)
     cameras = ring(8, 15.0, 1.6, 40.0)
     with torch.no_grad():
         latents = [prior.encode(asset.render(camera, prior.size, torch.ones(3))[0]) for camera in cameras]

@@ -20,8 +20,8 @@ from redream.stack.vocabulary import parse_prompt
 def test_the_truth_overlaps_itself_wholly_and_the_best_variant_counts(models_with_truth):
     checked = parse_prompt("a purple owl", models_with_truth.stack.vocabulary)
     truth, _ = scorer.true_objects(models_with_truth.stack, checked)
-    judge = scorer.Scorer(models_with_truth, TINY, checked, truth)
-    ball, box = (judge.outlines(scorer.RenderableAsset(asset, TINY)) for asset in truth)
+    own = scorer.Scorer(models_with_truth, TINY, checked, truth)
+    ball, box = (own.outlines(scorer.RenderableAsset(asset, TINY)) for asset in truth)
     assert scorer.best_overlap(ball, [box, ball]) == 1.0
     assert scorer.best_overlap(ball, [box]) < 1.0 and scorer.best_overlap(ball, []) is None
 
@@ -45,9 +45,9 @@ def test_a_variant_of_the_truth_is_compared_with_the_others_only(models_with_tru
     """With two variants the mean of the others is the other one, so both are off by their whole difference."""
     checked = parse_prompt("a purple owl", models_with_truth.stack.vocabulary)
     truth, _ = scorer.true_objects(models_with_truth.stack, checked)
-    judge = scorer.Scorer(models_with_truth, TINY, checked, truth)
-    first, second = (judge._alone(scorer.RenderableAsset(asset, TINY))["a_lpips_a"] for asset in truth)
-    scores = scorer.rounded(judge.true_object(tmp_path))
+    own = scorer.Scorer(models_with_truth, TINY, checked, truth)
+    first, second = (own._alone(scorer.RenderableAsset(asset, TINY))["a_lpips_a"] for asset in truth)
+    scores = scorer.rounded(own.true_object(tmp_path))
     assert scores["a_lpips_error_a"] == pytest.approx(abs(first - second), abs=2e-6) and first != second
     assert str(scores["a_lpips_difference_a"]) == "0.0"
     alone = scorer.Scorer(models_with_truth, TINY, checked, truth[:1]).true_object(tmp_path)
@@ -66,8 +66,10 @@ def test_pictures_of_an_asset_are_made_by_the_steps_a_particles_are(models_with_
     checked = parse_prompt("a purple owl", models_with_truth.stack.vocabulary)
     (asset, _), _ = scorer.true_objects(models_with_truth.stack, checked)
     camera = Camera(30.0, 15.0, 1.6, 40.0)
-    image, opacity = CachedViews(scorer.RenderableAsset(asset, TINY), TINY, TINY.turntable_rays).for_scores(camera)
-    expected = asset.render(camera, TINY.turntable_rays, torch.ones(3))
+    image, opacity = CachedViews(scorer.RenderableAsset(asset, TINY), TINY, TINY.output.turntable_rays).for_scores(
+        camera
+    )
+    expected = asset.render(camera, TINY.output.turntable_rays, torch.ones(3))
     assert torch.equal(image, expected[0]) and torch.equal(opacity, expected[1])
 
 

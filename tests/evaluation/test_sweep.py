@@ -29,8 +29,8 @@ from redream.settings import by_method
 from redream.stack.models import Models
 from redream.stack.vocabulary import parse_prompt
 
-SETTINGS = TINY.with_(iterations=2, checkpoint_every=1)
-PROMPTS = [Prompt("a purple owl", "dev"), Prompt("a red vase", "judge")]
+SETTINGS = TINY.with_(iterations=2, output={"checkpoint_every": 1})
+PROMPTS = [Prompt("a purple owl", "validation"), Prompt("a red vase", "test")]
 METHODS = ["redream", "sds", "retrieval"]
 
 
@@ -75,9 +75,9 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, t
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
-    sweep(out, models, settings=by_method(SETTINGS.with_(t_min=0.2)), **asked)
+    sweep(out, models, settings=by_method(SETTINGS.with_(distillation={"t_min": 0.2})), **asked)
     assert len(begun) == 1 and len(list((out / "runs/sds").iterdir())) == 1 + len(PROMPTS)
-    monkeypatch.setattr(trials.Weights, "of", lambda stack: trials.Weights("other makers", "judges"))
+    monkeypatch.setattr(trials.ModelDigests, "of", lambda stack: trials.ModelDigests("other makers", "scorers"))
     sweep(out, models, **asked)
     assert len(set(begun)) == 2
 
@@ -95,7 +95,7 @@ def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path, 
     before, after = (pq.read_table(folder / "results.parquet").to_pylist() for folder in (whole, out))
     assert begun == [] and len(before) == len(after) == 7  # nobody knows the true vase
     for row, again in zip(before, after, strict=True):
-        assert row["judges"] != again["judges"]
+        assert row["scorers"] != again["scorers"]
         for score in scores:
             assert (again[f"{score}_a"], again[f"{score}_b"]) == (row[f"{score}_b"], row[f"{score}_a"])
         assert again["silhouette_iou"] == row["silhouette_iou"]
@@ -119,7 +119,9 @@ def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun, tmp_path
     shutil.copytree(whole, out)
     sweep(out, models, tuned={"sds": {"t_max": (0.9, 0.6)}}, prompts=PROMPTS[:1])
     (made,) = begun
-    assert Run.open(out / "runs/sds" / made).request.settings == SETTINGS.with_(method="sds", t_max=(0.9, 0.6))
+    assert Run.open(out / "runs/sds" / made).request.settings == SETTINGS.with_(
+        method="sds", distillation={"t_max": (0.9, 0.6)}
+    )
     assert json.loads((out / "table.json").read_text())["changes"]["sds"] == {"method": "sds", "t_max": [0.9, 0.6]}
     with pytest.raises(EvaluationError, match="no method magic"):
         sweep(out, models, tuned={"magic": {}})
@@ -151,7 +153,7 @@ def test_an_object_that_diverged_is_missing_instead_of_out_of_the_means(whole, m
 
 
 def test_methods_that_are_one_with_these_settings_are_made_once(models, begun, tmp_path):
-    own = SETTINGS.with_(guidance_sds=100.0)
+    own = SETTINGS.with_(distillation={"guidance": 100.0})
     sweep(tmp_path, models, settings=by_method(own), methods=["sds", "sds-100"], prompts=PROMPTS[:1])
     table = json.loads((tmp_path / "table.json").read_text())
     assert len(begun) == 1 and set(table["methods"]) == {"sds", "truth"} and table["same"] == {"sds-100": "sds"}
@@ -165,7 +167,7 @@ import os
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # as here: sums are equal then
-from test_evaluation import METHODS, PROMPTS, SETTINGS
+from test_sweep import METHODS, PROMPTS, SETTINGS
 from redream.evaluation import sweep as evaluation
 from redream.stack.models import Models
 from redream.settings import by_method
@@ -194,8 +196,8 @@ def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "table.json").unlink()
-    weights = trials.Weights.of(models.stack)
-    trial = trials.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], weights)
+    digests = trials.ModelDigests.of(models.stack)
+    trial = trials.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], digests)
     code = f"""
 import sys
 from pathlib import Path
@@ -327,19 +329,19 @@ def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
         raise AssetUnavailable("Only asked.")
 
     monkeypatch.setattr(pipeline, "generate", generate)
-    changed = SETTINGS.with_(guidance=5.0)
+    changed = SETTINGS.with_(distillation={"guidance": 5.0})
     sweep(
         tmp_path,
         models,
-        settings=by_method(changed, sds={"guidance_sds": 30.0}),
+        settings=by_method(changed, sds={"distillation": {"guidance": 30.0}}),
         methods=list(trials.METHODS),
         prompts=PROMPTS[:1],
         seeds=[7],
     )
     assert set(asked) == set(trials.METHODS) - {"retrieval"}
     assert asked["redream"] == changed.with_(seed=7)
-    assert all(settings.guidance == 5.0 for settings in asked.values())
-    assert asked["sds"].guidance_scale == 30.0 and asked["sds-100"].guidance_scale == 100.0
+    assert all(settings.distillation.guidance == 5.0 for settings in asked.values())
+    assert [asked[name].distillation.guidance for name in ("sds", "sds-100")] == [30.0, 100.0]
     assert not asked["vsd"].uses_assets and asked["redream-no-init"].uses_assets
     different = {json.dumps(dataclasses.asdict(s)) for s in asked.values()}
     assert len(different) == len(asked)
@@ -370,15 +372,15 @@ def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
         owl = row["prompt"] == "a purple owl"
         assert all((row[key] is not None) == owl for key in ("janus_rate_a", "janus_rate_b", "janus_count_a"))
         assert (row["silhouette_iou"] is not None) == owl == (row["coverage_true"] is not None)
-        assert row["part"] == ("dev" if owl else "judge") and row["failure"] is None
+        assert row["split"] == ("validation" if owl else "test") and row["failure"] is None
     assert len(list((whole / "runs/truth").iterdir())) == 1
 
 
 @pytest.mark.gpu
 def test_a_run_is_seen_alike_on_the_gpu(whole, models):
     run = Run.open(next(whole.glob("runs/sds/a-purple-owl*")))
-    judge = Scorer(models, run.request.settings, parse_prompt("a purple owl"), ())
-    here, there = (judge.outlines(objects_of(run, device)[0][0]) for device in ("cpu", "cuda"))
+    scorer = Scorer(models, run.request.settings, parse_prompt("a purple owl"), ())
+    here, there = (scorer.outlines(objects_of(run, device)[0][0]) for device in ("cpu", "cuda"))
     assert here.device == there.device and torch.allclose(here, there, atol=1e-2)
 
 
@@ -400,8 +402,10 @@ def test_the_table_says_which_way_is_better_and_what_a_run_cost(whole):
         and "coverage (neither is better)" in text
     )
     table = json.loads((whole / "table.json").read_text())
-    assert table["changes"] == {method: trials.METHODS[method] or {} for method in METHODS}
-    assert table["methods_version"] == trials.METHODS_VERSION and table["parts"] == {"dev": 1, "judge": 1}
+    assert table["changes"] == {
+        method: dict(VARIANTS[method].changes) if method in VARIANTS else {} for method in METHODS
+    }
+    assert table["methods_version"] == trials.METHODS_VERSION and table["splits"] == {"validation": 1, "test": 1}
     assert text.startswith("> **Warning:**") and "lower bound" in text and "Planned" in text
     costs = text[text.index("## Costs") : text.index("## Missing")]
     assert "| redream |" in costs and "| retrieval |" in costs and "| truth |" not in costs

@@ -76,15 +76,15 @@ def test_few_prompts_have_a_mean_and_their_number_but_no_interval(count, sure):
     assert f"| 0.500 n = {count - 1} |" in text and "fewer than 10 prompts" in text
 
 
-@pytest.mark.parametrize("parts", [["dev"], ["dev", "judge"], [None]])
-def test_a_table_names_its_prompts_and_warns_of_both_parts(parts):
-    outcomes = [dataclasses.replace(outcome("sds", f"an owl {p}", 0.5), part=p) for p in parts]
+@pytest.mark.parametrize("splits", [["validation"], ["validation", "test"], [None]])
+def test_a_table_names_its_prompts_and_warns_of_both_parts(splits):
+    outcomes = [dataclasses.replace(outcome("sds", f"an owl {p}", 0.5), split=p) for p in splits]
     table = {"stack": "tiny", "seeds": [0]} | tables.summarise(outcomes, METHODS)
-    assert table["prompts"] == [{"prompt": f"an owl {p}", "part": p} for p in parts]
-    assert table["parts"] == {p: 1 for p in parts if p}
+    assert table["prompts"] == [{"prompt": f"an owl {p}", "split": p} for p in splits]
+    assert table["splits"] == {p: 1 for p in splits if p}
     text = tables.markdown(table, outcomes)
-    assert text.startswith("> **Warning:**") == (len(parts) == 2)
-    assert all(f"\n- {f'{p}: ' if p else ''}an owl {p}\n" in text for p in parts)
+    assert text.startswith("> **Warning:**") == (len(splits) == 2)
+    assert all(f"\n- {f'{p}: ' if p else ''}an owl {p}\n" in text for p in splits)
 
 
 def test_what_it_cost_changes_no_table():

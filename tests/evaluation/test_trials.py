@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from redream.evaluation.scorer import EvaluationError
-from redream.evaluation.trials import Prompt, Weights, read_prompts
+from redream.evaluation.trials import ModelDigests, Prompt, read_prompts
 from redream.stack.stack import STACKS, Stack
 from redream.stack.vocabulary import Vocabulary, parse_prompt
 
@@ -17,13 +17,13 @@ EXAMPLES = STACKS.parent / "examples"
 
 def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
     file = tmp_path / "list.txt"
-    file.write_text("# a comment\ndev\tan owl\n\njudge\ta cat\na dog, sitting\n")
+    file.write_text("# a comment\nvalidation\tan owl\n\ntest\ta cat\na dog, sitting\n")
     assert read_prompts(file) == [
-        Prompt("an owl", "dev"),
-        Prompt("a cat", "judge"),
+        Prompt("an owl", "validation"),
+        Prompt("a cat", "test"),
         Prompt("a dog, sitting"),
     ]
-    assert read_prompts(file, "judge") == [Prompt("a cat", "judge")]
+    assert read_prompts(file, "test") == [Prompt("a cat", "test")]
     for text, sentence in [("x\tan owl", "Line 1"), ("an owl\nan owl", "twice"), ("# nothing", "no prompts")]:
         file.write_text(text)
         with pytest.raises(EvaluationError, match=sentence):
@@ -45,8 +45,8 @@ def test_the_prompts_of_the_miniature_are_fair():
     with (STACKS / "mini/truth/truth.csv").open() as file:
         truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
     pairs = []
-    for name, part in (("prompts_mini", "dev"), ("prompts_mini", "judge"), ("prompts_mini_more", "judge")):
-        checked = [parse_prompt(p.text, words) for p in read_prompts(EXAMPLES / f"{name}.txt", part)]
+    for name, split in (("prompts_mini", "validation"), ("prompts_mini", "test"), ("prompts_mini_more", "test")):
+        checked = [parse_prompt(p.text, words) for p in read_prompts(EXAMPLES / f"{name}.txt", split)]
         pairs.append({(c.kind, c.colour) for c in checked})
         assert len(checked) == 25 and len(pairs[-1] & held_out) >= 10
         assert len({c.kind for c in checked} - set(words.symmetric)) >= 13
@@ -61,18 +61,18 @@ def test_models_are_known_by_all_of_their_files_the_judges_apart_from_those_that
 ):
     shutil.copytree(tiny_stack, tmp_path / "copy")
     copy = Stack.load(tmp_path / "copy", environ={})
-    before = Weights.of(copy)
-    assert before == Weights.of(models_with_truth.stack) and before.makers != before.judges
+    before = ModelDigests.of(copy)
+    assert before == ModelDigests.of(models_with_truth.stack) and before.generation != before.scorers
     for name, entry in copy.entries.items():
         (copy.folder(entry) / "more.bin").write_bytes(b"weights")
-        after = Weights.of(copy)
-        is_judge = name in ("clips.a", "clips.b", "perceptual.a", "perceptual.b")
-        assert (after.makers == before.makers, after.judges == before.judges) == (is_judge, not is_judge)
+        after = ModelDigests.of(copy)
+        is_scoring = name in ("clips.a", "clips.b", "perceptual.a", "perceptual.b")
+        assert (after.generation == before.generation, after.scorers == before.scorers) == (is_scoring, not is_scoring)
         before = after
     net = dataclasses.replace(copy.perceptual["b"], source=None, lpips="alex")
-    other = Weights.of(dataclasses.replace(copy, perceptual=copy.perceptual | {"b": net}))
-    assert other.makers == before.makers and other.judges != before.judges
+    other = ModelDigests.of(dataclasses.replace(copy, perceptual=copy.perceptual | {"b": net}))
+    assert other.generation == before.generation and other.scorers != before.scorers
     file = tmp_path / "copy/vocabulary.json"
     file.write_text(file.read_text().replace('"photo",', ""))
-    other = Weights.of(Stack.load(tmp_path / "copy", environ={}))
-    assert other.makers != before.makers and other.judges == before.judges
+    other = ModelDigests.of(Stack.load(tmp_path / "copy", environ={}))
+    assert other.generation != before.generation and other.scorers == before.scorers

@@ -11,7 +11,7 @@ import torch
 from redream.hub import sha256
 from redream.retrieval.build import AssetRow, build
 from redream.retrieval.clip import Clip
-from redream.retrieval.index import AssetUnavailable, Index, IndexFormatError, retrieved
+from redream.retrieval.index import AssetUnavailable, Index, IndexFormatError, retrieved_json
 
 DIM, ASSETS = 8, 40
 
@@ -100,7 +100,7 @@ def test_hits_are_different_assets_in_falling_similarity(folder):
 
 
 def test_a_run_records_prompt_and_provenance(folder):
-    record = retrieved("a car", Index.load(folder).search("a car", TableClip(), 3, 12))
+    record = retrieved_json("a car", Index.load(folder).search("a car", TableClip(), 3, 12))
     assert record["prompt"] == "a car" and len(record["assets"]) == 3
     assert set(record["assets"][0]) == {"uid", "caption", "author", "license", "similarity", "source"}
     assert json.loads(json.dumps(record)) == record

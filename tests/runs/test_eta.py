@@ -27,10 +27,10 @@ def test_without_adaptation_two_objects_cost_twice_as_much_as_one():
 
 
 def test_a_warm_up_of_no_length_still_has_its_adaptation():
-    costs = iteration_costs(MINI.with_(warmup=0.0))
-    assert costs.sum() - iteration_costs(MINI.with_(warmup=0.0, adapt=False)).sum() == pytest.approx(
-        400 * 8 * eta.TAUGHT
-    )
+    costs = iteration_costs(MINI.with_(initialisation={"warmup": 0.0}))
+    assert costs.sum() - iteration_costs(
+        MINI.with_(initialisation={"warmup": 0.0}, adapt=False)
+    ).sum() == pytest.approx(400 * 8 * eta.TAUGHT)
 
 
 @pytest.mark.parametrize("method", ["sds", "vsd", "redream"])
@@ -43,7 +43,8 @@ def test_what_is_left_is_the_whole_without_what_was_done(method):
 
 def test_views_cost_by_their_pixels_and_only_from_where_they_are_asked_for():
     plain, large = (
-        iteration_costs(MINI.with_(method="vsd", render_size=size)) for size in (((0.0, 64),), ((0.0, 64), (0.5, 128)))
+        iteration_costs(MINI.with_(method="vsd", rendering={"resolutions": size}))
+        for size in (((0.0, 64),), ((0.0, 64), (0.5, 128)))
     )
     assert np.array_equal(plain[:150], large[:150])
     assert large[150:] - plain[150:] == pytest.approx(3 * eta.VIEW)

@@ -43,9 +43,9 @@ def test_the_command_says_all_that_differs_from_a_preset():
     said = dict(pairwise(words))
     assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
-    assert "settings.json" in Request("an owl", settings.with_(t_min=0.3), "mini", {}).command
+    assert "settings.json" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}).command
     given = (UploadedAsset("given-0.glb", "my owl.glb", "an owl"),)
-    assert "given-0.glb" in Request("an owl", settings.with_(t_min=0.3), "mini", {}, given).command
+    assert "given-0.glb" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}, given).command
 
 
 NASTY = [

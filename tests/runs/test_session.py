@@ -12,7 +12,9 @@ from redream.runs.run import Run, RunError
 from redream.stack.models import Models
 
 PROMPT = "a purple owl"
-SETTINGS = TINY.with_(method="sds", preview_every=1, checkpoint_every=1)  # SDS needs no assets: that is faster
+SETTINGS = TINY.with_(
+    method="sds", output={"preview_every": 1, "checkpoint_every": 1}
+)  # SDS needs no assets: that is faster
 
 
 def begin(models, folder, until=None, settings=SETTINGS):
@@ -96,7 +98,7 @@ def test_a_film_tells_how_far_it_is(models, tmp_path):
     told = list(pipeline.generate(PROMPT, settings=SETTINGS.with_(particles=2), out=tmp_path, models=models))
     filming = [event for event in told if isinstance(event, events.Progress) and event.stage == "filming"]
     left = [event.seconds_left for event in filming]
-    assert len(left) == 2 * TINY.turntable_frames and left == sorted(left, reverse=True) and left[-1] > 0
+    assert len(left) == 2 * TINY.output.turntable_frames and left == sorted(left, reverse=True) and left[-1] > 0
 
 
 def test_previews_come_early_and_then_evenly():

@@ -8,7 +8,9 @@ import torch
 from redream.scene.field import Field
 from redream.settings import Settings
 
-SETTINGS = Settings(levels=3, features=2, log2_table=10, base_resolution=4, max_resolution=16, hidden=8)
+SETTINGS = Settings(
+    field={"levels": 3, "features": 2, "log2_table": 10, "base_resolution": 4, "max_resolution": 16, "hidden": 8}
+)
 
 
 def make(settings: Settings = SETTINGS) -> Field:
@@ -28,18 +30,18 @@ def test_density_starts_as_the_soft_ball_of_the_settings():
     """The grid starts within 1e-4 of zero, so density is softplus(λ(1 − |x|/r)) to that order."""
     field = make()
     for distance in (0.0, 0.25, 0.5):
-        expected = math.log1p(math.exp(SETTINGS.density_scale * (1 - distance / SETTINGS.density_radius)))
+        expected = math.log1p(math.exp(SETTINGS.field.density_scale * (1 - distance / SETTINGS.field.density_radius)))
         assert field.density(torch.tensor([[0.0, distance, 0.0]])).item() == pytest.approx(expected, abs=1e-2)
 
 
 def test_density_is_zero_outside_the_box_on_every_side():
     field = make()
-    inside = torch.full((1, 3), SETTINGS.bound - 1e-3)
+    inside = torch.full((1, 3), SETTINGS.field.bound - 1e-3)
     assert field.density(inside) > 0
     for axis in range(3):
         for sign in (-1, 1):
             point = torch.zeros(1, 3)
-            point[0, axis] = sign * (SETTINGS.bound + 1e-3)
+            point[0, axis] = sign * (SETTINGS.field.bound + 1e-3)
             assert field.density(point) == 0
 
 
@@ -55,7 +57,9 @@ def test_the_same_seed_gives_the_same_field_and_loading_restores_another():
 def test_every_parameter_is_in_one_group_with_its_own_learning_rate():
     field = make()
     groups = field.parameter_groups(SETTINGS)
-    rates = [SETTINGS.learning_rate_grid] * len(field.grid.levels) + [SETTINGS.learning_rate_network]
+    rates = [SETTINGS.distillation.learning_rate_grid] * len(field.grid.levels) + [
+        SETTINGS.distillation.learning_rate_network
+    ]
     assert [group["lr"] for group in groups] == rates
     grouped = [id(p) for group in groups for p in group["params"]]
     assert sorted(grouped) == sorted(id(p) for p in field.parameters())

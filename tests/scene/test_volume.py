@@ -179,7 +179,7 @@ def test_a_transparent_sample_in_front_still_has_a_gradient(monkeypatch):
 
 
 def test_packed_rendering_equals_brute_force_over_all_samples():
-    field, size, samples = Field(Settings(hidden=8, log2_table=12), generator()), 12, 20
+    field, size, samples = Field(Settings(field={"hidden": 8, "log2_table": 12}), generator()), 12, 20
     origins, directions = CAMERA.rays(size)
     ends = torch.stack([(-BOUND - origins) / directions, (BOUND - origins) / directions])
     near, far = ends.amin(0).amax(-1), ends.amax(0).amin(-1)

@@ -387,5 +387,5 @@ def test_an_object_without_a_front_has_no_view_accuracy(has_front, expected):
 
 def test_the_cameras_of_scores_go_once_around_from_the_front():
     cameras = score_cameras(SETTINGS)
-    assert cameras == ring(120, 15.0, SETTINGS.score_distance, 40.0)
+    assert cameras == ring(120, 15.0, SETTINGS.output.score_distance, 40.0)
     assert cameras[0].azimuth_deg == 0 and cameras[1].azimuth_deg == 3

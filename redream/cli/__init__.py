@@ -1,0 +1,45 @@
+"""The command line, `python -m redream COMMAND`: a file a command. The only place that parses and prints.
+
+Exit status: 0, or 2 for input that cannot be used, with one sentence on stderr. Ctrl-C once: stop and keep what is
+there; twice: end at once (130).
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+
+from redream.cli import doctor, evaluate, generate, resume, retrieve, sample
+from redream.cli.common import Parser
+from redream.errors import RedreamError
+
+COMMANDS = (generate, resume, retrieve, sample, evaluate, doctor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status. `arguments`: those of this program by default."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(arguments)
+    options.arguments = arguments
+    try:
+        with warnings.catch_warnings():
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")  # of libraries
+            options.command.run(options)
+    except RedreamError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"Stopped at once; {options.command.AFTER_INTERRUPT}.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python -m redream", description="A sentence becomes a 3D object.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        name, summary = command.__name__.rpartition(".")[2], command.__doc__.partition("\n")[0]
+        own = commands.add_parser(name, help=summary, description=summary)
+        own.set_defaults(command=command)
+        command.configure(own)
+    return parser

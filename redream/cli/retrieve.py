@@ -1,0 +1,28 @@
+"""Show what the library has for a prompt."""
+
+import argparse
+import json
+
+from redream import pipeline
+from redream.cli.common import add_stack
+
+AFTER_INTERRUPT = "nothing was changed"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", metavar="PROMPT")
+    add_stack(parser)
+    parser.add_argument("-k", type=int, default=3, choices=range(1, 101), metavar="1..100", help="how many")
+    parser.add_argument("--json", action="store_true", help="as in a run's retrieved.json")
+
+
+def run(options: argparse.Namespace) -> None:
+    hits = pipeline.retrieve(options.prompt, options.stack, options.k)
+    if options.json:
+        from redream.retrieval.index import retrieved_json
+
+        print(json.dumps(retrieved_json(options.prompt, hits), indent=2, ensure_ascii=False))
+        return
+    for number, hit in enumerate(hits, 1):
+        origin = ", ".join(filter(None, (hit.author, hit.license, hit.source)))
+        print(f"{number}. {hit.caption} ({hit.uid}): similarity {hit.similarity:.3f}; {origin}")

@@ -1,0 +1,58 @@
+"""Documents of a run's folder in the present format: those of format 1 (until November 2026) are renamed when they are read."""
+
+FORMAT = 2  # of settings.json
+
+# Settings of format 1 → their group and name.
+_SETTINGS = {
+    "retrieval": "assets candidates",
+    "cameras": "elevation_deg distance fovy_deg",
+    "field": "bound levels features log2_table base_resolution max_resolution hidden density_scale density_radius",
+    "rendering": "occupancy_resolution samples_per_ray render_size:resolutions",
+    "distillation": "latent_weights t_min t_max t_anneal learning_rate_grid learning_rate_network learning_rate_end "
+    "rate_reference:score_rms_reference epsilon delta_weight delta_every sparsity opaque",
+    "initialisation": "warmup asset_steps asset_sigma asset_opacity_weight asset_colour_until asset_colour_after",
+    "variational": "learning_rate_variational:learning_rate variational_rank:rank",
+    "adaptation": "asset_views:views adaptation_steps:steps adaptation_batch:batch adaptation_rank:rank "
+    "adaptation_learning_rate:learning_rate prefix_learning_rate prefix_learned adaptation_t_power:t_power "
+    "adaptation_empty:empty adaptation_scale:scale",
+    "output": "score_elevation_deg score_fovy_deg score_distance turntable_frames turntable_size turntable_rays "
+    "mesh_resolution mesh_faces preview_every checkpoint_every",
+}
+# Parts of keys, and values of "stage".
+_SCORES = {"view_agreement": "view_accuracy", "front_behind": "janus_rate", "faces_behind": "janus_count"}
+_STAGES = {"painting": "distillation"}
+
+
+def upgrade(document: dict) -> dict:
+    """A settings.json, an event or a scores.json in the present format; one that is in it already comes back equal.
+
+    Raises `KeyError` for settings of format 1 that are incomplete.
+    """
+    upgraded = {_key(key): _value(key, value) for key, value in document.items()}
+    if "stack" in document and "overrides" in document:  # a settings.json
+        upgraded["format"] = FORMAT
+    return upgraded
+
+
+def _key(key: str) -> str:
+    old = next((name for name in _SCORES if key.startswith(name)), None)
+    return key if old is None else key.replace(old, _SCORES[old], 1)
+
+
+def _value(key: str, value):
+    if key == "settings" and "guidance_sds" in value:
+        return _grouped(value)
+    if key == "stage":
+        return _STAGES.get(value, value)
+    if isinstance(value, dict):
+        return {_key(name): _value(name, inner) for name, inner in value.items()}
+    return [_value("", inner) for inner in value] if isinstance(value, list) else value
+
+
+def _grouped(flat: dict) -> dict:
+    settings = {name: flat[name] for name in ("method", "initialise", "adapt", "particles", "iterations", "seed")}
+    for group, names in _SETTINGS.items():
+        pairs = (name.partition(":") for name in names.split())
+        settings[group] = {new or old: flat[old] for old, _, new in pairs}
+    settings["distillation"]["guidance"] = flat["guidance_sds" if flat["method"] == "sds" else "guidance"]
+    return settings
