@@ -40,7 +40,7 @@ def page_html(stack: Stack, reason: str) -> str:
         f"<li>{_picture(number, head)}<b>{head}</b><br>{words}</li>" for number, (head, words) in enumerate(STEPS, 1)
     )
     scores = "".join(
-        f"<tr><th scope='row'>{escape(s.words)}<br><span class='small'>{_labels(key)}</span></th><td>{escape(_read(s))}</td></tr>"
+        f"<tr><th scope='row'>{escape(s.name)}<br><span class='small'>{_labels(key)}</span></th><td>{escape(_read(s))}</td></tr>"
         for key, s in SCORES.items()
         if not key.endswith("_b")
     )

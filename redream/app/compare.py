@@ -149,7 +149,7 @@ def grid_html(made: Sequence[Made]) -> str:
 
 
 def _named(key: str) -> str:
-    return f"{escape(SCORES[key].words)}<br><span class='small'>{escape(SCORES[key].label)}</span>"
+    return f"{escape(SCORES[key].name)}<br><span class='small'>{escape(SCORES[key].label)}</span>"
 
 
 def _object(one: Made) -> str:

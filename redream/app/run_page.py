@@ -131,7 +131,7 @@ class Page:
 
 def words_of(key: str) -> str:
     """What a score is called on every page, as HTML; `key` may leave open by which of two models it is."""
-    return escape((SCORES.get(key) or SCORES[f"{key}_a"]).words)
+    return escape((SCORES.get(key) or SCORES[f"{key}_a"]).name)
 
 
 def _scores_html(scores: Mapping, true: Mapping[str, float]) -> str:

@@ -1,75 +1,87 @@
-"""The table of all scores: what each is called, which way is better, how it is written, what it means."""
+"""The table of all scores: name, direction, number of decimals and meaning, read by page, tables, gallery and command line.
 
-from dataclasses import dataclass
+A score of scores.json is named by its quantity and, where two models measure it, by "_a" or "_b": `clip_a`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+MODELS = ("a", "b")  # of scoring CLIPs, and of perceptual networks
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a score is read."""
+    """How a score is named, written and read."""
 
-    words: str  # for a person
+    name: str  # for a person
     label: str  # in tables
-    better: str  # "higher", "lower" or "neither"
+    better: Literal["higher", "lower", "neither"]
     meaning: str
-    decimals: int = 3  # shown
+    decimals: int = 3
+    by_two_models: bool = True
 
     def text(self, value: float, signed: bool = False) -> str:
+        """A value as it is shown, with its sign if `signed`."""
         return f"{value:{'+' if signed else ''}.{self.decimals}f}"
 
+    @property
+    def explanation(self) -> str:
+        """What it means and which direction is better."""
+        return self.meaning if self.better == "neither" else f"{self.meaning}; {self.better} is better"
 
-SCORES = {
-    "clip_a": Score("Likeness to the prompt", "CLIP a", "higher", "likeness to the prompt, mean cosine over 120 views"),
-    "clip_b": Score("Likeness to the prompt", "CLIP b", "higher", "the same by another model"),
-    "view_accuracy_a": Score(
-        "Sides where they belong", "views a", "higher", "share of views that CLIP a gives the right name"
+
+QUANTITIES = {  # in the order in which they are shown
+    "clip": Score("CLIP score", "CLIP", "higher", "mean cosine of 120 views with the prompt"),
+    "view_accuracy": Score(
+        "View accuracy",
+        "view accuracy",
+        "higher",
+        "share of views that CLIP gives their right name: front, side or back",
     ),
-    "view_accuracy_b": Score("Sides where they belong", "views b", "higher", "the same by another model"),
-    "janus_rate_a": Score(
-        "Faces on the back", "front behind a", "lower", "share of views from behind (105° on) that CLIP a calls front"
-    ),
-    "janus_rate_b": Score("Faces on the back", "front behind b", "lower", "the same by another model"),
-    "janus_count_a": Score(
-        "Number of faces on the back",
-        "faces behind a",
+    "janus_rate": Score(
+        "Janus rate",
+        "Janus rate",
         "lower",
-        "separate arcs of at least 9° among them; 2 if all are",
-        2,
+        "share of views from behind (105° on) that CLIP calls front: the Janus problem",
     ),
-    "janus_count_b": Score("Number of faces on the back", "faces behind b", "lower", "the same by another model", 2),
-    "a_lpips_a": Score(
-        "Change from view to view",
-        "A-LPIPS a",
-        "lower",
-        "change between neighbouring views; what is blank or blurred does well",
-        4,
+    "janus_count": Score(
+        "Janus count", "Janus count", "lower", "faces behind: separate arcs of at least 9° among them; 2 if all are", 2
     ),
-    "a_lpips_b": Score("Change from view to view", "A-LPIPS b", "lower", "the same by another net", 4),
-    "a_lpips_difference_a": Score(
-        "Change, minus the true object's",
-        "A-LPIPS a, minus the truth's",
+    "a_lpips": Score(
+        "A-LPIPS", "A-LPIPS", "lower", "LPIPS of neighbouring views; what is blank, blurred or round does well", 4
+    ),
+    "a_lpips_difference": Score(
+        "A-LPIPS minus the true object's",
+        "A-LPIPS difference",
         "neither",
-        "below 0 it changes less than the true object does, above 0 more",
+        "below 0 it changes less than the truth does",
         4,
     ),
-    "a_lpips_difference_b": Score(
-        "Change, minus the true object's", "A-LPIPS b, minus the truth's", "neither", "the same by another net", 4
-    ),
-    "a_lpips_error_a": Score(
-        "Change unlike the true object's", "A-LPIPS a, off", "lower", "that difference without its sign", 4
-    ),
-    "a_lpips_error_b": Score(
-        "Change unlike the true object's", "A-LPIPS b, off", "lower", "the same by another net", 4
-    ),
+    "a_lpips_error": Score("A-LPIPS error", "A-LPIPS error", "lower", "that difference without its sign", 4),
     "silhouette_iou": Score(
-        "Outline like the true object's",
+        "Silhouette IoU",
         "IoU",
         "higher",
-        "overlap of outlines with the true object, best over its variants",
+        "overlap of silhouettes with the true object, best over its variants",
+        by_two_models=False,
     ),
     "coverage": Score(
-        "Share of the picture",
+        "Coverage",
         "coverage",
         "neither",
         "share of the picture that is opaque; to be read beside the truth's",
+        by_two_models=False,
     ),
+}
+
+
+def keys_of(quantity: str) -> tuple[str, ...]:
+    """The names in scores.json of a quantity of `QUANTITIES`: one, or one for each model."""
+    return tuple(f"{quantity}_{model}" for model in MODELS) if QUANTITIES[quantity].by_two_models else (quantity,)
+
+
+SCORES: dict[str, Score] = {  # by name in scores.json
+    key: replace(score, label=score.label + key.removeprefix(quantity).replace("_", " "))
+    for quantity, score in QUANTITIES.items()
+    for key in keys_of(quantity)
 }
