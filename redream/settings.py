@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
@@ -69,7 +69,7 @@ class RetrievalSettings:
     candidates: PositiveInt = 12  # N′ > N nearest captions, re-ranked by image
 
     @pydantic.model_validator(mode="after")
-    def _enough_candidates(self) -> Self:
+    def _enough_candidates(self) -> "RetrievalSettings":
         if self.candidates < self.assets:
             raise ValueError(f"{self.candidates} candidates are fewer than {self.assets} assets")
         return self
@@ -135,7 +135,7 @@ class DistillationSettings:
     opaque: NonNegativeFloat = 500.0  # weight of the entropy of opacity after t_anneal (3S: 1000)
 
     @pydantic.model_validator(mode="after")
-    def _timesteps_in_order(self) -> Self:
+    def _timesteps_in_order(self) -> "DistillationSettings":
         if self.t_min >= min(self.t_max):
             raise ValueError(f"t_min = {self.t_min} is not below t_max = {self.t_max}")
         return self
