@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from redream import pipeline
-from redream.distillation.loop import load_particles
+from redream.distillation.checkpoint import load_particles
 from redream.runs import outputs
 from redream.runs.events import Artefact, Retrieved
 from redream.runs.run import Run

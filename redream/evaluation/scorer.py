@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from redream import hub
-from redream.distillation.loop import load_particles
+from redream.distillation.checkpoint import load_particles
 from redream.errors import RedreamError
 from redream.evaluation import gallery
 from redream.files import read_json, write_json

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from redream import pipeline
-from redream.distillation.loop import CheckpointError
+from redream.distillation.checkpoint import CheckpointError
 from redream.errors import RedreamError
 from redream.evaluation import gallery, tables
 from redream.evaluation.scorer import EvaluationError, Scorer, objects_of, rounded, true_objects

@@ -126,7 +126,7 @@ class Session:
 
     def _load(self, distillation, checkpoints: list[Path]) -> Iterator[Event]:
         """Continue from the last checkpoint that is whole; `CheckpointError`, and nothing is touched, if none is."""
-        from redream.distillation.loop import CheckpointError
+        from redream.distillation.checkpoint import CheckpointError
 
         damaged = []
         for checkpoint in reversed(checkpoints):

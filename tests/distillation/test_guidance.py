@@ -10,7 +10,18 @@ import math
 import pytest
 import torch
 
-from redream.distillation.guidance import gradient_loss, guided, sds_gradient, vsd_gradient
+from redream.distillation.guidance import (
+    asset_loss,
+    delta_denoised,
+    gradient_loss,
+    guided,
+    regularisers,
+    sample_timestep,
+    sds_gradient,
+    vsd_gradient,
+)
+from redream.scene.volume import Rendering
+from redream.settings import DistillationSettings, InitialisationSettings
 
 MU = torch.tensor([0.7, -0.4, 0.2])[None, :, None, None]  # (1, 3, 1, 1)
 SPREAD = 0.3
@@ -127,3 +138,39 @@ def test_particles_reach_the_prior_under_vsd_and_collapse_to_its_mode_under_sds(
         torch.testing.assert_close(particles.mean(0), MU[0], atol=0.03, rtol=0)
     torch.testing.assert_close(vsd.std(0, correction=0), torch.full((3, 1, 1), SPREAD), atol=0.03, rtol=0)
     assert sds.std(0).max() < 0.03
+
+
+def test_after_the_colour_release_eq_3_holds_the_silhouette_and_hardly_colours():
+    settings = InitialisationSettings(warmup=0.5, asset_colour_until=0.4, asset_colour_after=0.25, asset_sigma=0.1)
+    image, opacity = torch.rand(1, 3, 8, 8), torch.rand(1, 1, 8, 8)
+    other = Rendering(image + 0.1, opacity + 0.2, opacity)
+    colour, cover = 3 * 0.1**2 / 0.1**2, 0.2**2 / 0.1**2
+    losses = [float(asset_loss(other, image, opacity, settings, progress)) for progress in (0.0, 0.19, 0.2, 0.49)]
+    assert losses == pytest.approx([colour + cover] * 2 + [0.25 * colour + cover] * 2, rel=1e-4)
+
+
+def test_timesteps_stay_in_their_range_before_and_after_the_anneal(generator):
+    settings = DistillationSettings(t_min=0.1, t_max=(0.9, 0.4), t_anneal=0.5)
+    early = [int(sample_timestep(settings, 0.2, 1000, generator)) for _ in range(300)]
+    late = [int(sample_timestep(settings, 0.7, 1000, generator)) for _ in range(300)]
+    assert 95 <= min(early) < 150 and 800 < max(early) <= 900
+    assert 95 <= min(late) < 130 and 370 < max(late) <= 400
+
+
+def test_delta_denoising_subtracts_the_weighted_gradient_of_the_asset(generator):
+    gradients = torch.randn(2, 4, 3, 3, generator=generator)
+    torch.testing.assert_close(delta_denoised(gradients, 0.3), gradients[:1] - 0.3 * gradients[1:])
+    assert torch.equal(delta_denoised(gradients[:1], 0.3), gradients[:1])
+
+
+def test_the_entropy_of_opacity_counts_after_the_anneal_and_is_largest_at_one_half():
+    settings = DistillationSettings(opaque=2.0, sparsity=0.0, t_anneal=0.2)
+    values = [float(regularisers(torch.full((1, 1, 4, 4), o), settings, 0.5)) for o in (0.1, 0.5, 0.9)]
+    assert values == pytest.approx([2 * 0.325083, 2 * math.log(2), 2 * 0.325083], rel=1e-4)
+    assert float(regularisers(torch.full((1, 1, 4, 4), 0.5), settings, 0.1)) == 0.0
+
+
+def test_sparsity_is_the_smoothed_mean_of_opacity():
+    settings = DistillationSettings(opaque=0.0, sparsity=10.0)
+    opacity = torch.full((1, 1, 2, 2), 0.5)
+    assert float(regularisers(opacity, settings, 0.0)) == pytest.approx(10 * math.sqrt(0.25 + 0.01))

@@ -29,7 +29,7 @@ def test_before_any_step_it_predicts_what_the_prior_predicts_whatever_the_camera
 
 
 def test_a_step_changes_it_but_not_the_prior(prior, generator):
-    zeta = variational(prior, generator, learning_rate_variational=0.1)
+    zeta = variational(prior, generator, learning_rate=0.1)
     latents, t = torch.randn(1, 4, prior.latent_size, prior.latent_size, generator=generator), torch.tensor([400])
     embedding, camera = prior.embed(["a red owl"]), Camera(10.0, 10.0, 1.6, 40.0)
     with torch.no_grad():

@@ -4,7 +4,8 @@ import pytest
 from tiny_stack import TINY
 
 from redream import pipeline
-from redream.distillation.loop import CheckpointError, Distillation
+from redream.distillation.checkpoint import CheckpointError
+from redream.distillation.loop import Distillation
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.runs import events, outputs, session

@@ -139,7 +139,7 @@ def test_gradients_with_respect_to_colour_and_density_equal_finite_differences()
 
 def test_leaving_out_hidden_samples_changes_neither_image_nor_gradient(monkeypatch):
     """A dense ball hides its inside; one number scales all densities and colours."""
-    monkeypatch.setattr(volume, "MANY", 0)
+    monkeypatch.setattr(volume, "PRUNE_MIN_SAMPLES", 0)
     grid, scale = OccupancyGrid(8, BOUND), torch.ones((), requires_grad=True)
     counts = []
 
@@ -167,7 +167,7 @@ def test_leaving_out_hidden_samples_changes_neither_image_nor_gradient(monkeypat
 
 def test_a_transparent_sample_in_front_still_has_a_gradient(monkeypatch):
     """Zero density has zero weight but can grow: the red fog in front of nothing must feel a wish for red."""
-    monkeypatch.setattr(volume, "MANY", 0)
+    monkeypatch.setattr(volume, "PRUNE_MIN_SAMPLES", 0)
     fog = torch.zeros((), requires_grad=True)
     red = torch.tensor([1.0, 0.0, 0.0])
     seen = render(lambda p: (red.expand_as(p), fog.expand(len(p))), CAMERA, 8, BLACK, OccupancyGrid(4, BOUND), 8)
