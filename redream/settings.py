@@ -22,6 +22,7 @@ PROMPT_LIMIT = 300  # characters
 MAX_PARTICLES = 8
 MAX_ITERATIONS = 50_000
 MAX_ASSETS = 3
+VIEWS = ("front", "side", "back")  # view names of cameras and prompts
 MAX_WAITING = 20  # runs in the queue of one device
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

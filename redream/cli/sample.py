@@ -8,9 +8,9 @@ from tqdm import tqdm
 
 from redream import pipeline
 from redream.cli.common import add_stack
+from redream.settings import VIEWS
 
 AFTER_INTERRUPT = "no picture was written"
-VIEWS = ("front", "side", "back")  # of `redream.scene.cameras`, which imports torch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-VIEWS = ("front", "side", "back")
+from redream.settings import VIEWS  # noqa: F401 - named here for all that render
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Volume rendering of a field from a camera, and the occupancy grid that spares it the empty space.
+"""Volume rendering of a field from a camera, with an occupancy grid that skips empty space.
 
-The field is any function of points to colour and density, so the renderer knows no network.
+The field is any function of points to colour and density: the renderer imports no network.
 """
 
 from collections.abc import Callable
@@ -17,30 +17,30 @@ from redream.scene.cameras import Camera
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 DensityFunction = Callable[[Tensor], Tensor]
 
-EARLY_STOP_EPS = 1e-3  # samples that less light than this reaches need not be differentiated
-PRUNE_MIN_SAMPLES = 2**18  # samples from which on it pays to find out first which are hidden
-SLAB = 8  # samples of a ray that are taken at once where no gradients are asked for
+EARLY_STOP_EPS = 1e-3  # samples of less transmittance than this need no gradient
+PRUNE_MIN_SAMPLES = 2**18  # from so many samples on it pays to find the hidden ones first
+SLAB = 8  # samples of a ray that are evaluated at once without gradients
 LARGE = 64**3  # occupancy grids with more cells than this are updated by halves
-POINTS_PER_CHUNK = 2**18  # where only densities are asked for, without gradients
+POINTS_PER_CHUNK = 2**18  # where only densities are evaluated, without gradients
 
 
 class VolumeError(RedreamError):
-    """A rendering that makes no sense; the message says what to change."""
+    """Numbers that make no rendering; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a camera sees, differentiable with respect to the field."""
+    """A view of a field, differentiable with respect to the field."""
 
     image: Float[Tensor, "1 3 h w"]  # over the background, in [0, 1]
     opacity: Float[Tensor, "1 1 h w"]  # in [0, 1]
-    depth: Float[Tensor, "1 1 h w"]  # mean distance from the camera of what is seen; 0 where nothing is
+    depth: Float[Tensor, "1 1 h w"]  # mean distance from the camera, weighted by opacity; 0 where nothing is opaque
 
 
 class OccupancyGrid(nn.Module):
-    """Which cells of the box [−bound, bound]³ may hold something. All do at the start.
+    """Which cells of the box [−bound, bound]³ are occupied. All are at the start.
 
-    Each cell remembers the highest density met in it, and slowly forgets (Instant-NGP, appendix C). It is occupied
+    Each cell keeps a decaying maximum of the densities sampled in it (Instant-NGP, appendix C). It is occupied
     if a step of one cell at that density absorbs enough, or if a neighbour does: at least one layer of empty
     cells around the object stays rendered, so that its surface can grow.
     """
@@ -50,7 +50,9 @@ class OccupancyGrid(nn.Module):
         if resolution < 1 or bound <= 0:
             raise VolumeError("An occupancy grid needs a resolution of at least 1 and a positive bound.")
         self.resolution, self.bound = resolution, bound
-        self.register_buffer("density", torch.full((resolution,) * 3, -1.0))  # (r, r, r) by x, y, z; −1: not seen yet
+        self.register_buffer(
+            "density", torch.full((resolution,) * 3, -1.0)
+        )  # (r, r, r) by x, y, z; −1: not sampled yet
         self.register_buffer("mask", torch.ones((resolution,) * 3, dtype=torch.bool))
 
     @torch.no_grad()
@@ -62,7 +64,7 @@ class OccupancyGrid(nn.Module):
         decay: float = 0.9,
         threshold: float = 0.01,
     ) -> None:
-        """Look at one random point of each cell (of a random half of a large grid's cells); call it now and then.
+        """Sample one random point of each cell (of a random half of a large grid's cells); call it every few iterations.
 
             d ← max(decay · d, density(point)),    occupied: d · edge > min(threshold, mean of d · edge)
 
@@ -76,11 +78,11 @@ class OccupancyGrid(nn.Module):
         corners = torch.stack(torch.unravel_index(cells, self.mask.shape), dim=-1)  # (m, 3)
         jitter = torch.rand(len(cells), 3, generator=generator, device=generator.device).to(self.density)
         points = ((corners + jitter) / self.resolution * 2 - 1) * self.bound  # (m, 3)
-        seen = _densities(density_fn, points)  # (m,)
+        sampled = _densities(density_fn, points)  # (m,)
 
         density = self.density.view(-1)
-        density[cells] = torch.maximum(density[cells] * decay, seen)
-        absorbed = self.density * (2 * self.bound / self.resolution)  # (r, r, r), negative: not seen yet
+        density[cells] = torch.maximum(density[cells] * decay, sampled)
+        absorbed = self.density * (2 * self.bound / self.resolution)  # (r, r, r), negative: not sampled yet
         solid = (absorbed > absorbed.clamp(min=0).mean().clamp(max=threshold)) | (absorbed < 0)
         self.mask = nn.functional.max_pool3d(solid[None].float(), 3, stride=1, padding=1)[0] > 0
 
@@ -135,15 +137,15 @@ def render(
 def volume_weights(
     density: Float[Tensor, "n s"], length: Float[Tensor, "n 1"]
 ) -> tuple[Float[Tensor, "n s"], Float[Tensor, "n s"]]:
-    """Each sample's share of its ray's colour, and the light that reaches it (Max 1995; NeRF, Eq. 3).
+    """Each sample's weight in its ray's colour, and the transmittance in front of it (Max 1995; NeRF, Eq. 3).
 
         T_i = exp(−Σ_{j<i} σ_j δ),    w_i = T_i (1 − exp(−σ_i δ))
 
     δ = `length` is that of a ray's pieces, in world units. Returns (w, T), both in [0, 1].
     """
     optical = density * length  # (n, s) σδ
-    light = torch.exp(optical - optical.cumsum(dim=-1))  # (n, s) T
-    return light * -torch.expm1(-optical), light
+    transmittance = torch.exp(optical - optical.cumsum(dim=-1))  # (n, s) T
+    return transmittance * -torch.expm1(-optical), transmittance
 
 
 def _render_rays(
@@ -156,7 +158,7 @@ def _render_rays(
 ) -> Float[Tensor, "n 5"]:
     """RGB on black, opacity and depth of rays.
 
-    Without gradients the samples are taken a slab after the other, front to back, and a ray ends where its light does;
+    Without gradients samples are taken slab by slab, front to back, and a ray stops early where its transmittance ends;
     with gradients all at once, because a sample behind the surface may have to learn that it is in the way.
     """
     bound = origins.new_full((3,), grid.bound)
@@ -164,18 +166,18 @@ def _render_rays(
     shift = _jitter(len(origins), samples, generator, near)  # (n or 1, s or 1)
     place = near + (torch.arange(samples, device=near.device) + shift) * length  # (n, s) distances along the rays
     low, high = grid.box()
-    alive = (
-        (_ray_intervals(origins, directions, low, high, 1)[1] > 0).flatten().nonzero()[:, 0]
-    )  # (a,) rays that have light
-    light = torch.ones_like(near)  # (n, 1) T
+    alive = (_ray_intervals(origins, directions, low, high, 1)[1] > 0).flatten().nonzero()[:, 0]  # (a,) rays that go on
+    transmittance = torch.ones_like(near)  # (n, 1) T
     pixels = near.new_zeros(len(near), 5)
     slab = samples if torch.is_grad_enabled() else SLAB
     for distance in place.split(slab, dim=1):  # (n, slab)
-        seen = _render_slab(field_fn, origins[alive], directions[alive], distance[alive], length[alive], grid)  # (a, 5)
-        pixels = pixels.index_add(0, alive, light[alive] * seen)
+        slab_pixels = _render_slab(
+            field_fn, origins[alive], directions[alive], distance[alive], length[alive], grid
+        )  # (a, 5)
+        pixels = pixels.index_add(0, alive, transmittance[alive] * slab_pixels)
         if slab < samples:
-            light = light.index_copy(0, alive, light[alive] * (1 - seen[:, 3:4]))
-            alive = alive[light[alive, 0] > EARLY_STOP_EPS]
+            transmittance = transmittance.index_copy(0, alive, transmittance[alive] * (1 - slab_pixels[:, 3:4]))
+            alive = alive[transmittance[alive, 0] > EARLY_STOP_EPS]
             if not len(alive):
                 break
     return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
@@ -184,7 +186,7 @@ def _render_rays(
 def _render_slab(
     field_fn: FieldFunction, origins: Tensor, directions: Tensor, distance: Tensor, length: Tensor, grid: OccupancyGrid
 ) -> Float[Tensor, "n 5"]:
-    """RGB on black, opacity, and distance times opacity, of samples (n, s) in full light in front of them.
+    """RGB on black, opacity, and distance times opacity, of samples (n, s) with full transmittance in front of them.
 
     Only samples in occupied cells are evaluated, packed in a list.
     """
@@ -197,12 +199,12 @@ def _render_slab(
         return volume_weights(dense, length)
 
     if torch.is_grad_enabled() and len(kept) > PRUNE_MIN_SAMPLES:
-        # A first pass spares the graph what is hidden: the gradient of its colour and density is at most HIDDEN of
-        # what it would be in full light. (A sample in the light that absorbs nothing stays: its gradient makes it
+        # A first pass spares the graph what is hidden: the gradient of its colour and density is at most
+        # EARLY_STOP_EPS of what it would be unhidden. (A visible sample that absorbs nothing stays: its gradient makes it
         # grow.) For fewer samples a second look at the field costs as much time as it saves.
         with torch.no_grad():
-            light = weigh(_densities(lambda p: field_fn(p)[1], points[kept]))[1]  # (n, s)
-        kept = kept[light.flatten()[kept] > EARLY_STOP_EPS]
+            transmittance = weigh(_densities(lambda p: field_fn(p)[1], points[kept]))[1]  # (n, s)
+        kept = kept[transmittance.flatten()[kept] > EARLY_STOP_EPS]
 
     rgb, density = field_fn(points[kept])  # (k, 3), (k,)
     weights = weigh(density)[0]  # (n, s)
