@@ -70,7 +70,7 @@ def sha256(path: Path) -> str:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a relative name stays below its folder (judged by its parts: the Hub's cache itself is made of links)."""
+    """Whether a relative name stays below its folder (decided by its parts: the Hub's cache itself is made of links)."""
     path = PurePosixPath(name.replace("\\", "/"))
     return bool(name) and not path.is_absolute() and ".." not in path.parts and ":" not in name
 

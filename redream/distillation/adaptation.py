@@ -1,4 +1,4 @@
-"""Lightweight adaptation of the 2D prior (Eq. 5): a small LoRA and view prefixes learn what the assets' views look like.
+"""Lightweight adaptation of the 2D prior (Eq. 5): a small LoRA and view prefixes learn the assets' views.
 
     min_{ω, e}  E ‖ε_{ω,φ}(x_t, t, cat(e_ψ, c_ret)) − ε‖²,      x_t of renders of the retrieved assets, t ~ U(0, 1)^(1/p)
 
@@ -23,7 +23,7 @@ ADAPTER = "prior"
 
 @dataclass(frozen=True)
 class CaptionedAsset:
-    """An asset as distillation knows it: its semantic front faces +x."""
+    """A retrieved asset θ_ret⁽ⁿ⁾ and its caption c_ret; its semantic front faces +x."""
 
     asset: Asset
     caption: str
@@ -43,7 +43,7 @@ class StoredViews:
 
 
 def store_views(asset: Asset, settings: Settings, size: int, generator: torch.Generator) -> StoredViews:
-    """`settings.asset_views` renders at equally spaced azimuths and the training cameras' elevations and framing (A)."""
+    """`adaptation.views` renders at equally spaced azimuths and the training cameras' elevations and framing (A)."""
     ranges = CameraRange(settings.cameras.elevation_deg, settings.cameras.distance, settings.cameras.fovy_deg)
     cameras = tuple(ranges.uniform(settings.adaptation.views, generator))
     black = torch.zeros(3)
@@ -59,17 +59,17 @@ def sample_background(generator: torch.Generator, count: int = 1) -> Float[Tenso
 
 
 class Adaptation:
-    """ω and e_ψ while they are learned, on the stored views of all references, whatever the number of particles."""
+    """ω and e_ψ while they are learned, on the stored views of all assets, whatever the number of particles."""
 
     def __init__(
-        self, prior: Prior, settings: Settings, references: Sequence[CaptionedAsset], generator: torch.Generator
+        self, prior: Prior, settings: Settings, assets: Sequence[CaptionedAsset], generator: torch.Generator
     ) -> None:
         self.prior, self.settings, self.generator = prior, settings, generator
         self.steps_done = 0
-        self.captions = [r.caption for r in references]
+        self.captions = [r.caption for r in assets]
         with torch.no_grad():
             self._empty = prior.embed([""])  # (1, l, d): ∅
-        self.views = [store_views(r.asset, settings, prior.size, generator) for r in references]
+        self.views = [store_views(r.asset, settings, prior.size, generator) for r in assets]
         self.latents = self._encoded()  # (n, c, hl, wl), one background each
         self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
         self.view_of = [camera.view for v in self.views for camera in v.cameras]  # (n,)
@@ -128,15 +128,15 @@ class Adaptation:
         groups = [group for group in groups if group]
         start = int(torch.randint(len(groups), (1,), generator=g, device=g.device))
         picks = torch.rand(count, generator=g, device=g.device).tolist()
-        chosen = [groups[(start + i) % len(groups)] for i in range(count)]
-        return [group[int(u * len(group))] for group, u in zip(chosen, picks)]
+        cycle = [groups[(start + i) % len(groups)] for i in range(count)]
+        return [group[int(u * len(group))] for group, u in zip(cycle, picks)]
 
     def _embedding(self, rows: list[int]) -> Tensor:
         g = self.generator
         dropped = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation.empty).tolist()
         prefix = torch.stack([self.prefixes[self.view_of[row]] for row in rows])  # (b, n, d)
-        words = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
-        return torch.where(torch.tensor(dropped, device=words.device)[:, None, None], self._empty, words)
+        embedding = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
+        return torch.where(torch.tensor(dropped, device=embedding.device)[:, None, None], self._empty, embedding)
 
     def _rates(self) -> tuple[float, float]:
         """Learning rates at the start, of ω and of e_ψ."""

@@ -46,9 +46,9 @@ class Hit:
     caption: str
     author: str
     license: str
-    similarity: float  # cosine of the prompt with the asset's pictures: what it is ranked by
+    similarity: float  # cosine of the prompt with the asset's mean image embedding: the rank, stage 2
     source: str  # a link, or a file name
-    text_similarity: float  # cosine of the prompt with the nearest of its captions: what it was found by
+    text_similarity: float  # cosine of the prompt with the nearest of its captions: stage 1 of the search
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Index:
         return [self._hit(int(rows[i]), float(cosine[i]), by_text[int(rows[i])]) for i in order]
 
     def hit(self, uid: str, prompt: str, clip: Clip) -> Hit:
-        """An asset of one's own choice, compared with a prompt as `search` does. Raises `AssetUnavailable`, and
+        """One asset by uid, compared with a prompt as `search` does. Raises `AssetUnavailable`, and
         `IndexFormatError` if the index was made with another CLIP."""
         query, place = self._query(prompt, clip)[0], self._place(uid)
         captions = [self.text.index.reconstruct(int(n)) @ query for n in np.flatnonzero(self.rows == place)]
@@ -140,7 +140,7 @@ class Index:
             path = _from_objaverse(uid)
         if row["sha256"] and hub.sha256(path) != row["sha256"]:
             if not name:
-                path.unlink()  # Objaverse's: the next one who asks fetches it again
+                path.unlink()  # Objaverse's: the next request fetches it again
             raise AssetUnavailable(f"The file of asset {uid} is not the one that was indexed; fetch it again.")
         return path
 

@@ -19,10 +19,10 @@ CLEAR_MARGIN = 0.2  # ours: below it there is "no clear front"
 
 @dataclass(frozen=True)
 class Alignment:
-    """What was found: `asset.turned(yaw_deg)` faces +x."""
+    """The detected front: `asset.turned(yaw_deg)` faces +x."""
 
     yaw_deg: float  # in (−180, 180]; 0 where there is no clear front
-    margin: float  # lead over every yaw at least 90° away; 1 is the lead of an object whose views are all told apart
+    margin: float  # lead over every yaw at least 90° away; 1 is the lead of an object whose views CLIP names perfectly
     clear: bool
 
 
@@ -71,6 +71,6 @@ def name_embeddings(caption: str, clip: Clip) -> Float[Tensor, "3 d"]:
 
 
 def pictures(asset: Asset, cameras: Sequence[Camera], size: int) -> Float[Tensor, "k 3 size size"]:
-    """The asset before light gray, as CLIP is shown it, one picture per camera."""
+    """Renders of the asset over light gray, one per camera, as CLIP sees them."""
     background = torch.full((3,), BACKGROUND)
     return torch.cat([asset.render(camera, size, background)[0] for camera in cameras])  # (k, 3, size, size)

@@ -47,12 +47,12 @@ class Tree:
         self, origins: Float[np.ndarray, "n 3"], directions: Float[np.ndarray, "n 3"]
     ) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"], Float[np.ndarray, "m 3"]]:
         """Which rays hit something, the triangle each of them hits first, and the barycentric weights there."""
-        found = self._scene.run(
+        hits = self._scene.run(
             np.ascontiguousarray(origins, np.float32), np.ascontiguousarray(directions, np.float32), output=True
         )
-        rays = np.flatnonzero(found["primID"] >= 0)  # (m,)
-        u, v = found["u"][rays], found["v"][rays]
-        return rays, found["primID"][rays], np.stack([1 - u - v, u, v], axis=1)
+        rays = np.flatnonzero(hits["primID"] >= 0)  # (m,)
+        u, v = hits["u"][rays], hits["v"][rays]
+        return rays, hits["primID"][rays], np.stack([1 - u - v, u, v], axis=1)
 
 
 @dataclass(frozen=True)
@@ -232,14 +232,14 @@ def _vertex_colours(part: trimesh.Trimesh) -> Float[np.ndarray, "v 3"]:
 
     Screen values are nearly a power of light, so the product with a texture may be taken after the conversion.
     """
-    light = np.ones((len(part.vertices), 3))
+    linear = np.ones((len(part.vertices), 3))
     if part.visual.material.baseColorFactor is not None:
-        light = light * part.visual.material.baseColorFactor[:3] / 255
+        linear = linear * part.visual.material.baseColorFactor[:3] / 255
     stated = part.visual.vertex_attributes.get("color")
     if stated is not None:
         scale = np.iinfo(stated.dtype).max if stated.dtype.kind == "u" else 1
-        light = light * np.nan_to_num(stated[:, :3]) / scale
-    return to_srgb(light)
+        linear = linear * np.nan_to_num(stated[:, :3]) / scale
+    return to_srgb(linear)
 
 
 def _normalised(vertices: Float[np.ndarray, "v 3"], normalise: bool) -> Float[np.ndarray, "v 3"]:

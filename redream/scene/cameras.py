@@ -83,8 +83,8 @@ class CameraRange:
         """One camera; its azimuth is uniform over the circle unless it is given."""
         u = torch.rand(4, generator=generator, device=generator.device).tolist()
 
-        def between(ends: tuple[float, float], share: float) -> float:
-            return ends[0] + (ends[1] - ends[0]) * share
+        def between(ends: tuple[float, float], fraction: float) -> float:
+            return ends[0] + (ends[1] - ends[0]) * fraction
 
         return Camera(
             azimuth_deg=u[0] * 360 - 180 if azimuth_deg is None else azimuth_deg,

@@ -199,19 +199,19 @@ class _Reduction:
 
     def _material(self, material: dict, textures: list[dict], images: int) -> dict:
         """3.9.2: the base colour, or the diffuse colour of the older specular-glossiness extension."""
-        found = material.get("pbrMetallicRoughness", {})
+        model = material.get("pbrMetallicRoughness", {})
         factor, texture = "baseColorFactor", "baseColorTexture"
         extensions = material.get("extensions", {})
         if isinstance(extensions, dict) and "KHR_materials_pbrSpecularGlossiness" in extensions:
-            found = extensions["KHR_materials_pbrSpecularGlossiness"]
+            model = extensions["KHR_materials_pbrSpecularGlossiness"]
             factor, texture = "diffuseFactor", "diffuseTexture"
-        if not isinstance(found, dict):
+        if not isinstance(model, dict):
             raise malformed("a material is not readable")
-        reduced = {"baseColorFactor": _numbers(found[factor], 4)} if factor in found else {}
-        if texture in found:
-            if not isinstance(found[texture], dict):
+        reduced = {"baseColorFactor": _numbers(model[factor], 4)} if factor in model else {}
+        if texture in model:
+            if not isinstance(model[texture], dict):
                 raise malformed("a material is not readable")
-            number = _whole(found[texture], "index", below=len(textures))
+            number = _whole(model[texture], "index", below=len(textures))
             if "source" in textures[number]:
                 self.textures[number] = _whole(textures[number], "source", below=images)
                 reduced["baseColorTexture"] = {"index": number}
@@ -272,15 +272,15 @@ class _Reduction:
         """Follow the scene tree; refuse what is no tree, and count the faces and vertices that it places."""
         sizes = np.array([self._size(m) for m in meshes]).reshape(-1, 3)  # (meshes, 3)
         total = np.zeros(3, int)
-        seen: set[int] = set()
+        reached: set[int] = set()
         waiting = [(root, 0) for root in roots]
         while waiting:
             number, depth = waiting.pop()
-            if number in seen:
+            if number in reached:
                 raise malformed("a part of its scene belongs to two others, or to itself")
             if depth > self.limits.depth:
                 raise GlbError(too_many("levels in its scene", depth, self.limits.depth, "Flatten it"))
-            seen.add(number)
+            reached.add(number)
             if "mesh" in nodes[number]:
                 total += sizes[nodes[number]["mesh"]]
             if "children" in nodes[number]:
@@ -293,7 +293,7 @@ class _Reduction:
                 raise GlbError(too_many(name, count, limit, "Simplify it"))
         if not total[0]:
             raise GlbError("This GLB has no triangles, so there is nothing to see in it.")
-        for number in set(range(len(nodes))) - seen:
+        for number in set(range(len(nodes))) - reached:
             nodes[number].clear()  # placed by no scene
 
     def _size(self, mesh: dict) -> tuple[int, int, int]:

@@ -1,6 +1,6 @@
-"""Scores (METHOD.md, "Scores"): does it look like the prompt, hang together from view to view, and have one front?
+"""Scores of one object: fit to the prompt (CLIP score), consistency (A-LPIPS), one front (view accuracy, Janus rate).
 
-All of them judge pictures once around the object. No score says enough alone: a gray ball has a perfect A-LPIPS.
+All are computed from 120 views once around the object. None suffices alone: a gray ball has a perfect A-LPIPS.
 """
 
 import itertools
@@ -29,7 +29,7 @@ RenderFunction = Callable[[Camera], tuple[Tensor, Tensor]]
 
 
 class MetricsError(RedreamError):
-    """A score or a perceptual net that cannot be had; the message says why."""
+    """A score that cannot be computed; the message says why."""
 
 
 # ---------------------------------------------------------------- pictures → numbers
@@ -57,7 +57,7 @@ def view_names(clip: Clip, images: Float[Tensor, "b d"], prompt: str) -> list[st
 
 
 def accuracy_of_names(names: Sequence[str], cameras: Sequence[Camera]) -> float:
-    """View agreement of views that are called so. Raises `MetricsError` if no view counts."""
+    """View accuracy of zero-shot names. Raises `MetricsError` if no view counts."""
     right = [name == camera.view for name, camera in zip(names, cameras, strict=True) if clearly_named(camera)]
     if not right:
         raise MetricsError("None of these views is at least 15° from a border between front, side and back.")
@@ -119,7 +119,7 @@ def coverage(opacity: Float[Tensor, "b 1 h w"]) -> float:
 
 # ---------------------------------------------------------------- object → numbers
 
-BY_NAMES = {"view_accuracy": accuracy_of_names, "janus_rate": janus_rate, "janus_count": janus_count}
+FROM_VIEW_NAMES = {"view_accuracy": accuracy_of_names, "janus_rate": janus_rate, "janus_count": janus_count}
 
 
 def score(
@@ -133,7 +133,7 @@ def score(
     """All scores of one object from 120 azimuths, rounded to 6 decimals: equal objects have equal scores.
 
     `render` shows it over white, in pictures of at least 64 px (the CLIPs' own size is best). `clips` and `nets` are
-    named ("a", "b"), and so are their scores: clip_a, view_accuracy_a, a_lpips_a … A score that cannot be had is None,
+    named ("a", "b"), and so are their scores: clip_a, view_accuracy_a, a_lpips_a … A score that cannot be computed is None,
     and `not_available` says why: a net is None, or the object has no front (`has_front`; None if nobody knows, and
     then what its views are called is measured).
     """
@@ -148,13 +148,13 @@ def score(
     for name, clip in clips.items():
         embeddings = clip.embed_images(images)  # (120, d)
         scores[f"clip_{name}"] = _mean_cosine(embeddings, clip.embed_texts([prompt]))
-        called = view_names(clip, embeddings, prompt)
-        for key, judged in BY_NAMES.items():
+        names = view_names(clip, embeddings, prompt)
+        for key, metric in FROM_VIEW_NAMES.items():
             if has_front is False:
                 scores[f"{key}_{name}"] = None
                 reasons[f"{key}_{name}"] = "This kind of object has no front."
             else:
-                scores[f"{key}_{name}"] = float(judged(called, cameras))
+                scores[f"{key}_{name}"] = float(metric(names, cameras))
     for name, net in nets.items():
         if net is None:
             scores[f"a_lpips_{name}"] = None

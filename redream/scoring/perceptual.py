@@ -113,8 +113,8 @@ class Lpips(nn.Module):
             warnings.simplefilter("ignore")  # torchvision: "pretrained" will be called otherwise
             self.lpips = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)
         weights = torch.load(backbone, map_location="cpu", weights_only=True)  # features.N.weight and so on
-        own = self.lpips.net.state_dict()  # sliceK.N.weight and so on
-        self.lpips.net.load_state_dict({name: weights["features." + name.partition(".")[2]] for name in own})
+        net_state = self.lpips.net.state_dict()  # sliceK.N.weight and so on
+        self.lpips.net.load_state_dict({name: weights["features." + name.partition(".")[2]] for name in net_state})
 
     def forward(self, a: Float[Tensor, "b 3 h w"], b: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b"]:
         """Distances ≥ 0 of pictures in [0, 1] to their partners."""

@@ -16,43 +16,43 @@ def prior(tiny_stack):
 
 
 @pytest.fixture
-def references(tiny_stack):
+def assets(tiny_stack):
     files = sorted((tiny_stack / "assets").glob("*.glb"))[:2]
     return [
         CaptionedAsset(load(file), caption) for file, caption in zip(files, ("a red owl", "a green cat"), strict=True)
     ]
 
 
-def test_stored_views_are_the_assets_renders_on_any_background(references, generator):
-    asset = references[0].asset
+def test_stored_views_are_the_assets_renders_on_any_background(assets, generator):
+    asset = assets[0].asset
     views = store_views(asset, TINY, 16, generator)
     background = torch.tensor([0.2, 0.9, 0.4])
     direct, _ = asset.render(views.cameras[1], 16, background)
     assert torch.allclose(views.on([1], background[None]), direct, atol=2 / 255)
 
 
-def test_stored_views_go_once_around_the_asset(references, generator):
-    azimuths = [camera.azimuth_deg for camera in store_views(references[0].asset, TINY, 8, generator).cameras]
+def test_stored_views_go_once_around_the_asset(assets, generator):
+    azimuths = [camera.azimuth_deg for camera in store_views(assets[0].asset, TINY, 8, generator).cameras]
     assert azimuths == [360 * i / TINY.adaptation.views for i in range(TINY.adaptation.views)]
 
 
-def test_prefixes_start_as_the_words_of_their_views(prior, references, generator):
-    adaptation = Adaptation(prior, TINY, references, generator)
+def test_prefixes_start_as_the_words_of_their_views(prior, assets, generator):
+    adaptation = Adaptation(prior, TINY, assets, generator)
     for view in VIEWS:
         assert torch.equal(adaptation.prefix(view), prior.token_embeddings(f"{view} view"))
 
 
-def test_before_learning_the_prefix_says_what_the_words_say(prior, references, generator):
-    adaptation = Adaptation(prior, TINY, references, generator)
+def test_before_learning_the_prefix_says_what_the_words_say(prior, assets, generator):
+    adaptation = Adaptation(prior, TINY, assets, generator)
     with torch.no_grad():
         adapted_embeddings = prior.embed(["a red owl"], adaptation.prefix("side"))
         view_embeddings = prior.embed(["side view a red owl"])
     assert torch.allclose(adapted_embeddings, view_embeddings, atol=1e-5)
 
 
-def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, references, generator):
+def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, assets, generator):
     settings = TINY.with_(adaptation={"steps": 60, "batch": 8, "learning_rate": 1e-2, "empty": 0.0, "t_power": 1.0})
-    adaptation = Adaptation(prior, settings, references, generator)
+    adaptation = Adaptation(prior, settings, assets, generator)
     frozen = {name: p.clone() for name, p in prior.unet.named_parameters() if ".lora_" not in name}
     losses = [adaptation.step() for _ in range(60)]
     assert sum(losses[-15:]) < 0.9 * sum(losses[:15])
@@ -61,10 +61,10 @@ def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone
             assert torch.equal(parameter, frozen[name])
 
 
-def test_learned_prefixes_move_and_frozen_ones_stay(prior, references, generator):
+def test_learned_prefixes_move_and_frozen_ones_stay(prior, assets, generator):
     for learned in (True, False):
         adaptation = Adaptation(
-            prior, TINY.with_(adaptation={"prefix_learned": learned, "steps": 3}), references, generator
+            prior, TINY.with_(adaptation={"prefix_learned": learned, "steps": 3}), assets, generator
         )
         start = adaptation.prefix("front").clone()
         for _ in range(3):
@@ -72,8 +72,8 @@ def test_learned_prefixes_move_and_frozen_ones_stay(prior, references, generator
         assert torch.equal(adaptation.prefix("front"), start) != learned
 
 
-def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, references, generator):
-    adaptation = Adaptation(prior, TINY.with_(adaptation={"steps": 20}), references, generator)
+def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, assets, generator):
+    adaptation = Adaptation(prior, TINY.with_(adaptation={"steps": 20}), assets, generator)
     moves = []
     while not adaptation.finished:
         before = torch.cat([p.detach().flatten().clone() for p in adaptation.lora])
@@ -83,15 +83,15 @@ def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, refe
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0])
-def test_timesteps_are_below_half_of_all_with_probability_two_to_the_minus_power(prior, references, generator, power):
-    adaptation = Adaptation(prior, TINY.with_(adaptation={"t_power": power}), references, generator)
+def test_timesteps_are_below_half_of_all_with_probability_two_to_the_minus_power(prior, assets, generator, power):
+    adaptation = Adaptation(prior, TINY.with_(adaptation={"t_power": power}), assets, generator)
     t = adaptation._random_timesteps(20_000)
     assert 0 <= t.min() and t.max() <= prior.timesteps - 1
     assert float((t < prior.timesteps / 2).float().mean()) == pytest.approx(0.5**power, abs=0.015)
 
 
-def test_a_batch_has_the_three_views_in_equal_shares(prior, references, generator):
-    adaptation = Adaptation(prior, TINY.with_(adaptation={"views": 12}), references, generator)
+def test_a_batch_has_the_three_views_in_equal_shares(prior, assets, generator):
+    adaptation = Adaptation(prior, TINY.with_(adaptation={"views": 12}), assets, generator)
     views = [adaptation.view_of[row] for row in adaptation._balanced_rows(9)]
     assert {view: views.count(view) for view in VIEWS} == {"front": 3, "side": 3, "back": 3}
 

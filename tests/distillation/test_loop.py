@@ -16,13 +16,13 @@ from redream.scene.cameras import Camera
 
 
 @pytest.fixture
-def references(tiny_stack):
+def assets(tiny_stack):
     files = sorted((tiny_stack / "assets").glob("*.glb"))[:3]
     return [CaptionedAsset(load(file), "a red owl") for file in files]
 
 
-def start(stack, settings, references=()):
-    return Distillation(Prior.load(stack / "prior"), settings, "a red owl", references)
+def start(stack, settings, assets=()):
+    return Distillation(Prior.load(stack / "prior"), settings, "a red owl", assets)
 
 
 def tensors(distillation):
@@ -35,8 +35,8 @@ def equal(a, b):
 
 @pytest.mark.parametrize("stack", ["tiny_stack", "tiny_stack_v"])
 @pytest.mark.parametrize("method", ["redream", "vsd", "sds"])
-def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, method, references):
-    distillation = start(request.getfixturevalue(stack), TINY.with_(method=method), references)
+def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, method, assets):
+    distillation = start(request.getfixturevalue(stack), TINY.with_(method=method), assets)
     steps = list(distillation.steps())
     assert [s.iteration for s in steps] == [1, 2, 3, 4]
     assert [s.stage for s in steps] == (["warm-up"] * 2 if method == "redream" else ["distillation"] * 2) + [
@@ -47,14 +47,14 @@ def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, m
     assert torch.isfinite(image).all()
 
 
-def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, references):
+def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, assets):
     settings = TINY.with_(iterations=8, adaptation={"steps": 5})
-    distillation = start(tiny_stack, settings, references)
+    distillation = start(tiny_stack, settings, assets)
     done = [(distillation.adaptation.steps_done, bool(distillation.adapted_embeddings)) for _ in distillation.steps()]
     assert done == [(2, False), (3, False), (4, False), (5, True)] + [(5, True)] * 4
 
 
-def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(tiny_stack, references, monkeypatch):
+def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(tiny_stack, assets, monkeypatch):
     used, real = [], Prior.using
 
     def using(self, adapter, train=False, scale=1.0):
@@ -62,29 +62,29 @@ def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(t
         return real(self, adapter, train, scale)
 
     monkeypatch.setattr(Prior, "using", using)
-    list(start(tiny_stack, TINY.with_(adaptation={"scale": 0.3}), references).steps())
+    list(start(tiny_stack, TINY.with_(adaptation={"scale": 0.3}), assets).steps())
     assert {u for u in used if u[0] == "prior"} == {("prior", True, 1.0), ("prior", False, 0.3)}
 
 
 def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_as_the_prior_agrees(
-    tiny_stack, references, monkeypatch
+    tiny_stack, assets, monkeypatch
 ):
     def rates(reference):
-        distillation = start(tiny_stack, TINY.with_(distillation={"score_rms_reference": reference}), references)
+        distillation = start(tiny_stack, TINY.with_(distillation={"score_rms_reference": reference}), assets)
         return [distillation.particles[0].optimizer.param_groups[0]["lr"] for _ in distillation.steps()]
 
     usual, high = rates(0.0), rates(1e6)
     assert [b / a for a, b in zip(usual, high)] == pytest.approx([1, 1, *[RATE_FACTORS[0]] * 2])
 
 
-def test_particles_take_turns_and_start_from_different_assets(tiny_stack, references):
-    distillation = start(tiny_stack, TINY.with_(particles=2, iterations=3), references)
+def test_particles_take_turns_and_start_from_different_assets(tiny_stack, assets):
+    distillation = start(tiny_stack, TINY.with_(particles=2, iterations=3), assets)
     assert [s.particle for s in distillation.steps()] == [0, 1] * 3
     views = [p.render(Camera(0.0, 15.0, 1.6, 40.0), 16, torch.ones(3)).image for p in distillation.particles]
     assert not torch.equal(*views)
 
 
-def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, references):
+def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, assets):
     settings = TINY.with_(
         iterations=40,
         initialisation={"warmup": 1.0, "asset_colour_until": 1.0, "asset_sigma": 0.005},
@@ -100,9 +100,9 @@ def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, re
         field={"features": 4, "max_resolution": 32, "hidden": 32},
         rendering={"occupancy_resolution": 16, "samples_per_ray": 24},
     )
-    distillation = start(tiny_stack, settings, references[:1])
+    distillation = start(tiny_stack, settings, assets[:1])
     camera, white = Camera(30.0, 15.0, 1.6, 41.0), torch.ones(3)
-    image, _ = references[0].asset.render(camera, 24, white)
+    image, _ = assets[0].asset.render(camera, 24, white)
 
     def distance():
         return float((distillation.particles[0].render(camera, 24, white).image - image).square().mean())
@@ -113,7 +113,7 @@ def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, re
     assert distance() < before / 10
 
 
-def test_more_steps_of_the_asset_velocity_an_iteration_come_closer_to_the_asset(tiny_stack, references):
+def test_more_steps_of_the_asset_velocity_an_iteration_come_closer_to_the_asset(tiny_stack, assets):
     distances = []
     for count in (1, 4):
         settings = TINY.with_(
@@ -125,30 +125,30 @@ def test_more_steps_of_the_asset_velocity_an_iteration_come_closer_to_the_asset(
         settings = settings.with_(
             distillation={"learning_rate_grid": 0.05, "learning_rate_network": 0.01, "learning_rate_end": 1.0}
         )
-        distillation = start(tiny_stack, settings, references[:1])
+        distillation = start(tiny_stack, settings, assets[:1])
         for _ in distillation.steps():
             pass
         camera, white = Camera(30.0, 15.0, 1.6, 41.0), torch.ones(3)
-        image, _ = references[0].asset.render(camera, 24, white)
+        image, _ = assets[0].asset.render(camera, 24, white)
         distances.append(float((distillation.particles[0].render(camera, 24, white).image - image).square().mean()))
     assert distances[1] < 0.7 * distances[0]
 
 
-def test_the_further_steps_of_the_asset_velocity_are_taken_in_the_warm_up_alone(tiny_stack, references, monkeypatch):
+def test_the_further_steps_of_the_asset_velocity_are_taken_in_the_warm_up_alone(tiny_stack, assets, monkeypatch):
     taken = []
     monkeypatch.setattr(Particle, "optimizer_step", lambda self, loss: taken.append(loss))
     settings = TINY.with_(iterations=10, initialisation={"warmup": 0.3, "asset_steps": 4}, adapt=False)
     counts = []
-    for _ in start(tiny_stack, settings, references[:1]).steps():
+    for _ in start(tiny_stack, settings, assets[:1]).steps():
         counts.append(len(taken))
         taken.clear()
     assert counts == [4] * 3 + [1] * 7
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_stack, references):
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_stack, assets):
     runs = []
     for seed in (3, 3, 4):
-        distillation = start(tiny_stack, TINY.with_(seed=seed), references)
+        distillation = start(tiny_stack, TINY.with_(seed=seed), assets)
         losses = [s.losses for s in distillation.steps()]
         runs.append((losses, tensors(distillation)))
     assert runs[0][0] == runs[1][0] and equal(runs[0][1], runs[1][1])
@@ -158,28 +158,26 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_stack, r
 @pytest.mark.parametrize("method", ["redream", "sds"])
 @pytest.mark.parametrize("stopped_after", [1, 3])
 def test_a_run_that_was_stopped_and_loaded_ends_as_one_that_was_not(
-    tiny_stack, references, tmp_path, method, stopped_after
+    tiny_stack, assets, tmp_path, method, stopped_after
 ):
     settings = TINY.with_(method=method)
-    whole = start(tiny_stack, settings, references)
+    whole = start(tiny_stack, settings, assets)
     for _ in whole.steps():
         pass
-    first = start(tiny_stack, settings, references)
+    first = start(tiny_stack, settings, assets)
     for step in first.steps():
         if step.iteration == stopped_after:
             break
     first.save(tmp_path / "checkpoint")
-    second = start(tiny_stack, settings, references)
+    second = start(tiny_stack, settings, assets)
     second.load(tmp_path / "checkpoint")
     assert [s.iteration for s in second.steps()] == list(range(stopped_after + 1, 5))
     assert equal(tensors(whole), tensors(second))
 
 
-def test_a_stop_between_steps_of_the_adaptation_waits_for_no_further_one_and_loses_none(
-    tiny_stack, references, tmp_path
-):
+def test_a_stop_between_steps_of_the_adaptation_waits_for_no_further_one_and_loses_none(tiny_stack, assets, tmp_path):
     settings = TINY.with_(iterations=8, adaptation={"steps": 10})  # 3, 5, 8 and 10 steps are done after an iteration
-    whole, first, second = (start(tiny_stack, settings, references) for _ in range(3))
+    whole, first, second = (start(tiny_stack, settings, assets) for _ in range(3))
     list(whole.steps())
     done = list(first.steps(stop=lambda: first.adaptation.steps_done == 4))
     assert len(done) == first.iteration == 1 and first.adaptation.steps_done == 4
@@ -221,13 +219,11 @@ def test_a_checkpoint_that_is_json_of_another_kind_is_refused_in_a_sentence(tiny
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("method", ["redream", "sds"])
-def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_stack, references, method, value):
+def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_stack, assets, method, value):
     runs = []
     for spoil in (lambda gradient: gradient.clone().index_fill_(-1, torch.tensor([0]), value), torch.zeros_like):
         # without rates that follow the score: they keep what they were, where zero would lower them
-        distillation = start(
-            tiny_stack, TINY.with_(method=method, distillation={"score_rms_reference": 0.0}), references
-        )
+        distillation = start(tiny_stack, TINY.with_(method=method, distillation={"score_rms_reference": 0.0}), assets)
 
         def score(*arguments, own=distillation, spoil=spoil, real=distillation._score_gradient):
             gradient = real(*arguments)
