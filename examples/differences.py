@@ -1,66 +1,82 @@
-"""By how much ReDream differs from other methods, where the library holds what is asked for and where it does not.
+"""Tables of the report: means of methods, and the differences of one method from others with their intervals.
 
-    python -m examples.differences RESULTS.parquet ... [--first redream] [--against vsd,sds,truth] [--level 0.95]
+    python -m examples.differences docs/results.parquet [--experiment test,test-second] [--first redream]
+        [--against vsd,sds,truth] [--seeds 0,1] [--level 0.95]
 
-The files are those of `python -m redream evaluate`; prompts of several files count together, and where a method made a
-prompt in several of them the last file counts. The seeds of a prompt are averaged first. A line has the mean of the
-differences over prompts and its interval; bold: the interval excludes 0. "held out" are prompts whose pair of kind and
-colour no asset of the miniature's library has.
+Files are the results.parquet of `python -m redream evaluate`, or docs/results.parquet, whose experiments are taken in
+the named order. Prompts of several files or experiments count together; where a method has a prompt in several of them,
+the last one counts. Seeds of a prompt are averaged first; intervals are Student's t over paired prompts, and bold ones
+exclude 0. "Held out" are prompts whose pair of kind and colour no asset of the miniature's library has.
 """
 
 import argparse
 import csv
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
-from jaxtyping import Float
+import pandas as pd
 
-from redream.evaluation.tables import bootstrap
+from redream.evaluation.tables import Estimate, estimate, grid, paired, prompt_means
 from redream.stack.stack import STACKS
 from redream.stack.vocabulary import Vocabulary, parse_prompt
 
-SCORES = {
-    "CLIP a": ["clip_a"],
-    "CLIP b": ["clip_b"],
-    "mean of both": ["clip_a", "clip_b"],
-    "views a": ["view_accuracy_a"],
-    "IoU": ["silhouette_iou"],
-    "A-LPIPS a, off": ["a_lpips_error_a"],
+CLIP_MEAN = "clip_mean"  # of both scoring CLIPs
+MEANS = {
+    "CLIP a": "clip_a",
+    "CLIP b": "clip_b",
+    "view accuracy a": "view_accuracy_a",
+    "view accuracy b": "view_accuracy_b",
+    "Janus rate a": "janus_rate_a",
+    "Janus rate b": "janus_rate_b",
+    "A-LPIPS a": "a_lpips_a",
+    "A-LPIPS error a": "a_lpips_error_a",
+    "IoU": "silhouette_iou",
+    "coverage": "coverage",
+}
+DIFFERENCES = {
+    "CLIP a": "clip_a",
+    "CLIP b": "clip_b",
+    "CLIP mean": CLIP_MEAN,
+    "view accuracy a": "view_accuracy_a",
+    "IoU": "silhouette_iou",
+    "A-LPIPS error a": "a_lpips_error_a",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--experiment", type=_names, default=[], help="names of the column `experiment`; else all rows")
     parser.add_argument("--first", default="redream")
-    parser.add_argument("--against", default="vsd,sds,truth")
+    parser.add_argument("--against", type=_names, default=["vsd", "sds", "truth"])
+    parser.add_argument("--seeds", type=_names, default=[], help="of the runs; else all of them")
     parser.add_argument("--level", type=float, default=0.95, help="of the intervals")
-    asked = parser.parse_args(arguments)
-    rows = together([pq.read_table(file).to_pylist() for file in asked.results])
-    if len({row.get("judges") for row in rows}) > 1:  # files of before 27 November 2026 do not name them
-        parser.error("These files were scored by different models; give files that the same ones scored.")
-    held_out = {prompt for prompt in {row["prompt"] for row in rows} if is_held_out(prompt)}
-    groups = {
-        "all": rows,
-        "held out": [row for row in rows if row["prompt"] in held_out],
-        "in the library": [row for row in rows if row["prompt"] not in held_out],
-    }
-    print(f"| {asked.first} minus | prompts | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 2) + "|", sep="\n")
-    for other in asked.against.split(","):
-        for name, group in groups.items():
-            found = [differences(group, asked.first, other, columns) for columns in SCORES.values()]
-            cells = [cell(values, asked.level) for values in found]
-            print(f"| {other} | {name}, {len(found[0])} | {' | '.join(cells)} |")
+    options = parser.parse_args(arguments)
+    parts = [pd.read_parquet(file) for file in options.results]
+    if options.experiment:
+        known = {name for part in parts for name in part.get("experiment", ())}
+        if unknown := [name for name in options.experiment if name not in known]:
+            parser.error(f"There is no experiment {unknown[0]}; there are: {', '.join(sorted(known)) or 'none'}.")
+        parts = [part[part["experiment"] == name] for name in options.experiment for part in parts]
+    rows = combine(parts)
+    if options.seeds:
+        rows = rows[rows["seed"].isna() | rows["seed"].isin(map(int, options.seeds))]
+    if rows["scorers"].nunique(dropna=False) > 1:
+        parser.error("These results were scored by different models; give those that the same ones scored.")
+    if missing := [name for name in (options.first, *options.against) if name not in set(rows["method"])]:
+        parser.error(f"There are no results of {missing[0]}; there are: {', '.join(sorted(set(rows['method'])))}.")
+    rows = rows.assign(**{CLIP_MEAN: (rows["clip_a"] + rows["clip_b"]) / 2})
+    print(means_table(rows), differences_table(rows, options.first, options.against, options.level), sep="\n\n")
     return 0
 
 
-def together(files: Sequence[Sequence[dict]]) -> list[dict]:
-    """The rows of several files; of a method and a prompt only those of the last file that has them."""
-    last = {(row["method"], row["prompt"]): number for number, rows in enumerate(files) for row in rows}
-    return [r for number, rows in enumerate(files) for r in rows if last[r["method"], r["prompt"]] == number]
+def combine(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several tables; of a method and a prompt only those of the last table that has them."""
+    rows = pd.concat([part.assign(part=number) for number, part in enumerate(parts)], ignore_index=True)
+    last = rows.groupby(["method", "prompt"])["part"].transform("max")
+    return rows[rows["part"] == last].drop(columns="part").reset_index(drop=True)
 
 
 def is_held_out(prompt: str) -> bool:
@@ -70,25 +86,56 @@ def is_held_out(prompt: str) -> bool:
         return {"kind": asked.kind, "colour": asked.colour} in list(csv.DictReader(file))
 
 
-def differences(rows: Sequence[dict], first: str, other: str, columns: Sequence[str]) -> Float[np.ndarray, "n"]:
-    """One method's score minus another's, the mean of these columns, for each prompt that both have."""
-    values: dict[tuple[str, str], list[float]] = {}  # method and prompt → a score for each seed
-    for row in rows:
-        if all(row[column] is not None for column in columns):
-            own = sum(row[column] for column in columns) / len(columns)
-            values.setdefault((row["method"], row["prompt"]), []).append(own)
-    means = {key: sum(scores) / len(scores) for key, scores in values.items()}
-    both = [prompt for method, prompt in means if method == first and (other, prompt) in means]
-    return np.array([means[first, prompt] - means[other, prompt] for prompt in both])
+def means_table(rows: pd.DataFrame) -> str:
+    """Each method's mean scores over prompts."""
+    means = {name: prompt_means(rows, score).mean() for name, score in MEANS.items()}
+    lines = [
+        [method, *(number(means[name][method], 4 if "A-LPIPS" in name else 3) for name in MEANS)]
+        for method in rows["method"].unique()
+    ]
+    return grid(["mean", *MEANS], lines)
 
 
-def cell(values: Float[np.ndarray, "n"], level: float) -> str:
-    """Mean and interval; bold if it excludes 0. A dash for fewer than two values."""
-    if len(values) < 2:
+def differences_table(rows: pd.DataFrame, first: str, against: Sequence[str], level: float = 0.95) -> str:
+    """A method minus others: over all prompts, the held-out ones, and those whose colour the library has."""
+    held_out = rows["prompt"].map({prompt: is_held_out(prompt) for prompt in rows["prompt"].unique()}).astype(bool)
+    groups = {"all": rows}
+    if held_out.any() and not held_out.all():
+        groups |= {"held out": rows[held_out], "in the library": rows[~held_out]}
+    means = {(g, score): prompt_means(own, score) for g, own in groups.items() for score in DIFFERENCES.values()}
+    lines = []
+    for other in against:
+        for group in groups:
+            own = [means[group, score] for score in DIFFERENCES.values()]
+            if not all({first, other} <= set(one) for one in own):
+                continue
+            found = [estimate(paired(one, first, other), level) for one in own]
+            cells = [cell(one, 4 if "A-LPIPS" in name else 3) for name, one in zip(DIFFERENCES, found, strict=True)]
+            lines.append([other, f"{group}, {found[0].prompts}", *cells])
+    return grid([f"{first} minus", "prompts", *DIFFERENCES], lines)
+
+
+def cell(found: Estimate, decimals: int = 3) -> str:
+    """A difference and its interval; bold if it excludes 0. Where prompts are too few, their number n instead."""
+    if not found.prompts:
         return "–"
-    mean, low, high = bootstrap(values, level)
-    text = f"{mean:+.3f} [{low:.3f}, {high:.3f}]" if abs(mean) >= 0.02 else f"{mean:+.4f} [{low:.4f}, {high:.4f}]"
-    return f"**{text}**" if low > 0 or high < 0 else text
+    mean = number(found.mean, decimals, "+")
+    if found.low is None:
+        return f"{mean} n = {found.prompts}"
+    text = f"{mean} [{number(found.low, decimals)}, {number(found.high, decimals)}]"
+    return f"**{text}**" if found.excludes_zero else text
+
+
+def number(value: float, decimals: int, sign: str = "-") -> str:
+    """A score as the report has it: no zero before the point, a true minus."""
+    if math.isnan(value):
+        return "–"
+    text = f"{value:{sign}.{decimals}f}"
+    return text.replace("0.", ".", 1).replace("-", "−") if abs(value) < 1 else text.replace("-", "−")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 if __name__ == "__main__":
