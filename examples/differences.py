@@ -14,35 +14,21 @@ import csv
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from redream.evaluation.tables import Estimate, estimate, grid, paired, prompt_means
+from redream.scoring.scores import SCORES
 from redream.stack.stack import STACKS
 from redream.stack.vocabulary import Vocabulary, parse_prompt
 
 CLIP_MEAN = "clip_mean"  # of both scoring CLIPs
-MEANS = {
-    "CLIP a": "clip_a",
-    "CLIP b": "clip_b",
-    "view accuracy a": "view_accuracy_a",
-    "view accuracy b": "view_accuracy_b",
-    "Janus rate a": "janus_rate_a",
-    "Janus rate b": "janus_rate_b",
-    "A-LPIPS a": "a_lpips_a",
-    "A-LPIPS error a": "a_lpips_error_a",
-    "IoU": "silhouette_iou",
-    "coverage": "coverage",
-}
-DIFFERENCES = {
-    "CLIP a": "clip_a",
-    "CLIP b": "clip_b",
-    "CLIP mean": CLIP_MEAN,
-    "view accuracy a": "view_accuracy_a",
-    "IoU": "silhouette_iou",
-    "A-LPIPS error a": "a_lpips_error_a",
-}
+MEANS = ("clip_a", "clip_b", "view_accuracy_a", "view_accuracy_b", "janus_rate_a", "janus_rate_b")
+MEANS += ("a_lpips_a", "a_lpips_error_a", "silhouette_iou", "coverage")
+DIFFERENCES = ("clip_a", "clip_b", CLIP_MEAN, "view_accuracy_a", "silhouette_iou", "a_lpips_error_a")
+COLUMNS = SCORES | {CLIP_MEAN: replace(SCORES["clip_a"], label="CLIP mean")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,12 +74,12 @@ def is_held_out(prompt: str) -> bool:
 
 def means_table(rows: pd.DataFrame) -> str:
     """Each method's mean scores over prompts."""
-    means = {name: prompt_means(rows, score).mean() for name, score in MEANS.items()}
+    means = {score: prompt_means(rows, score).mean() for score in MEANS}
     lines = [
-        [method, *(number(means[name][method], 4 if "A-LPIPS" in name else 3) for name in MEANS)]
+        [method, *(number(means[score][method], COLUMNS[score].decimals) for score in MEANS)]
         for method in rows["method"].unique()
     ]
-    return grid(["mean", *MEANS], lines)
+    return grid(["mean", *(COLUMNS[score].label for score in MEANS)], lines)
 
 
 def differences_table(rows: pd.DataFrame, first: str, against: Sequence[str], level: float = 0.95) -> str:
@@ -102,17 +88,17 @@ def differences_table(rows: pd.DataFrame, first: str, against: Sequence[str], le
     groups = {"all": rows}
     if held_out.any() and not held_out.all():
         groups |= {"held out": rows[held_out], "in the library": rows[~held_out]}
-    means = {(g, score): prompt_means(own, score) for g, own in groups.items() for score in DIFFERENCES.values()}
+    means = {(g, score): prompt_means(own, score) for g, own in groups.items() for score in DIFFERENCES}
     lines = []
     for other in against:
         for group in groups:
-            own = [means[group, score] for score in DIFFERENCES.values()]
+            own = [means[group, score] for score in DIFFERENCES]
             if not all({first, other} <= set(one) for one in own):
                 continue
             found = [estimate(paired(one, first, other), level) for one in own]
-            cells = [cell(one, 4 if "A-LPIPS" in name else 3) for name, one in zip(DIFFERENCES, found, strict=True)]
+            cells = [cell(one, COLUMNS[score].decimals) for score, one in zip(DIFFERENCES, found, strict=True)]
             lines.append([other, f"{group}, {found[0].prompts}", *cells])
-    return grid([f"{first} minus", "prompts", *DIFFERENCES], lines)
+    return grid([f"{first} minus", "prompts", *(COLUMNS[score].label for score in DIFFERENCES)], lines)
 
 
 def cell(found: Estimate, decimals: int = 3) -> str:

@@ -9,15 +9,16 @@ import pandas as pd
 import pytest
 
 from examples import differences
+from redream.scoring.scores import SCORES
 
 ROOT = Path(__file__).parent.parent
-SCORES = dict.fromkeys({*differences.MEANS.values(), *differences.DIFFERENCES.values()} - {differences.CLIP_MEAN}, 0.5)
+SHARED = dict.fromkeys(SCORES, 0.5)
 
 
 def table(values, **more):
     """Rows of an evaluation: (method, prompt, seed) → CLIP a; the other scores are all alike."""
     rows = [
-        {"prompt": prompt, "method": method, "seed": seed, "scorers": "present"} | SCORES | {"clip_a": value} | more
+        {"prompt": prompt, "method": method, "seed": seed, "scorers": "present"} | SHARED | {"clip_a": value} | more
         for (method, prompt, seed), value in values.items()
     ]
     return pd.DataFrame(rows)
