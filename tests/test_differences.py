@@ -97,18 +97,22 @@ def test_a_prompt_counts_only_where_both_have_the_score():
     assert differences.paired(means, "a", "b").to_dict() == {"x": 0.5}
 
 
-REPORT = (ROOT / "docs/report.md").read_text(encoding="utf-8") if (ROOT / "docs/report.md").is_file() else ""
+REPORT = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python -m examples\.differences (.*)$", REPORT, flags=re.MULTILINE)
 
 
 def test_every_row_of_the_reports_tables_is_what_its_commands_print(monkeypatch, capsys):
-    """A row with scores has its cells, in any order, from one line of what the report's commands print."""
+    """A row with scores, also one of the README, has its cells, in any order, from one printed line."""
     monkeypatch.chdir(ROOT)
     printed = []
     for command in COMMANDS:
         assert differences.main(shlex.split(command)) == 0
         printed += [{cell.strip("*") for cell in line} for line in lines_of(capsys.readouterr().out)]
-    rows = [[cell.strip("*") for cell in line if re.match(r"\**[+−]?(\.|1\.0)", cell)] for line in lines_of(REPORT)]
+    rows = [
+        [cell.strip("*") for cell in line if re.match(r"\**[+−]?(\.|1\.0)\d", cell)]
+        for line in lines_of(REPORT + README)
+    ]
     rows = [row for row in rows if row]
     assert len(rows) > 20
     for row in rows:
