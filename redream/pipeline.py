@@ -1,7 +1,7 @@
-"""From a prompt to a run: the one way that app, command line and evaluation take. A generator of events.
+"""The public functions: `generate`, `resume`, `retrieve`, `sample` and `prior_samples`.
 
-What is asked is checked and written down here; `redream.runs.session` does it. Importing this is cheap, so that settings.json
-is there before anything large is imported.
+App, command line and evaluation call them. What is asked for is checked and written down here, `redream.runs.session` does
+the work. Importing this is cheap, so that settings.json is written before anything large is imported.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +16,32 @@ from redream.stack.models import Models
 from redream.stack.stack import STACKS, Entry, Stack
 from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
+FAULT = "The run broke off by a fault of this program; resume it."
+
+# Prior samples go from the back by the side to the front: the embeddings of two views are interpolated.
+VIEW_STEPS = (  # (view, next view, weight of the next view)
+    ("back", "side", 0.0),
+    ("back", "side", 0.5),
+    ("side", "front", 0.0),
+    ("side", "front", 0.5),
+    ("side", "front", 1.0),
+)
+
 
 class PipelineError(RedreamError):
     """A combination that makes no run; the message says why."""
 
 
-def never() -> bool:
-    """Do not stop."""
+@dataclass(frozen=True)
+class BeforeAfter:
+    """Samples of the prior before and after adaptation, one batch for each of `VIEW_STEPS`."""
+
+    before: list  # of Float[Tensor, "count 3 h w"], in [0, 1]
+    after: list
+
+
+def run_to_end() -> bool:
+    """The default `stop`: never."""
     return False
 
 
@@ -34,20 +53,25 @@ def generate(
     assets: Sequence[tuple[str | Path, str]] = (),
     uids: Sequence[str] = (),
     out: str | Path | None = None,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = run_to_end,
     models: Models | None = None,
 ) -> Iterator[Event]:
-    """Make a 3D object of a prompt in a new run's folder, and tell about it.
+    """Make a 3D object of a prompt in a new run's folder; yields the run's events.
 
-    What can be checked is checked before this returns; the run goes on as its events are asked for. `settings`: by
-    default the stack's preset. `assets`: GLB files and captions ("": the prompt) used instead of retrieved ones; `uids`:
-    assets of the library, likewise. `out`: a new or empty folder. `stop` is asked at every iteration; then results are
-    made of what there is. `models` are shared between runs, and then theirs is the stack. Raises a named error, each
-    with a sentence for its author.
+    The inputs are checked and settings.json is written before this returns; the run proceeds as its events are consumed.
+
+    settings: default: the stack's preset
+    assets: pairs of a GLB file and its caption ("": the prompt), used instead of retrieved assets
+    uids: assets of the library, used instead of retrieved ones
+    out: a new or empty folder; default: a fresh one under `runs_folder()`
+    stop: asked at every iteration; once True, results are made of what was optimised so far
+    models: shared between runs; the stack is then theirs
+
+    Raises a `RedreamError`.
     """
     stack = models.stack if models else stack if isinstance(stack, Stack) else Stack.load(stack)
     settings = settings or PRESETS[stack.preset]["redream"]
-    checked = parse_prompt(prompt, stack.vocabulary)
+    parsed = parse_prompt(prompt, stack.vocabulary)
     if (assets or uids) and not settings.uses_assets:
         raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
     if assets and uids:
@@ -55,26 +79,27 @@ def generate(
     if (count := len(assets) + len(uids)) > MAX_ASSETS:
         raise PipelineError(f"These are {count} assets; the limit is {MAX_ASSETS}.")
     if uids:
-        index = (models or Models.load(stack)).index
+        models = models or Models.load(stack)
         for uid in uids:
-            index.row(uid)
-    given, files = _given(assets, checked.prompt)
+            models.index.row(uid)  # raises if the library has no such asset
+    uploads, files = _validated(assets, parsed.prompt)
     name, overrides = _address(stack)
-    run = Run.create(Request(prompt, settings, name, overrides, given, uids=tuple(uids)), out, files)
-    return _events(run, stack, checked, models, stop)
+    run = Run.create(Request(prompt, settings, name, overrides, uploads, uids=tuple(uids)), out, files)
+    return _events(run, stack, parsed, models, stop, uploads_validated=True)
 
 
 def resume(
     folder: str | Path,
     iterations: int | None = None,
     *,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = run_to_end,
     models: Models | None = None,
 ) -> Iterator[Event]:
-    """Continue a run (by its folder or id) from its last checkpoint to its end, as if it had not been interrupted.
+    """Continue a run, by its folder or id, from its last checkpoint; yields the events of this session.
 
-    `iterations` adds so many per particle to its plan, at the end values of the schedules. A finished run without more
-    to do has no events. `models` are used if they are of the run's stack. Raises as `generate`.
+    The result is that of an uninterrupted run. `iterations` adds so many per particle to those planned, at the end values
+    of the schedules. A finished run without more to do has no events. `models` are used if they are of the run's stack.
+    Raises a `RedreamError`.
     """
     run = Run.open(folder)
     request = run.request
@@ -83,19 +108,19 @@ def resume(
     if iterations is None and run.finished:
         return iter(())
     stack = Stack.load(request.stack, request.overrides)
-    checked = parse_prompt(request.prompt, stack.vocabulary)
+    parsed = parse_prompt(request.prompt, stack.vocabulary)
     if iterations is not None:
         run.extend(iterations)
     models = models if models and models.stack == stack else None
-    return _events(run, stack, checked, models, stop)
+    return _events(run, stack, parsed, models, stop)
 
 
 def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, models: Models | None = None) -> list:
-    """The `k` assets nearest to a prompt, best first, as `redream.retrieval.index.Hit`."""
+    """Return the `k` assets nearest to a prompt, best first, as a list of `redream.retrieval.index.Hit`."""
     models = models or Models.load(stack)
-    checked = parse_prompt(prompt, models.stack.vocabulary)
+    parsed = parse_prompt(prompt, models.stack.vocabulary)
     candidates = max(k, PRESETS[models.stack.preset]["redream"].retrieval.candidates)
-    return models.index.search(checked.prompt, models.clip("retrieval"), k, candidates)
+    return models.index.search(parsed.prompt, models.clip("retrieval"), k, candidates)
 
 
 def sample(
@@ -109,148 +134,142 @@ def sample(
     models: Models | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ):
-    """What the 2D prior sees (fig. 4): `count` pictures of the prompt in a view, as Float[Tensor, "count 3 h w"] in [0, 1].
+    """Sample the 2D prior (fig. 4): `count` images of the prompt in a view, Float[Tensor, "count 3 h w"] in [0, 1].
 
-    The view is named in words; with `adapt` the prior first learns the retrieved assets' views, and the view is a
-    learned prefix. What was learned counts in full here, while distillation uses `adaptation_scale` of it. None: no view.
-    `progress` is told the adaptation's steps (done, total).
+    view: "front", "side" or "back"; None: no view is named
+    adapt: first adapt the prior to the views of the retrieved assets; the view is then its learned prefix, and the
+        adapter counts in full, while distillation uses `settings.adaptation.scale` of it
+    progress: called after each step of the adaptation with (steps done, all steps)
+
+    Raises a `RedreamError`.
     """
     models = models or Models.load(stack)
     settings = settings or PRESETS[models.stack.preset]["redream"]
-    checked = parse_prompt(prompt, models.stack.vocabulary)
+    parsed = parse_prompt(prompt, models.stack.vocabulary)
     import torch
 
-    prior, prefix, words = models.prior, None, checked.prompt if view is None else f"{checked.prompt}, {view} view"
-    learned = None
+    text, prefix = parsed.prompt if adapt or view is None else f"{parsed.prompt}, {view} view", None
     if adapt:
-        for learned in _adapt_steps(checked.prompt, models, settings):
-            progress(learned.steps_done, settings.adaptation.steps)
-        prefix, words = (None if view is None else learned.prefix(view)), checked.prompt
+        for adaptation in _adaptation_steps(parsed.prompt, models, settings):
+            progress(adaptation.steps_done, settings.adaptation.steps)
+        prefix = None if view is None else adaptation.prefix(view)
     with torch.no_grad():
-        return _pictures(models.prior, prior.embed([words], prefix), count, settings.seed, learned is not None)
+        embedding = models.prior.embed([text], prefix)  # (1, l, d)
+        return _images(models.prior, embedding, count, settings.seed, adapted=adapt)
 
 
-@dataclass(frozen=True)
-class BeforeAfter:
-    """What the prior sees before and after it learned an asset's views: `VIEW_STEPS` times `count` pictures each."""
-
-    before: list  # of Float[Tensor, "count 3 h w"], from the back by the side to the front
-    after: list
-
-
-VIEW_STEPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # 0: back, 1: side, 2: front; between them the words' features are mixed
-
-
-def views(
+def prior_samples(
     prompt: str,
     count: int = 2,
     *,
     settings: Settings | None = None,
     models: Models,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = run_to_end,
 ) -> Iterator[Progress | BeforeAfter]:
-    """What the 2D prior sees from back to front, before and after adaptation (fig. 4 and 14), always of the same noise.
+    """Sample the 2D prior from back to front, before and after adaptation, from equal noise (fig. 4 and 14).
 
-    What was learned counts in full here, while distillation uses `adaptation_scale` of it. Tells how far it is, and at last
-    a `BeforeAfter`, or nothing more if it is stopped. Raises as `sample`, at once.
+    Yields `Progress` and at last a `BeforeAfter` with `count` images for each of `VIEW_STEPS`; nothing more once `stop`
+    is True. The adapter counts in full, as in `sample`. Raises as `sample`, before it returns.
     """
     settings = settings or PRESETS[models.stack.preset]["redream"]
-    checked = parse_prompt(prompt, models.stack.vocabulary)
-
-    def told() -> Iterator[Progress | BeforeAfter]:
-        import torch
-
-        from redream.scene.cameras import VIEWS
-
-        def around(ends: dict, adapted: bool) -> Iterator:
-            for place in VIEW_STEPS:
-                near, far = ("back", "side") if place < 1 else ("side", "front")
-                words = torch.lerp(ends[near], ends[far], place - (place >= 1))  # (1, l, d)
-                yield _pictures(models.prior, words, count, settings.seed, adapted)
-
-        total = settings.adaptation.steps
-        yield Progress("sampling", 0, total)
-        with torch.no_grad():
-            ends = {view: models.prior.embed([f"{checked.prompt}, {view} view"]) for view in VIEWS}
-            before = list(around(ends, adapted=False))
-        for learned in _adapt_steps(checked.prompt, models, settings):
-            if stop():
-                return
-            yield Progress("learning the views", learned.steps_done, total)
-        yield Progress("sampling", total, total)
-        with torch.no_grad():
-            ends = {view: models.prior.embed([checked.prompt], learned.prefix(view)) for view in VIEWS}
-            after = list(around(ends, adapted=True))
-        yield BeforeAfter(before, after)
-
-    return told()
+    parsed = parse_prompt(prompt, models.stack.vocabulary)
+    return _prior_samples(parsed.prompt, count, settings, models, stop)
 
 
-def _adapt_steps(prompt: str, models: Models, settings: Settings) -> Iterator:
-    """The `Adaptation` of the prior to the assets found for a prompt, after each of its steps."""
+def _prior_samples(
+    prompt: str, count: int, settings: Settings, models: Models, stop: Callable[[], bool]
+) -> Iterator[Progress | BeforeAfter]:
+    import torch
+
+    from redream.scene.cameras import VIEWS
+
+    def along_views(embeddings: dict, adapted: bool) -> list:
+        """Images along `VIEW_STEPS`, of {view: Float[Tensor, "1 l d"]}."""
+        steps = [torch.lerp(embeddings[view], embeddings[other], weight) for view, other, weight in VIEW_STEPS]
+        return [_images(models.prior, step, count, settings.seed, adapted) for step in steps]
+
+    total = settings.adaptation.steps
+    yield Progress("sampling", 0, total)
+    with torch.no_grad():
+        before = along_views({view: models.prior.embed([f"{prompt}, {view} view"]) for view in VIEWS}, adapted=False)
+    for adaptation in _adaptation_steps(prompt, models, settings):
+        if stop():
+            return
+        yield Progress("learning the views", adaptation.steps_done, total)
+    yield Progress("sampling", total, total)
+    with torch.no_grad():
+        after = along_views(
+            {view: models.prior.embed([prompt], adaptation.prefix(view)) for view in VIEWS}, adapted=True
+        )
+    yield BeforeAfter(before, after)
+
+
+def _adaptation_steps(prompt: str, models: Models, settings: Settings) -> Iterator:
+    """The `Adaptation` of the prior to the assets retrieved for a prompt, after each of its steps."""
     import torch
 
     from redream.distillation.adaptation import Adaptation
-    from redream.runs.retrieved import as_reference, search, turned
+    from redream.runs.retrieved import oriented, search
 
-    found, _ = search(prompt, models, settings)
-    known = [as_reference(turned(f, models, settings)[0]) for f in found]
-    adaptation = Adaptation(models.prior, settings, known, torch.Generator().manual_seed(settings.seed))
+    retrieved, _ = search(prompt, models, settings)
+    captioned = [oriented(asset, models, settings)[0].captioned for asset in retrieved]
+    adaptation = Adaptation(models.prior, settings, captioned, torch.Generator().manual_seed(settings.seed))
     while not adaptation.finished:
         adaptation.step()
         yield adaptation
 
 
-def _pictures(prior, words, count: int, seed: int, adapted: bool):
-    """Float[Tensor, "count 3 h w"]: samples of the same noise with and without adaptation."""
+def _images(prior, embedding, count: int, seed: int, adapted: bool):
+    """Samples of an embedding (1, l, d) with or without the adapter, from noise that is equal for equal seeds."""
     import torch
 
     from redream.distillation.adaptation import ADAPTER
 
     with prior.using(ADAPTER if adapted else None):
-        return prior.sample(words.expand(count, -1, -1), torch.Generator().manual_seed(seed)).cpu()
+        return prior.sample(embedding.expand(count, -1, -1), torch.Generator().manual_seed(seed)).cpu()
 
 
 def _events(
-    run: Run, stack: Stack, checked: ParsedPrompt, models: Models | None, stop: Callable[[], bool]
+    run: Run,
+    stack: Stack,
+    parsed: ParsedPrompt,
+    models: Models | None,
+    stop: Callable[[], bool],
+    uploads_validated: bool = False,
 ) -> Iterator[Event]:
-    """The session's events, each of them in the run's history before it is told."""
+    """The session's events, each of them written to events.jsonl before it is yielded."""
     from redream.runs.session import Session
 
     try:
-        for event in Session(run, stack, checked, models or Models.load(stack), stop).events():
+        for event in Session(run, stack, parsed, models or Models.load(stack), stop, uploads_validated).events():
             yield run.log(event)
-    except Exception as error:  # who follows the history is told, whatever it was
-        run.log(
-            Failed(
-                str(error)
-                if isinstance(error, RedreamError)
-                else "The run broke off by a fault of this program; resume it."
-            )
-        )
+    except Exception as error:  # whatever it was, pages that follow the events must learn that the run has ended
+        run.log(Failed(str(error) if isinstance(error, RedreamError) else FAULT))
         raise
 
 
-def _given(assets: Sequence[tuple[str | Path, str]], prompt: str) -> tuple[tuple[UploadedAsset, ...], dict[str, bytes]]:
-    """Given assets as a request names them, and their files, checked and reduced to what is drawn."""
+def _validated(
+    assets: Sequence[tuple[str | Path, str]], prompt: str
+) -> tuple[tuple[UploadedAsset, ...], dict[str, bytes]]:
+    """Uploaded assets as a request names them, and {file: GLB}, validated and reduced to what is drawn."""
     if not assets:
         return (), {}
     from redream.scene import glb_validation
 
-    files = {f"given-{number}.glb": glb_validation.check(Path(path)) for number, (path, _) in enumerate(assets)}
-    given = (
+    files = {f"upload-{number}.glb": glb_validation.check(Path(path)) for number, (path, _) in enumerate(assets)}
+    uploads = (
         UploadedAsset(file, Path(path).name, caption.strip() or prompt)
         for file, (path, caption) in zip(files, assets, strict=True)
     )
-    return tuple(given), files
+    return tuple(uploads), files
 
 
 def _address(stack: Stack) -> tuple[str, dict[str, str]]:
-    """How `Stack.load` finds this stack again: its name or folder, and what the environment replaced in it."""
+    """How `Stack.load` gets this stack again: its name or folder, and the environment variables that replace entries."""
     name = stack.base.name if stack.base.parent == STACKS.resolve() else str(stack.base)
     plain = Stack.load(name, environ={})
     pairs = {"REDREAM_PRIOR": (stack.prior, plain.prior), "REDREAM_INDEX": (stack.index, plain.index)}
-    return name, {key: _spelled(entry) for key, (entry, usual) in pairs.items() if entry != usual}
+    return name, {key: _spelled(entry) for key, (entry, default) in pairs.items() if entry != default}
 
 
 def _spelled(entry: Entry) -> str:

@@ -1,8 +1,7 @@
-"""One worker per device makes the runs, one after the other; pages follow a run's history, and may come and go.
+"""The run queue: one worker per device makes runs one after the other; pages follow a run's events, and may come and go.
 
-A run that was submitted is made whether or not anybody looks. Its history is its events.jsonl: who comes late reads it
-from redream.errors import RedreamError
-from the beginning, also after the program was started anew.
+A run that was submitted is made whether or not a page follows it. What is followed is its events.jsonl: a page that comes
+late, or after the program was restarted, reads it from the beginning.
 """
 
 import logging
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, Queue
 
-from redream import pipeline
+from redream.errors import RedreamError
 from redream.runs import events
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Finished, Progress
@@ -23,12 +22,12 @@ from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack import environment
 from redream.stack.models import Models
 
-POLL_SECONDS = 0.2  # seconds between two looks at a history
-HEARTBEAT_SECONDS = (
-    1.0  # seconds after which who follows is told that there is nothing new, so that who has gone is noticed
-)
-HISTORY_RUNS = 5  # runs that are here at the start and tell how fast this machine is
-PRUNE_SECONDS = 3600.0  # seconds between two looks for runs to remove
+POLL_SECONDS = 0.2  # between two reads of a run's events
+HEARTBEAT_SECONDS = 1.0  # without events a follower gets an empty update: a page that has gone is noticed by it
+HISTORY_RUNS = 5  # finished runs that the estimator learns from at the start
+PRUNE_SECONDS = 3600.0  # between two removals of old runs
+
+Stop = Callable[[], bool]  # asked at every iteration: whether to stop
 
 
 class QueueError(RedreamError):
@@ -36,11 +35,11 @@ class QueueError(RedreamError):
 
 
 @dataclass(frozen=True)
-class Waiting(Event):
-    """A run's turn has not come yet. Told to who follows it; not part of its history."""
+class Queued(Event):
+    """A run that waits for its turn. Followers get it; it is no part of the run's events.jsonl."""
 
-    ahead: int  # runs before it, the one being made included
-    seconds: float | None = None  # that they will take; None if nobody knows
+    position: int  # runs before this one, the one that is being made included
+    seconds: float | None = None  # until its turn; None: unknown
 
 
 @dataclass
@@ -49,158 +48,171 @@ class Job:
 
     events: Iterator[Event]
     stop: threading.Event
-    seconds_left: float | None  # None: nobody knows yet
+    seconds_left: float | None  # None: unknown
 
 
 class Worker:
-    """Makes runs on one device, in the order of their submission, in a thread of its own: models are loaded there.
+    """Makes runs on one device in the order of their submission, in a thread of its own.
 
-    Runs that ended more than `keep_days` ago are removed, now and every hour (None: never).
+    `generate` and `resume` are those of `redream.pipeline`. Runs that ended more than `keep_days` ago are removed, now and
+    every hour (None: never).
     """
 
-    def __init__(self, models: Models, generate: Callable = pipeline.generate, keep_days: float | None = None) -> None:
-        self.models, self._generate = models, generate
-        self.pace = RuntimeEstimator(models.stack.name, environment.device_name(models.device))
+    def __init__(self, models: Models, generate: Callable, resume: Callable, keep_days: float | None = None) -> None:
+        self.models, self._generate, self._resume = models, generate, resume
+        self.eta = RuntimeEstimator(models.stack.name, environment.device_name(models.device))
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
-        self._door = threading.Lock()  # one submission after the other
-        for run in _latest(HISTORY_RUNS):
-            self.pace.learn(run)
+        self._submit_lock = threading.Lock()  # one submission after the other
+        for run in _latest_runs(HISTORY_RUNS):
+            self.eta.learn(run)
         threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
         if keep_days is not None:
-            threading.Thread(target=_tidy, args=(keep_days,), name="redream-tidy", daemon=True).start()
+            threading.Thread(target=_prune_regularly, args=(keep_days,), name="redream-prune", daemon=True).start()
 
     def prepare(self) -> None:
-        """Load what every run needs and measure how fast it is: the first run then waits for nothing."""
+        """Load the models that every run needs and measure the device: the first run then waits for nothing."""
         models = self.models
         _ = models.index, models.clip("retrieval"), models.clip("a"), models.prior
 
-        def measure(stop: Callable[[], bool]) -> Iterator[None]:
-            yield self.pace.measure(models.prior)
+        def measure(stop: Stop) -> Iterator[None]:
+            yield self.eta.measure(models.prior)
 
-        for _ in self.do(measure):  # in its turn: runs change the prior while they use it
+        for _ in self.run_exclusive(measure):  # not beside a run, which changes the prior's adapters
             pass
 
-    def submit(self, prompt: str, settings: Settings | None = None, **more) -> str:
-        """Take a run on; its id, which is hard to guess. `more`: assets or uids. All as in `pipeline.generate`, which also
-        says what it raises; raises `QueueError` when too many wait."""
+    def submit(self, prompt: str, settings: Settings | None = None, **inputs) -> str:
+        """Queue a new run and return its id, which is hard to guess.
+
+        `inputs`: `assets` or `uids`, as in `pipeline.generate`. Raises as `pipeline.generate`; `QueueError` if too many
+        runs wait.
+        """
         run, settings = new_id(), settings or PRESETS[self.models.stack.preset]["redream"]
 
-        def begin(stop: Callable[[], bool]) -> Iterator[Event]:
-            return self._generate(
-                prompt, settings=settings, out=runs_folder() / run, stop=stop, models=self.models, **more
-            )
+        def begin(stop: Stop) -> Iterator[Event]:
+            folder = runs_folder() / run
+            return self._generate(prompt, settings=settings, out=folder, stop=stop, models=self.models, **inputs)
 
-        return self._queue(run, begin, self.pace.seconds(settings))
+        return self._enqueue(run, begin, self.eta.seconds(settings))
 
     def resume(self, run: str, iterations: int | None = None) -> str:
-        """Take a run on again, from its last checkpoint: to its end or, with `iterations`, so many more per object than
-        were planned; its id. Raises as `pipeline.resume`; `QueueError` when too many wait or there is nothing to do."""
-        here = find(run)
+        """Queue a run again, from its last checkpoint to its end or, with `iterations`, to so many more per object than
+        were planned; return its id.
 
-        def begin(stop: Callable[[], bool]) -> Iterator[Event]:
-            if self.ahead(run) is not None:
+        Raises as `pipeline.resume`; `QueueError` if too many runs wait or there is nothing to do.
+        """
+        stored = find_run(run)
+
+        def begin(stop: Stop) -> Iterator[Event]:
+            if self.queue_position(run) is not None:
                 raise QueueError("This run is being made, or waits for its turn; stop it first.")
-            if iterations is None and here.finished:
+            if iterations is None and stored.finished:
                 raise QueueError("This run is finished; say how many more iterations it shall have.")
-            return pipeline.resume(here.folder, iterations, stop=stop, models=self.models)
+            return self._resume(stored.folder, iterations, stop=stop, models=self.models)
 
-        (here.folder / "settings.json").touch()  # old runs are removed, but not what somebody comes back to
-        done = int(checkpoints[-1].name) if (checkpoints := here.checkpoints()) else 0
-        seconds = self.pace.seconds(here.request.settings, here.request.extra + (iterations or 0), done)
-        return self._queue(run, begin, seconds)
+        (stored.folder / "settings.json").touch()  # so that it is not removed as an old run meanwhile
+        done = int(checkpoints[-1].name) if (checkpoints := stored.checkpoints()) else 0
+        seconds = self.eta.seconds(stored.request.settings, stored.request.extra + (iterations or 0), done)
+        return self._enqueue(run, begin, seconds)
 
-    def _queue(self, run: str, begin: Callable[[Callable[[], bool]], Iterator[Event]], seconds: float | None) -> str:
-        """Put a run at the end of the queue; what `begin` raises keeps it out."""
+    def _enqueue(self, run: str, begin: Callable[[Stop], Iterator[Event]], seconds: float | None) -> str:
+        """Put a run at the end of the queue; if `begin` raises, it is not queued."""
         stop = threading.Event()
-        with self._door:
+        with self._submit_lock:
             if len(self._jobs) > MAX_WAITING:
                 raise QueueError(
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
-            told = begin(stop.is_set)
+            run_events = begin(stop.is_set)
             with self._changed:
-                self._jobs[run] = Job(told, stop, seconds)
+                self._jobs[run] = Job(run_events, stop, seconds)
                 self._changed.notify_all()
         return run
 
-    def do(self, work: Callable[[Callable[[], bool]], Iterator]) -> Iterator:
-        """Something else than a run, when its turn has come: `Waiting` until then, then what it tells. It is stopped when
-        nobody listens any more. What it raises is raised here; raises `QueueError` when too many wait."""
-        told, end, failed = Queue(), object(), []
+    def run_exclusive(self, work: Callable[[Stop], Iterator]) -> Iterator:
+        """Do other work on the device when its turn in the queue has come: yields `Queued` until then, then what `work`
+        yields.
 
-        def passed_on(stop: Callable[[], bool]) -> Iterator[Event]:
+        The work is stopped when this iterator is closed. What it raises is raised here; `QueueError` if too many runs wait.
+        """
+        updates, end, errors = Queue(), object(), []
+
+        def forward(stop: Stop) -> Iterator[Event]:
             try:
-                for news in work(stop):
-                    told.put(news)
+                for update in work(stop):
+                    updates.put(update)
                     yield Event()
             except Exception as error:
-                failed.append(error)
+                errors.append(error)
                 raise
             finally:
-                told.put(end)
+                updates.put(end)
 
-        name = self._queue(new_id(), passed_on, None)
+        name = self._enqueue(new_id(), forward, None)
         try:
             while True:
                 with suppress(Empty):
-                    if (news := told.get(timeout=HEARTBEAT_SECONDS)) is end:
+                    if (update := updates.get(timeout=HEARTBEAT_SECONDS)) is end:
                         break
-                    yield news
+                    yield update
                     continue
-                if ahead := self.ahead(name):
-                    yield Waiting(ahead, self.wait(name))
-            if failed:
-                raise failed[0]
+                if position := self.queue_position(name):
+                    yield Queued(position, self.seconds_to_start(name))
+            if errors:
+                raise errors[0]
         finally:
             self.stop(name)
 
     def stop(self, run: str) -> None:
-        """Let a run end with what there is; one that waits ends at once, with nothing. Nothing happens to others."""
+        """Let a run end: what was optimised so far becomes its result; one that still waits ends at once, without any.
+
+        Unknown and ended runs are ignored.
+        """
         with self._changed:
             if job := self._jobs.get(run):
                 job.stop.set()
-                if self._ahead(run) > 0:
-                    with suppress(RunError):  # something else than a run
-                        find(run).log(Finished(stopped=True))
+                if self._position(run) > 0:
+                    with suppress(RunError):  # other work than a run has no folder
+                        find_run(run).log(Finished(stopped=True))
                     del self._jobs[run]
 
     def stopping(self, run: str) -> bool:
-        """Whether a run was told to stop and is not over yet."""
+        """Whether a run was stopped and has not ended yet."""
         with self._changed:
             return run in self._jobs and self._jobs[run].stop.is_set()
 
-    def ahead(self, run: str) -> int | None:
-        """How many runs come before this one, 0 if it is being made; None if there is nothing to be done for it."""
+    def queue_position(self, run: str) -> int | None:
+        """Return the queue position of a run: 0 while it is being made, None if it is not queued."""
         with self._changed:
-            return self._ahead(run)
+            return self._position(run)
 
-    def wait(self, run: str) -> float | None:
-        """Seconds until a run has its turn; None if that is not known."""
+    def seconds_to_start(self, run: str) -> float | None:
+        """Estimate the seconds until a run's turn; None if unknown."""
         with self._changed:
-            before = [job.seconds_left for job in list(self._jobs.values())[: self._ahead(run) or 0]]
+            before = [job.seconds_left for job in list(self._jobs.values())[: self._position(run) or 0]]
         return None if None in before else sum(before, 0.0)
 
     def follow(self, run: str) -> Iterator[list[Event]]:
-        """A run's events from its first one on: all that is new at a time, or nothing, until there is no more to come.
+        """Yield a run's events from its first one on, in lists of those that are new (or of none), until it has ended.
 
         Raises `RunError` if there is no such run.
         """
-        history, read, told, last = find(run).folder / "events.jsonl", 0, None, time.monotonic()
+        history = find_run(run).folder / "events.jsonl"
+        offset, last_position, last_update = 0, None, time.monotonic()
         while True:
-            ahead = self.ahead(run)  # asked before the history is read, so that its last lines are not missed
-            new, read = after(history, read)
-            if ahead and ahead != told and not new:  # what was written meanwhile is newer than its place
-                new.append(Waiting(ahead, self.wait(run)))
-                told = ahead
-            if new or time.monotonic() - last > HEARTBEAT_SECONDS:
-                yield new
-                last = time.monotonic()
-            if ahead is None:
+            position = self.queue_position(run)  # before the events are read, so that the last ones are not missed
+            update, offset = events_after(history, offset)
+            if position and position != last_position and not update:  # events are newer than the position
+                update.append(Queued(position, self.seconds_to_start(run)))
+                last_position = position
+            if update or time.monotonic() - last_update > HEARTBEAT_SECONDS:
+                yield update
+                last_update = time.monotonic()
+            if position is None:
                 return
             time.sleep(POLL_SECONDS)
 
-    def _ahead(self, run: str) -> int | None:
+    def _position(self, run: str) -> int | None:
         return list(self._jobs).index(run) if run in self._jobs else None
 
     def _work(self) -> None:
@@ -209,49 +221,52 @@ class Worker:
                 self._changed.wait_for(lambda: self._jobs)
                 run, job = next(iter(self._jobs.items()))
             try:
-                for event in job.events:  # the pipeline writes each one into the run's history
+                for event in job.events:  # the pipeline writes each one into events.jsonl
                     if isinstance(event, Progress) and event.seconds_left is not None:
                         job.seconds_left = event.seconds_left
-            except Exception as error:  # its sentence is in the history; the next run has its turn
+            except Exception as error:  # its sentence is in events.jsonl; the next run has its turn
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not isinstance(error, RedreamError))
-            with suppress(RunError, OSError):  # somebody removes it
-                self.pace.learn(find(run))
+            with suppress(RunError, OSError):  # it was removed meanwhile
+                self.eta.learn(find_run(run))
             with self._changed:
                 del self._jobs[run]
 
 
-def find(run: str) -> Run:
-    """A run by its id alone, never by a folder: ids come from strangers. Raises `RunError`."""
+def find_run(run: str) -> Run:
+    """Open a run by its id alone, never by a path: ids come from untrusted clients. Raises `RunError`."""
     if not ID.fullmatch(run):
         raise RunError("There is no such run.")
     return Run.open(runs_folder() / run)
 
 
-def _latest(count: int) -> list[Run]:
-    """The runs under the root that ended last, the latest one last."""
+def events_after(history: Path, offset: int) -> tuple[list[Event], int]:
+    """Return the events after a byte offset of an events.jsonl, and the offset after them.
+
+    A line that is still being written is left for the next call; a malformed one is skipped.
+    """
+    if not history.is_file():
+        return [], offset
+    with history.open("rb") as file:
+        file.seek(offset)
+        complete, end, _ = file.read().rpartition(b"\n")
+    parsed = []
+    for line in complete.splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # one that was cut off when a run was killed
+            parsed.append(events.from_line(line.decode()))
+    return parsed, offset + len(complete) + len(end)
+
+
+def _latest_runs(count: int) -> list[Run]:
+    """The `count` runs under the root that ended last, the latest one last."""
     records = sorted(runs_folder().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
-    found = []
+    runs = []
     for record in records[-count:]:
         with suppress(RunError, OSError):
-            found.append(find(record.parent.name))
-    return found
+            runs.append(find_run(record.parent.name))
+    return runs
 
 
-def _tidy(days: float) -> None:
+def _prune_regularly(days: float) -> None:
     while True:
         prune(days)
         time.sleep(PRUNE_SECONDS)
-
-
-def after(history: Path, place: int) -> tuple[list[Event], int]:
-    """The events after a place in a history (bytes), and the place after them; a line being written waits."""
-    if not history.is_file():
-        return [], place
-    with history.open("rb") as file:
-        file.seek(place)
-        whole, end, _ = file.read().rpartition(b"\n")
-    found = []
-    for line in whole.splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # one that was cut off when a run was killed
-            found.append(events.from_line(line.decode()))
-    return found, place + len(whole) + len(end)

@@ -1,7 +1,7 @@
-"""The assets a run starts from: found in the library or given, loaded, and turned so that their front faces +x."""
+"""The assets a run starts from: retrieved from the library or uploaded, loaded, and oriented so that their front faces +x."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redream.retrieval.build import ring_pictures
@@ -16,69 +16,74 @@ from redream.stack.models import Models
 
 
 @dataclass(frozen=True)
-class Found:
-    """An asset and what retrieved.json says of it: uid, caption, author, license, similarity, source."""
+class RetrievedAsset:
+    """An asset and its entry in retrieved.json: uid, caption, author, license, similarity, source."""
 
     entry: dict
     asset: Asset
 
+    @property
+    def captioned(self):
+        """The asset as distillation takes it: a `redream.distillation.adaptation.CaptionedAsset`."""
+        from redream.distillation.adaptation import CaptionedAsset  # imports diffusers, which takes seconds
 
-def search(prompt: str, models: Models, settings: Settings) -> tuple[list[Found], list[str]]:
-    """The best assets of the library that can be had, and a sentence for each better one that cannot.
+        return CaptionedAsset(self.asset, self.entry["caption"])
 
-    Raises the last one's error if there is none.
+
+def search(prompt: str, models: Models, settings: Settings) -> tuple[list[RetrievedAsset], list[str]]:
+    """Return the `settings.retrieval.assets` best assets that can be loaded, and a sentence for each better one that cannot.
+
+    Raises the error of the last one if none can be loaded.
     """
-    hits = models.index.search(
-        prompt, models.clip("retrieval"), settings.retrieval.candidates, settings.retrieval.candidates
-    )
-    found, sentences = [], []
+    candidates = settings.retrieval.candidates
+    hits = models.index.search(prompt, models.clip("retrieval"), candidates, candidates)
+    retrieved, warnings = [], []
     for hit in hits:
-        if len(found) == settings.retrieval.assets:
+        if len(retrieved) == settings.retrieval.assets:
             break
         try:
-            found.append(Found(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
+            retrieved.append(RetrievedAsset(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
         except (AssetUnavailable, assets.AssetError, GlbError) as error:
-            sentences.append(f"The asset “{hit.caption}” is left out: {error}")
-            unusable = error
-    if not found:
-        raise unusable
-    return found, sentences
+            warnings.append(f"The asset “{hit.caption}” is left out: {error}")
+            last_error = error
+    if not retrieved:
+        raise last_error
+    return retrieved, warnings
 
 
-def again(entries: Sequence[dict], models: Models) -> list[Found]:
-    """The assets that a run found before."""
-    return [Found(entry, assets.load(models.index.asset_path(entry["uid"]))) for entry in entries]
+def reload(entries: Sequence[dict], models: Models) -> list[RetrievedAsset]:
+    """Load the assets of a retrieved.json again. Raises `AssetUnavailable`, `AssetError` or `GlbError`."""
+    return [RetrievedAsset(entry, assets.load(models.index.asset_path(entry["uid"]))) for entry in entries]
 
 
-def chosen(uids: Sequence[str], prompt: str, models: Models) -> list[Found]:
-    """Assets of the library that somebody chose, compared with the prompt. Raises as `redream.retrieval.index` does."""
+def by_uid(uids: Sequence[str], prompt: str, models: Models) -> list[RetrievedAsset]:
+    """Load assets of the library by uid, with their similarity to the prompt. Raises as `reload`."""
     hits = [models.index.hit(uid, prompt, models.clip("retrieval")) for uid in uids]
-    return [Found(_entry(hit), assets.load(models.index.asset_path(hit.uid))) for hit in hits]
+    return [RetrievedAsset(_entry(hit), assets.load(models.index.asset_path(hit.uid))) for hit in hits]
 
 
-def given(brought: Sequence[UploadedAsset], folder: Path, prompt: str, models: Models) -> list[Found]:
-    """Assets somebody brought along, whose files are in `folder`, compared with the prompt as the library's are."""
-    clip, found = models.clip("retrieval"), []
-    for b in brought:
-        asset = assets.load(folder / b.file)
+def from_upload(
+    uploads: Sequence[UploadedAsset], folder: Path, prompt: str, models: Models, validated: bool = False
+) -> list[RetrievedAsset]:
+    """Load uploaded assets from a run's folder, with their similarity to the prompt as the library's have it.
+
+    `validated`: this program has just written the files there; others are validated first. Raises `AssetError` or `GlbError`.
+    """
+    clip, retrieved = models.clip("retrieval"), []
+    for upload in uploads:
+        file = folder / upload.file
+        asset = assets.load_validated(file.read_bytes()) if validated else assets.load(file)
         image = clip.embed_images(ring_pictures(asset, clip.size)).mean(dim=0)  # (d,)
-        cosine = image @ clip.embed_texts([prompt])[0] / image.norm()
-        hit = Hit(Path(b.file).stem, b.caption, "", "", float(cosine), b.name, 0.0)
-        found.append(Found(_entry(hit), asset))
-    return found
+        similarity = float(image @ clip.embed_texts([prompt])[0] / image.norm())
+        hit = Hit(Path(upload.file).stem, upload.caption, "", "", similarity, upload.name, 0.0)
+        retrieved.append(RetrievedAsset(_entry(hit), asset))
+    return retrieved
 
 
-def turned(found: Found, models: Models, settings: Settings) -> tuple[Found, Alignment]:
-    """The same with its front at +x, and how that was found (ReDream, appendix B)."""
-    alignment = align(found.asset, found.entry["caption"], models.clip("retrieval"), settings)
-    return Found(found.entry, found.asset.turned(alignment.yaw_deg)), alignment
-
-
-def as_reference(found: Found):
-    """What distillation is given: a `redream.distillation.adaptation.CaptionedAsset`."""
-    from redream.distillation.adaptation import CaptionedAsset  # imports diffusers, which takes seconds
-
-    return CaptionedAsset(found.asset, found.entry["caption"])
+def oriented(retrieved: RetrievedAsset, models: Models, settings: Settings) -> tuple[RetrievedAsset, Alignment]:
+    """Return the asset with its front at +x, and how the front was found (ReDream, appendix B)."""
+    alignment = align(retrieved.asset, retrieved.entry["caption"], models.clip("retrieval"), settings)
+    return replace(retrieved, asset=retrieved.asset.turned(alignment.yaw_deg)), alignment
 
 
 def _entry(hit: Hit) -> dict:

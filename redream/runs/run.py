@@ -15,7 +15,7 @@ import secrets
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -63,6 +63,14 @@ class Request:
     def total(self) -> int:
         """Iterations planned, over all particles."""
         return (self.settings.iterations + self.extra) * self.settings.particles
+
+    def is_same(self, prompt: str, settings: Settings, uids: Sequence[str] = (), assets: bool = False) -> bool:
+        """Whether a new run of this prompt, these settings and assets would be the same run, without further iterations.
+
+        `assets`: whether assets are uploaded for it; which ones is not compared.
+        """
+        asked = (self.prompt, self.settings, self.uids, bool(self.assets), self.extra)
+        return asked == (prompt, settings, tuple(uids), assets, 0)
 
     @property
     def command(self) -> str:

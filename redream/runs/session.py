@@ -28,6 +28,7 @@ from redream.runs.events import (
     Started,
     Warned,
 )
+from redream.runs.retrieved import RetrievedAsset
 from redream.runs.run import Run
 from redream.scene import turntable
 from redream.scene.mesh import MeshError
@@ -54,9 +55,10 @@ class Session:
 
     run: Run
     stack: Stack
-    checked: ParsedPrompt
+    parsed: ParsedPrompt
     models: Models
     stop: Callable[[], bool]
+    uploads_validated: bool = False  # and stored by this call; a resumed run's folder may have been changed since
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's and where their fronts were
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     ratio: float | None = None  # seconds per unit of cost, of the latest iterations (`redream.runs.eta`)
@@ -67,23 +69,23 @@ class Session:
             yield from self._events()
 
     def _events(self) -> Iterator[Event]:
-        run, settings, prompt = self.run, self.run.request.settings, self.checked.prompt
+        run, settings, prompt = self.run, self.run.request.settings, self.parsed.prompt
         checkpoints = run.checkpoints()
         done, total = int(checkpoints[-1].name) if checkpoints else 0, run.request.total
         yield Started(str(run.folder), prompt, settings, done, total)
-        for sentence in self.checked.warnings:
+        for sentence in self.parsed.warnings:
             yield Warned(sentence)
-        found = []
+        retrieved_assets = []
         if settings.uses_assets:
-            yield from self._retrieve(found)
-            yield from self._turn(found)
+            yield from self._retrieve(retrieved_assets)
+            yield from self._orient(retrieved_assets)
 
         yield Progress("loading", done, total)
         with self._timed("loading"):
             from redream.distillation.loop import Distillation  # takes seconds: by now the assets are seen
 
-            known = [retrieved.as_reference(f) for f in found]
-            distillation = Distillation(self.models.prior, settings, prompt, known)
+            captioned = [asset.captioned for asset in retrieved_assets]
+            distillation = Distillation(self.models.prior, settings, prompt, captioned)
             yield from self._load(distillation, checkpoints)
         yield from self._distil(distillation)
         if distillation.iteration:  # else there is nothing to show
@@ -91,37 +93,39 @@ class Session:
         run.write_json("record.json", self._record(distillation.iteration))
         yield Finished(stopped=distillation.iteration < total)
 
-    def _retrieve(self, found: list[retrieved.Found]) -> Iterator[Event]:
-        """Fill `found` with the given or chosen assets, those of the run's first session, or the library's best."""
-        run, settings, prompt, sentences = self.run, self.run.request.settings, self.checked.prompt, []
+    def _retrieve(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
+        """Fill `assets` with the uploaded ones, those named by uid, those of the run's first session, or the best hits."""
+        run, settings, prompt, warnings = self.run, self.run.request.settings, self.parsed.prompt, []
         with self._timed("retrieval"):
             if run.request.assets:
-                found += retrieved.given(run.request.assets, run.folder, prompt, self.models)
+                assets += retrieved.from_upload(
+                    run.request.assets, run.folder, prompt, self.models, self.uploads_validated
+                )
             elif run.request.uids:
-                found += retrieved.chosen(run.request.uids, prompt, self.models)
+                assets += retrieved.by_uid(run.request.uids, prompt, self.models)
             elif (run.folder / "retrieved.json").is_file():
-                found += retrieved.again(run.read_json("retrieved.json")["assets"], self.models)
+                assets += retrieved.reload(run.read_json("retrieved.json")["assets"], self.models)
             else:
-                best, sentences = retrieved.search(prompt, self.models, settings)
-                found += best
-            entries = [f.entry for f in found]
+                best, warnings = retrieved.search(prompt, self.models, settings)
+                assets += best
+            entries = [asset.entry for asset in assets]
             run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
-            for number, f in enumerate(found):
-                outputs.save_strip(f.asset, settings, run.folder / f"asset-{number}.png")
-        for sentence in sentences:
+            for number, asset in enumerate(assets):
+                outputs.save_strip(asset.asset, settings, run.folder / f"asset-{number}.png")
+        for sentence in warnings:
             yield Warned(sentence)
-        yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(found))))
+        yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(assets))))
 
-    def _turn(self, found: list[retrieved.Found]) -> Iterator[Event]:
-        """Turn each asset so that its front faces +x."""
+    def _orient(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
+        """Replace each asset by the same with its front at +x."""
         settings = self.run.request.settings
-        for number, f in enumerate(list(found)):
+        for number, asset in enumerate(list(assets)):
             with self._timed("orientation"):
-                turned, alignment = retrieved.turned(f, self.models, settings)
+                oriented, alignment = retrieved.oriented(asset, self.models, settings)
                 strip = f"asset-{number}-turned.png"
-                outputs.save_strip(turned.asset, settings, self.run.folder / strip)
-            found[number] = turned
-            self.assets.append(f.entry | asdict(alignment))
+                outputs.save_strip(oriented.asset, settings, self.run.folder / strip)
+            assets[number] = oriented
+            self.assets.append(asset.entry | asdict(alignment))
             yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
 
     def _load(self, distillation, checkpoints: list[Path]) -> Iterator[Event]:
@@ -183,7 +187,7 @@ class Session:
             image = outputs.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
             file = f"preview/{iteration:06d}.png"
             outputs.save_png(image[0], self.run.folder / file)
-            likeness = float(clip.embed_images(image)[0] @ clip.embed_texts([self.checked.prompt])[0])
+            likeness = float(clip.embed_images(image)[0] @ clip.embed_texts([self.parsed.prompt])[0])
         return Preview(file, iteration, particle, camera.azimuth_deg, likeness if math.isfinite(likeness) else None)
 
     def _save(self, distillation) -> int:
@@ -229,16 +233,14 @@ class Session:
                 yield Progress("scoring", distillation.iteration, total)
                 try:
                     with self._timed("scores"):
-                        scored.append(
-                            outputs.scores_of(studio, self.checked.prompt, self.models, self.checked.has_front)
-                        )
+                        scored.append(outputs.scores_of(studio, self.parsed.prompt, self.models, self.parsed.has_front))
                 except UNSCORED as error:
                     unscored = error
         if unscored is not None:
             (run.folder / "scores.json").unlink(missing_ok=True)  # one of an earlier session
             yield Warned(f"There are no scores. {unscored}")
             return
-        scores = {"prompt": self.checked.prompt, "objects": scored}
+        scores = {"prompt": self.parsed.prompt, "objects": scored}
         run.write_json("scores.json", scores)
         yield Scored(scores)
 
@@ -250,7 +252,7 @@ class Session:
             "redream": __version__,
             "command": request.command,
             "prompt": request.prompt,
-            "understood_as": self.checked.prompt,
+            "understood_as": self.parsed.prompt,
             "stack": self.stack.name,
             "settings": asdict(request.settings),
             "extra": request.extra,

@@ -156,6 +156,11 @@ def load(
     that is refused unread, `AssetError` for one that turns out unusable.
     """
     data = glb_validation.check(Path(source) if isinstance(source, str) else source, limits)
+    return load_validated(data, normalise=normalise)
+
+
+def load_validated(data: bytes, *, normalise: bool = True) -> Asset:
+    """As `load`, of bytes that `glb_validation` returned: they are not validated again. Raises `AssetError`."""
     try:
         scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
         placed = [scene.graph[node] for node in scene.graph.nodes_geometry]

@@ -49,7 +49,7 @@ class Vocabulary:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise VocabularyError(f"The vocabulary {path.name} cannot be read; restore the stack's files.") from error
 
-    def check(self, prompt: str) -> ParsedPrompt:
+    def parse(self, prompt: str) -> ParsedPrompt:
         """Drop the words that the models do not know, with a warning. Raises `PromptError` if no known kind is named."""
         tokens = re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower().replace("’", "'"))
         kinds, colours = _phrases(tokens, self.kinds), _phrases(tokens, self.colours)
@@ -77,7 +77,7 @@ def parse_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> ParsedPro
         raise PromptError("This prompt has control characters in it; type it as plain text.")
     if not prompt.strip():
         raise PromptError("The prompt is empty; describe an object in a few words.")
-    return vocabulary.check(prompt) if vocabulary else ParsedPrompt(prompt)
+    return vocabulary.parse(prompt) if vocabulary else ParsedPrompt(prompt)
 
 
 def _phrases(tokens: list[str], table: dict[str, list[str]]) -> list[str]:

@@ -11,7 +11,7 @@ from redream import pipeline
 from redream.runs import queue
 from redream.runs.eta import cost
 from redream.runs.events import Failed, Finished, Progress, Warned
-from redream.runs.queue import QueueError, Waiting, Worker
+from redream.runs.queue import Queued, QueueError, Worker
 from redream.runs.run import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
 from redream.stack.vocabulary import PromptError
@@ -56,7 +56,7 @@ def fake():
 
 @pytest.fixture
 def worker(models, fake):
-    return Worker(models, fake)
+    return Worker(models, fake, pipeline.resume)
 
 
 def all_of(followed):
@@ -70,7 +70,7 @@ def test_a_run_is_made_though_nobody_looks_and_is_followed_from_its_start_by_who
     run = worker.submit("a")
     fake.go.set()
     assert all_of(worker.follow(run)) == DONE
-    assert worker.ahead(run) is None
+    assert worker.queue_position(run) is None
     assert all_of(worker.follow(run)) == DONE
 
 
@@ -78,7 +78,7 @@ def test_a_page_may_go_while_another_one_stays(worker, fake):
     run = worker.submit("a")
     worker.submit("b")
     leaving = worker.follow(worker.submit("c"))
-    assert next(leaving) == [Waiting(ahead=2)]
+    assert next(leaving) == [Queued(position=2)]
     leaving.close()
     fake.go.set()
     assert all_of(worker.follow(run)) == DONE
@@ -86,10 +86,10 @@ def test_a_page_may_go_while_another_one_stays(worker, fake):
 
 def test_runs_are_made_in_turn_and_who_waits_is_told_how_many_come_before(worker, fake):
     runs = [worker.submit(prompt) for prompt in "abc"]
-    assert [worker.ahead(run) for run in runs] == [0, 1, 2]
+    assert [worker.queue_position(run) for run in runs] == [0, 1, 2]
     fake.go.set()
     last = all_of(worker.follow(runs[2]))
-    assert [event for event in last if not isinstance(event, Waiting)] == DONE
+    assert [event for event in last if not isinstance(event, Queued)] == DONE
     assert fake.made == ["a", "b", "c"]
 
 
@@ -109,7 +109,7 @@ def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
     _, second, third = (worker.submit(prompt) for prompt in "abc")
     worker.stop(second)
     assert all_of(worker.follow(second)) == [Finished(stopped=True)]
-    assert worker.ahead(third) == 1
+    assert worker.queue_position(third) == 1
     fake.go.set()
     assert all_of(worker.follow(third))[-1] == Finished(stopped=False)
     assert fake.made == ["a", "c"]
@@ -125,13 +125,13 @@ def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fak
 
 
 def test_who_waits_is_told_for_how_long_once_this_machine_is_known(models, fake):
-    worker = Worker(models, fake)
+    worker = Worker(models, fake, pipeline.resume)
     first, second = worker.submit("a"), worker.submit("b")
-    assert worker.wait(first) == 0 and worker.wait(second) is None
-    worker = Worker(models, fake)
-    worker.pace.first = 2.0
+    assert worker.seconds_to_start(first) == 0 and worker.seconds_to_start(second) is None
+    worker = Worker(models, fake, pipeline.resume)
+    worker.eta.first = 2.0
     runs = [worker.submit("a", TINY) for _ in range(3)]
-    assert worker.wait(runs[2]) - worker.wait(runs[1]) == pytest.approx(2 * cost(TINY))
+    assert worker.seconds_to_start(runs[2]) - worker.seconds_to_start(runs[1]) == pytest.approx(2 * cost(TINY))
 
 
 @pytest.mark.parametrize("prompt", ["broken", "unlucky"])
@@ -146,7 +146,7 @@ def test_nor_does_one_whose_files_cannot_be_read_afterwards(worker, fake, monkey
     def fail(run):
         raise OSError("an error of the disk")
 
-    monkeypatch.setattr(worker.pace, "learn", fail)
+    monkeypatch.setattr(worker.eta, "learn", fail)
     following = [worker.submit("a"), worker.submit("b")][1]
     fake.go.set()
     assert all_of(worker.follow(following))[-4:] == DONE
@@ -167,12 +167,12 @@ def test_only_what_has_the_form_of_an_id_is_looked_up(runs_folder, monkeypatch):
     (runs_folder / "deep").mkdir()
     for name in ("..", ".", "", "../mine", f"../{run.name}", str(run), f"{run.name}\n", f"./{run.name}"):
         with pytest.raises(RunError, match="no such run"):
-            queue.find(name)
+            queue.find_run(name)
     monkeypatch.setenv("REDREAM_RUNS", str(runs_folder))
-    assert queue.find(run.name).folder == run
+    assert queue.find_run(run.name).folder == run
     for other in others:
         with pytest.raises(RunError, match="no such run"):
-            queue.find(other.folder.name)
+            queue.find_run(other.folder.name)
 
 
 def test_old_runs_are_removed_at_the_start_and_again_later_and_only_where_asked_for(models, fake, monkeypatch):
@@ -183,12 +183,12 @@ def test_old_runs_are_removed_at_the_start_and_again_later_and_only_where_asked_
             os.utime(path, (0, 0))
         return run.folder
 
-    monkeypatch.setattr(queue, "TIDY", 0.05)
+    monkeypatch.setattr(queue, "PRUNE_SECONDS", 0.05)
     first = old()
-    Worker(models, fake)
+    Worker(models, fake, pipeline.resume)
     time.sleep(0.2)
     assert first.is_dir()
-    Worker(models, fake, keep_days=7.0)
+    Worker(models, fake, pipeline.resume, keep_days=7.0)
     assert gone(first) and gone(old())
 
 
@@ -205,14 +205,14 @@ def test_half_a_line_is_left_for_later_and_a_broken_one_is_skipped(runs_folder):
     history = run.folder / "events.jsonl"
     whole = history.read_bytes()
     history.write_bytes(whole + b'{"event": "warn\n' + whole[:-9])
-    found, place = queue.after(history, 0)
+    found, offset = queue.events_after(history, 0)
     assert found == [Warned("eins")]
     history.write_bytes(history.read_bytes() + whole[-9:])
-    assert queue.after(history, place) == ([Warned("eins")], history.stat().st_size)
+    assert queue.events_after(history, offset) == ([Warned("eins")], history.stat().st_size)
 
 
 def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_folder):
-    worker = Worker(models)
+    worker = Worker(models, pipeline.generate, pipeline.resume)
     with pytest.raises(PromptError, match="ironman"):
         worker.submit("ironman")
     assert not list(runs_folder.iterdir())
@@ -220,19 +220,18 @@ def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_fol
     told = all_of(worker.follow(run))
     assert told == list(Run.open(run).events()) and told[-1] == Finished(stopped=False)
     assert (runs_folder / run / "scores.json").is_file()
-    assert pipeline.is_named(QueueError("x"))
 
 
 def test_a_run_goes_on_by_its_id_also_by_another_worker_and_only_if_there_is_something_to_do(models, runs_folder):
-    worker = Worker(models)
+    worker = Worker(models, pipeline.generate, pipeline.resume)
     run = worker.submit("a purple owl", TINY.with_(method="sds"))
     assert all_of(worker.follow(run))[-1] == Finished(stopped=False)
     with pytest.raises(QueueError, match="say how many more"):
         worker.resume(run)
     with pytest.raises(RunError, match="no such run"):
         worker.resume("../x")
-    other = Worker(models)
-    assert other.pace.seconds(TINY) > 0  # known from that run
+    other = Worker(models, pipeline.generate, pipeline.resume)
+    assert other.eta.seconds(TINY) > 0  # known from that run
     assert other.resume(run, 3) == run
     with pytest.raises(QueueError, match="stop it first"):
         other.resume(run, 3)
@@ -242,10 +241,10 @@ def test_a_run_goes_on_by_its_id_also_by_another_worker_and_only_if_there_is_som
 
 
 def test_what_is_prepared_tells_how_long_a_first_run_takes(models):
-    worker = Worker(models)
-    assert worker.pace.seconds(TINY) is None
+    worker = Worker(models, pipeline.generate, pipeline.resume)
+    assert worker.eta.seconds(TINY) is None
     worker.prepare()
-    assert worker.pace.seconds(TINY) > 0
+    assert worker.eta.seconds(TINY) > 0
 
 
 def test_something_else_than_a_run_has_its_turn_between_runs(worker, fake):
@@ -255,14 +254,14 @@ def test_something_else_than_a_run_has_its_turn_between_runs(worker, fake):
         order.append("work")
         yield from (1, 2)
 
-    told = worker.do(work)
-    assert next(told) == Waiting(1)
+    told = worker.run_exclusive(work)
+    assert next(told) == Queued(1)
     last = worker.submit("b")
-    assert not order and worker.ahead(last) == 2
+    assert not order and worker.queue_position(last) == 2
     fake.go.set()
     assert list(told) == [1, 2]
     for run in (first, last):
-        assert [event for event in all_of(worker.follow(run)) if not isinstance(event, Waiting)] == DONE
+        assert [event for event in all_of(worker.follow(run)) if not isinstance(event, Queued)] == DONE
     assert fake.made == ["a", "b"] and order == ["work"]
 
 
@@ -271,7 +270,7 @@ def test_what_goes_wrong_in_it_is_raised_where_it_was_asked_for_and_the_worker_g
         yield 1
         raise RunError("It broke.")
 
-    told = worker.do(work)
+    told = worker.run_exclusive(work)
     assert next(told) == 1
     with pytest.raises(RunError, match="It broke"):
         next(told)
@@ -288,7 +287,7 @@ def test_it_is_stopped_when_nobody_listens_any_more(worker, fake):
             time.sleep(0.01)
         stopped.set()
 
-    told = worker.do(work)
+    told = worker.run_exclusive(work)
     assert next(told) == 0
     told.close()
     assert stopped.wait(10)

@@ -29,7 +29,7 @@ REQUEST = Request("a purple owl", Settings(iterations=10, particles=2), "mini", 
 
 
 def test_a_request_is_read_as_it_was_written():
-    given = (UploadedAsset("given-0.glb", "my owl.glb", "an owl"),)
+    given = (UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),)
     request = dataclasses.replace(REQUEST, assets=given, overrides={"REDREAM_PRIOR": "a/b@c"}, extra=3)
     assert Request.from_json(request.to_json()) == request
     assert request.total == (10 + 3) * 2
@@ -44,8 +44,8 @@ def test_the_command_says_all_that_differs_from_a_preset():
     assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
     assert "settings.json" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}).command
-    given = (UploadedAsset("given-0.glb", "my owl.glb", "an owl"),)
-    assert "given-0.glb" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}, given).command
+    given = (UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),)
+    assert "upload-0.glb" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}, given).command
 
 
 NASTY = [
@@ -75,7 +75,7 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
     made = []
 
     def generate(prompt, *, stack, settings, assets, uids, out):
-        given = tuple(UploadedAsset(f"given-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
+        given = tuple(UploadedAsset(f"upload-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
         made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), given, uids=tuple(uids)), out))
 
     for words, variables in map(json.loads, said.splitlines()):
@@ -94,7 +94,7 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
 @pytest.mark.parametrize("text", NASTY)
 def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_path, monkeypatch):
     caption = text.removeprefix("--") or "-"  # no option of argparse takes "--" itself
-    given = (UploadedAsset("given-0.glb", "-my owl.glb", caption), UploadedAsset("given-1.glb", "owl", text + "!"))
+    given = (UploadedAsset("upload-0.glb", "-my owl.glb", caption), UploadedAsset("upload-1.glb", "owl", text + "!"))
     settings = PRESETS["mini-fast"]["redream"].with_(seed=7, adapt=False, particles=2, iterations=11)
     overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
     request = Request(text, settings, "mini", overrides, given, extra, (caption, "-a"))
@@ -105,7 +105,7 @@ def test_a_run_that_is_worked_on_is_refused_to_others_until_its_program_ends(run
     run = Run.create(REQUEST)
     code = "import sys, time; from redream.runs.run import Run\n"
     code += "with Run.open(sys.argv[1]).working(): print(1, flush=True); time.sleep(60)"
-    words, here = [sys.executable, "-c", code, run.folder], Path(__file__).parents[1]
+    words, here = [sys.executable, "-c", code, run.folder], Path(__file__).parents[2]
     other = subprocess.Popen(words, stdout=subprocess.PIPE, cwd=here)
     try:
         assert other.stdout.readline() == b"1\n"
@@ -230,11 +230,11 @@ def test_every_run_has_a_folder_of_its_own_that_nobody_can_guess(runs):
 
 
 def test_a_run_is_found_by_its_folder_and_by_its_id(runs):
-    run = Run.create(REQUEST, files={"given-0.glb": b"glb"})
+    run = Run.create(REQUEST, files={"upload-0.glb": b"glb"})
     for name in (run.folder, str(run.folder), run.folder.name):
         assert Run.open(name).folder == run.folder
     assert Run.open(run.folder).request == REQUEST
-    assert sorted(p.name for p in run.folder.iterdir()) == ["given-0.glb", "settings.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == ["settings.json", "upload-0.glb"]
 
 
 def test_only_a_new_or_an_empty_folder_becomes_a_run(tmp_path):
