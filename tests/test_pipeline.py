@@ -13,7 +13,7 @@ from tiny_stack import TINY, tiny_glb
 from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
 from redream.runs import events
-from redream.runs.run import Run, RunError
+from redream.runs.run import LOCK, Run, RunError
 from redream.scene import assets
 from redream.scene.glb_validation import GlbError
 from redream.settings import PRESETS
@@ -57,7 +57,7 @@ def check_files(folder: Path, particles: int = 1) -> None:
         assert frames == TINY.output.turntable_frames
         assert len(assets.load(folder / f"mesh-{number}.glb", normalise=False).mesh.faces) > 0
     assert len(Run.open(folder).read_json("scores.json")["objects"]) == particles
-    assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+    assert not [path for path in folder.rglob("*") if path.name.startswith(".") and path.name != LOCK]
 
 
 def test_a_prompt_becomes_a_turntable_a_mesh_scores_and_a_record(whole):

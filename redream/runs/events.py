@@ -116,8 +116,10 @@ def to_line(event: Event, time: float) -> str:
 
 
 def from_line(line: str) -> Event:
-    """Read what `to_line` wrote; `ValueError` or `KeyError` for anything else."""
+    """Read what `to_line` wrote, also in format 1. Raises `ValueError`, `KeyError` or `TypeError` for anything else."""
     values = upgrade(json.loads(line))
+    if not isinstance(values, dict):
+        raise TypeError("an event is an object")
     kind = KINDS[values.pop("event")]
     del values["time"]
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}

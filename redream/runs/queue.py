@@ -17,7 +17,8 @@ from redream.errors import RedreamError
 from redream.runs import events
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Finished, Progress
-from redream.runs.run import ID, Run, RunError, new_id, prune, runs_folder
+from redream.runs.retention import prune
+from redream.runs.run import ID, Run, RunError, new_id, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack import environment
 from redream.stack.models import Models

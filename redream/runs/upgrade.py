@@ -1,8 +1,8 @@
-"""Documents of a run's folder in the present format: those of format 1 (until November 2026) are renamed when they are read."""
+"""JSON files of a run's folder in the present format: those of format 1 (until November 2026) are upgraded when read."""
 
-FORMAT = 2  # of settings.json
+FORMAT = 2  # of settings.json and record.json
 
-# Settings of format 1 → their group and name.
+# {group: "name old_name:name"}: the flat settings of format 1 in groups, renamed where there is a colon.
 _SETTINGS = {
     "retrieval": "assets candidates",
     "cameras": "elevation_deg distance fovy_deg",
@@ -18,18 +18,20 @@ _SETTINGS = {
     "output": "score_elevation_deg score_fovy_deg score_distance turntable_frames turntable_size turntable_rays "
     "mesh_resolution mesh_faces preview_every checkpoint_every",
 }
-# Parts of keys, and values of "stage".
+# Beginnings of keys, and values of "stage".
 _SCORES = {"view_agreement": "view_accuracy", "front_behind": "janus_rate", "faces_behind": "janus_count"}
+_SCORES |= {"a_lpips_off": "a_lpips_error", "a_lpips_minus": "a_lpips_difference"}  # compared with true objects
 _STAGES = {"painting": "distillation"}
 
 
-def upgrade(document: dict) -> dict:
-    """A settings.json, an event or a scores.json in the present format; one that is in it already comes back equal.
+def upgrade(document):
+    """A JSON document of a run's folder in the present format; one that is in it already comes back equal.
 
-    Raises `KeyError` for settings of format 1 that are incomplete.
+    Settings become grouped, scores and stages get their present names. Raises `KeyError` or `TypeError` for settings of
+    format 1 that are incomplete or malformed.
     """
-    upgraded = {_key(key): _value(key, value) for key, value in document.items()}
-    if "stack" in document and "overrides" in document:  # a settings.json
+    upgraded = _value("", document)
+    if isinstance(document, dict) and {"stack", "settings"} <= set(document):  # settings.json and record.json
         upgraded["format"] = FORMAT
     return upgraded
 
@@ -40,16 +42,17 @@ def _key(key: str) -> str:
 
 
 def _value(key: str, value):
-    if key == "settings" and "guidance_sds" in value:
-        return _grouped(value)
-    if key == "stage":
-        return _STAGES.get(value, value)
     if isinstance(value, dict):
+        if key == "settings" and "guidance_sds" in value:
+            return _grouped(value)
         return {_key(name): _value(name, inner) for name, inner in value.items()}
-    return [_value("", inner) for inner in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_value("", inner) for inner in value]
+    return _STAGES.get(value, value) if key == "stage" else value
 
 
 def _grouped(flat: dict) -> dict:
+    """Settings of format 1 in groups; of its two guidances the one that the method used."""
     settings = {name: flat[name] for name in ("method", "initialise", "adapt", "particles", "iterations", "seed")}
     for group, names in _SETTINGS.items():
         pairs = (name.partition(":") for name in names.split())

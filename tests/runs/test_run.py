@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import pytest
 from redream import pipeline
 from redream.__main__ import main
 from redream.runs import events
-from redream.runs.run import Request, Run, RunError, UploadedAsset, days_kept, prune
+from redream.runs.retention import days_kept, prune
+from redream.runs.run import LOCK, Request, Run, RunError, UploadedAsset
 from redream.settings import PRESETS, Settings
 
 
@@ -123,22 +126,43 @@ def test_a_run_that_is_worked_on_is_refused_to_others_until_its_program_ends(run
         with pytest.raises(RunError), Run.open(run.folder).working():
             pass
     assert list(run.events()) == [events.Warned("mine")]
-    assert sorted(p.name for p in run.folder.iterdir()) == ["events.jsonl", "settings.json"]
+    assert sorted(p.name for p in run.folder.iterdir()) == [LOCK, "events.jsonl", "settings.json"]
 
 
-@pytest.mark.parametrize("locks", [None, "flock"])
-def test_where_there_are_no_locks_a_run_is_worked_on_all_the_same(monkeypatch, locks):
-    def refuse(*arguments):
-        raise OSError("no locks here")
-
-    if locks:
-        monkeypatch.setattr("redream.runs.locks.fcntl.flock", refuse)
-    else:
-        monkeypatch.setattr("redream.runs.locks.fcntl", None)
+@pytest.mark.parametrize("error", [OSError("no locks here"), NotImplementedError])
+def test_on_a_file_system_without_locks_a_run_is_worked_on_all_the_same(monkeypatch, error):
     run = Run.create(REQUEST)
+    (run.folder / LOCK).touch()
+    monkeypatch.setattr("redream.runs.run.FileLock.acquire", lambda self: (_ for _ in ()).throw(error))
     with run.working(), Run.open(run.folder).working():
         run.log(events.Warned("mine"))
     assert list(run.events()) == [events.Warned("mine")]
+
+
+def test_a_folder_that_was_removed_is_not_taken_for_one_without_locks():
+    run = Run.create(REQUEST)
+    shutil.rmtree(run.folder)
+    with pytest.raises(FileNotFoundError), run.working():
+        pass
+    assert not run.folder.exists()
+
+
+def test_a_lock_that_another_thread_releases_is_free():
+    run = Run.create(REQUEST)
+    working = run.working()
+    working.__enter__()
+    with ThreadPoolExecutor(1) as thread:
+        with pytest.raises(RunError, match="worked on"):
+            thread.submit(run.extend, 1).result()
+        thread.submit(working.__exit__, None, None, None).result()
+    with run.working():
+        pass
+
+
+def test_the_lock_file_is_no_content_of_a_new_folder(tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / LOCK).touch()
+    assert Run.create(REQUEST, tmp_path / "new").folder == tmp_path / "new"
 
 
 def test_what_killed_programs_left_half_written_is_removed_and_nothing_else():
@@ -153,7 +177,7 @@ def test_what_killed_programs_left_half_written_is_removed_and_nothing_else():
         left = {p.relative_to(run.folder).as_posix() for p in run.folder.rglob("*") if p.is_file()}
     assert left == {"checkpoint/000100/state.json", ".mine/note", "mesh-0.glb", ".DS_Store"} | {
         "settings.json",
-        "events.jsonl",
+        LOCK,
     }
     assert not (run.folder / "checkpoint" / ".100-0a1b2c3d").exists()
 
@@ -266,7 +290,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(monkeypatch):
     with pytest.raises(OSError):
         run.write_json("scores.json", {"a": 2.0})
     assert run.read_json("scores.json")["a"] == 1.0
-    assert not list(run.folder.glob(".*"))
+    assert not [path for path in run.folder.glob(".*") if path.name != LOCK]
 
 
 def test_the_history_gives_back_the_events_that_were_logged():
