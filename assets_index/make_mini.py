@@ -24,7 +24,7 @@ from redream.files import replacing
 from redream.hub import sha256
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
-from redream.scene import assets, glb_validation, mesh
+from redream.scene import assets, mesh
 from redream.scene.cameras import Camera
 from redream.stack.vocabulary import Vocabulary, parse_prompt
 
@@ -146,7 +146,6 @@ def make_truth() -> None:
             thing = world.Thing(kind, colour, variant)
             file = folder / f"{thing.uid}.glb"
             mesh.save(thing.asset(), file)
-            _shorten_indices(file)
             rows.append({"kind": kind, "colour": colour, "variant": variant, "file": file.name, "sha256": sha256(file)})
     for old in set(folder.glob("*.glb")) - {folder / row["file"] for row in rows}:
         old.unlink()
@@ -209,21 +208,6 @@ STAGES = {
     "check": check,
     "sheet": sheet,
 }
-
-
-def _shorten_indices(file: Path) -> None:
-    """The same GLB of `mesh.save` with 16-bit indices, a quarter smaller; indices are its last array."""
-    data = file.read_bytes()
-    start = 20 + int.from_bytes(data[12:16], "little")
-    document, binary = json.loads(data[20:start]), data[start + 8 :]
-    accessor, view = document["accessors"][-1], document["bufferViews"][-1]
-    indices = np.frombuffer(binary, "<u4", accessor["count"], view["byteOffset"])
-    if indices.max() >= 2**16:
-        return
-    binary = binary[: view["byteOffset"]] + indices.astype("<u2").tobytes()
-    accessor["componentType"] = 5123  # unsigned short (glTF 2.0, 3.6.2.2)
-    view["byteLength"], document["buffers"][0]["byteLength"] = 2 * len(indices), len(binary)
-    file.write_bytes(glb_validation.pack(document, binary))
 
 
 def _write_csv(file: Path, rows: list[dict]) -> None:

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from torch.nn.functional import avg_pool2d
 
-from redream.scene import assets, glb_validation, mesh
+from redream.scene import assets, glb, glb_validation, mesh
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.mesh import MeshError
@@ -212,6 +212,65 @@ def test_vertex_colours_yaw_and_several_textures_survive_the_file(tmp_path):
         (image, opacity), (again, cover) = asset.render(camera, 48, WHITE), loaded.render(camera, 48, WHITE)
         assert (opacity - cover).abs().mean() < 1e-3
         assert (image - again).abs().mean() < 2e-3
+
+
+def _document(path) -> dict:
+    """The JSON chunk of a GLB."""
+    return glb.unpack(path.read_bytes(), 10**6)[0]
+
+
+def _triangles(asset: Asset) -> tuple[np.ndarray, np.ndarray]:
+    """Corners and their colours, (f, 3, 3) each, in the order of the faces."""
+    return np.asarray(asset.mesh.vertices)[asset.mesh.faces], asset.colours[asset.mesh.faces]
+
+
+def test_equal_vertices_are_written_once_and_every_triangle_and_render_stays_the_same(tmp_path):
+    """A ball with one colour a half, with shared vertices and as a soup in which every face has its own: after the file
+    both have as many vertices as the ball has different ones, and are the same triangles in the same order."""
+    shape = trimesh.creation.icosphere(subdivisions=2, radius=0.4)  # 162 vertices, 320 faces
+    colours = np.where(shape.vertices[:, :1] > 0, [0.8, 0.3, 0.1], [0.1, 0.3, 0.8]).astype(np.float32)
+    soup = trimesh.Trimesh(shape.vertices[shape.faces].reshape(-1, 3), np.arange(960).reshape(-1, 3), process=False)
+    shared, own = Asset(shape, colours, yaw_deg=33.0), Asset(soup, colours[shape.faces].reshape(-1, 3), yaw_deg=33.0)
+    for name, asset in (("shared", shared), ("own", own)):
+        mesh.save(asset, tmp_path / f"{name}.glb")
+        assert {a["count"] for a in _document(tmp_path / f"{name}.glb")["accessors"]} == {162, 960}
+    first, second = (assets.load(tmp_path / f"{name}.glb", normalise=False) for name in ("shared", "own"))
+    for one, other in zip(_triangles(first), _triangles(second), strict=True):
+        assert np.array_equal(one.view(np.uint8), other.view(np.uint8))
+    turned = trimesh.transform_points(
+        shape.vertices, trimesh.transformations.rotation_matrix(math.radians(33), [0, 0, 1])
+    )
+    assert np.abs(_triangles(first)[0] - turned[shape.faces]).max() < 1e-7  # as float32 holds them
+    for camera in ring(3, 20.0, 1.6, 40.0):
+        for one, other in zip(first.render(camera, 48, WHITE), second.render(camera, 48, WHITE), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_vertices_that_differ_in_anything_are_kept_apart(tmp_path):
+    """Six corners at three places: three differ by their colour; and 0 is not −0, as every bit of a place is kept."""
+    corners = np.array([[0, 0, 0.1], [0.1, 0, 0], [0, 0.1, 0]] * 2)
+    colours = np.repeat([[1, 0, 0], [0, 0, 1]], 3, axis=0).astype(np.float32)
+    faces = np.arange(6).reshape(2, 3)
+    mesh.save(Asset(trimesh.Trimesh(corners, faces, process=False), colours), tmp_path / "colours.glb")
+    assert [a["count"] for a in _document(tmp_path / "colours.glb")["accessors"]] == [6, 6, 6]
+    kept, group = mesh._distinct([np.array([[0.0], [-0.0], [0.0]], np.float32), np.array([[1], [1], [1]], np.uint16)])
+    assert kept.tolist() == [0, 1] and group.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("vertices, kind", [(65535, np.uint16), (65536, np.uint32)])
+def test_indices_have_16_bits_while_the_largest_is_none_that_restarts_a_primitive(vertices, kind, tmp_path):
+    """A fan of triangles around its first vertex, which uses all of them."""
+    angles = np.linspace(0, 6, vertices - 1)
+    corners = np.concatenate([[[0, 0, 0]], np.column_stack([np.cos(angles), np.sin(angles), 0 * angles])])
+    rim = np.arange(1, vertices - 1)
+    faces = np.column_stack([0 * rim, rim, rim + 1])
+    asset = Asset(trimesh.Trimesh(corners, faces, process=False), np.ones((vertices, 3), np.float32))
+    mesh.save(asset, tmp_path / "fan.glb")
+    accessors = _document(tmp_path / "fan.glb")["accessors"]
+    assert [a["count"] for a in accessors] == [vertices, 3 * len(faces)]
+    assert accessors[1]["componentType"] == {np.uint16: 5123, np.uint32: 5125}[kind]
+    glb_validation.validate(tmp_path / "fan.glb")
+    assert np.array_equal(assets.load(tmp_path / "fan.glb", normalise=False).mesh.faces, faces)
 
 
 def test_equal_fields_make_equal_files_and_a_failed_save_leaves_none(grid, tmp_path, monkeypatch):
