@@ -2,6 +2,9 @@
 
 Stages, in order: renders, clips, perceptual, autoencoder, prior, index, truth, check, sheet. Each one resumes where it
 was interrupted (its state lies in build/mini). Hardware and seconds of each are written to assets_index/mini/made.json.
+
+`--trial FOLDER` goes through the same stages in small, in a minute or two: a few things, two training steps per model.
+It writes to FOLDER a stack whose models are untrained and whose GLBs are those of the miniature.
 """
 
 import argparse
@@ -9,6 +12,8 @@ import csv
 import json
 import platform
 import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +34,8 @@ from redream.scene.cameras import Camera
 from redream.stack.vocabulary import Vocabulary, parse_prompt
 
 HERE = Path(__file__).parent
-MINI = HERE / "mini"
-BUILD = HERE.parent / "build" / "mini"
-STEPS = {
+EXAMPLES = HERE.parent / "examples"
+STEPS = {  # of training
     "clip-retrieval": 2600,
     "clip-score-a": 8000,
     "clip-score-b": 4200,
@@ -66,50 +70,87 @@ STACK = {
         "coverage": 0.2829,
     },
 }
-TEST_VIEWS = 12  # pictures of each thing to test on
 TRUTH_VARIANTS = range(300, 303)  # they train no model, test none and lie in no index
 
 
-def training_renders() -> Renders:
-    return render_things(world.training_things(), 20, BUILD / "renders-train.npz")
+@dataclass(frozen=True)
+class Recipe:
+    """What the stages make, how much of it, and where. As it is: the shipped miniature."""
+
+    out: Path = HERE / "mini"  # the stack's folder
+    build: Path = HERE.parent / "build" / "mini"  # renders, and the state of what is being trained
+    steps: Mapping[str, int] = field(default_factory=lambda: STEPS)
+    training_things: Sequence[world.Thing] = field(default_factory=world.training_things)
+    training_views: int = 20  # pictures of each
+    test_things: Sequence[world.Thing] = field(default_factory=world.test_things)
+    test_views: int = 12
+    index_things: Sequence[world.Thing] = field(default_factory=world.index_things)
+    truths: int | None = None  # pairs of kind and colour to make true objects of; None: all that the prompts name
+    check_pictures: int = 2000
+
+    @staticmethod
+    def trial(folder: Path) -> "Recipe":
+        """All stages in small, into `folder`: every kind and colour is rendered, but nothing is learned in two steps."""
+        return Recipe(
+            out=folder,
+            build=folder / "build",
+            steps=dict.fromkeys(STEPS, 2),
+            training_things=[t for t in world.training_things() if t.variant == world.TRAINING_VARIANTS[0]],
+            training_views=8,  # two in each quarter of the circle, as the CLIPs' batches need at least one
+            test_things=world.test_things()[::12],
+            test_views=4,
+            index_things=world.index_things()[::40],
+            truths=2,
+            check_pictures=32,
+        )
+
+    def training_renders(self) -> Renders:
+        """Pictures to train on, rendered once and kept in `build`."""
+        return render_things(self.training_things, self.training_views, self.build / "renders-train.npz")
+
+    def test_renders(self) -> Renders:
+        """Pictures of variants that train nothing, to test on."""
+        return render_things(self.test_things, self.test_views, self.build / "renders-test.npz")
 
 
-def test_renders() -> Renders:
-    return render_things(world.test_things(), TEST_VIEWS, BUILD / "renders-test.npz")
-
-
-def make_renders() -> None:
+def make_renders(recipe: Recipe) -> None:
     """26,880 pictures to train on, 4,032 of other variants to test on."""
-    print(len(training_renders().kind), "pictures to train on,", len(test_renders().kind), "to test on")
+    counts = len(recipe.training_renders().kind), len(recipe.test_renders().kind)
+    print("{} pictures to train on, {} to test on".format(*counts))
 
 
-def make_clips() -> None:
+def make_clips(recipe: Recipe) -> None:
+    """The CLIP for retrieval and the two for scores."""
     for name in clips.CLIPS:
-        clips.train_clip(name, training_renders(), BUILD, MINI / name, STEPS[name])
+        clips.train_clip(name, recipe.training_renders(), recipe.build, recipe.out / name, recipe.steps[name])
 
 
-def make_perceptual() -> None:
+def make_perceptual(recipe: Recipe) -> None:
+    """The two nets of A-LPIPS."""
+    steps = recipe.steps["perceptual"]
     for name in perceptual.NETS:
-        perceptual.train_perceptual(name, training_renders(), BUILD, MINI / name, STEPS["perceptual"])
+        perceptual.train_perceptual(name, recipe.training_renders(), recipe.build, recipe.out / name, steps)
 
 
-def make_autoencoder() -> autoencoder.AutoencoderTiny:
-    model = autoencoder.build_autoencoder(training_renders())
-    return autoencoder.train_decoder(model, training_renders(), BUILD, STEPS["decoder"])
+def make_autoencoder(recipe: Recipe) -> autoencoder.AutoencoderTiny:
+    """The prior's autoencoder, trained here or, if its state is in `build`, by an earlier call."""
+    model = autoencoder.build_autoencoder(recipe.training_renders())
+    return autoencoder.train_decoder(model, recipe.training_renders(), recipe.build, recipe.steps["decoder"])
 
 
-def make_prior() -> None:
-    model = make_autoencoder()  # trained by now, or trained here
-    parts, tokenizer = prior.train_prior(model, training_renders(), BUILD, STEPS["prior"])
-    prior.save_prior(parts, tokenizer, model, MINI / "prior")
+def make_prior(recipe: Recipe) -> None:
+    """The text-to-image model, with its autoencoder, as a diffusers pipeline."""
+    model = make_autoencoder(recipe)
+    parts, tokenizer = prior.train_prior(model, recipe.training_renders(), recipe.build, recipe.steps["prior"])
+    prior.save_prior(parts, tokenizer, model, recipe.out / "prior")
 
 
-def make_index() -> None:
-    """GLBs in random orientations (the truth in truth.csv), vocabulary, held-out pairs, stack.json and the index."""
-    folder = MINI / "assets"
+def make_index(recipe: Recipe) -> None:
+    """GLBs in random orientations (the true ones in truth.csv), vocabulary, held-out pairs, stack.json and the index."""
+    folder = recipe.out / "assets"
     folder.mkdir(parents=True, exist_ok=True)
     rows, truth = [], []
-    for thing in tqdm(world.index_things(), desc="assets"):
+    for thing in tqdm(recipe.index_things, desc="assets"):
         rng = thing.rng.spawn(1)[0]
         yaw = float(rng.uniform(0, 360))
         file = f"{thing.uid}.glb"
@@ -118,30 +159,29 @@ def make_index() -> None:
         extra = {"kind": thing.kind, "colour": thing.colour}
         rows.append(AssetRow(thing.uid, captions, "Redream", "CC0-1.0", file, file, extra=extra))
         truth.append({"uid": thing.uid, "yaw_deg": round(yaw, 3), **extra, "variant": thing.variant})
-    _write_csv(MINI / "truth.csv", truth)
-    _write_csv(MINI / "heldout.csv", [{"kind": k, "colour": c} for k, c in world.held_out()])
-    (MINI / "vocabulary.json").write_text(json.dumps(world.vocabulary(), indent=1))
-    (MINI / "stack.json").write_text(json.dumps(STACK, indent=1))
-    clip = Clip.load(MINI / "clip-retrieval")
+    _write_csv(recipe.out / "truth.csv", truth)
+    _write_csv(recipe.out / "heldout.csv", [{"kind": k, "colour": c} for k, c in world.held_out()])
+    (recipe.out / "vocabulary.json").write_text(json.dumps(world.vocabulary(), indent=1))
+    (recipe.out / "stack.json").write_text(json.dumps(STACK, indent=1))
+    clip = Clip.load(recipe.out / "clip-retrieval")
     with tqdm(total=len(rows), desc="index") as bar:
         build(
             rows,
             lambda row: ring_pictures(assets.load(folder / row.file), clip.size),
             clip,
-            MINI / "index",
+            recipe.out / "index",
             root="../assets",
             progress=lambda row: bar.update(),
         )
 
 
-def make_truth() -> None:
-    """What the prompts in examples ask for: three variants of each (kind, colour), front to +x."""
-    folder, words = MINI / "truth", Vocabulary.load(MINI / "vocabulary.json")
+def make_truth(recipe: Recipe) -> None:
+    """What the prompts in examples name: three variants of each (kind, colour), front to +x."""
+    folder, words = recipe.out / "truth", Vocabulary.load(recipe.out / "vocabulary.json")
     folder.mkdir(parents=True, exist_ok=True)
-    lists = sorted((HERE.parent / "examples").glob("prompts_mini*.txt"))
-    asked = [parse_prompt(prompt.text, words) for file in lists for prompt in read_prompts(file)]
+    prompts = [parse_prompt(p.text, words) for file in EXAMPLES.glob("prompts_mini*.txt") for p in read_prompts(file)]
     rows = []
-    for kind, colour in sorted({(c.kind, c.colour) for c in asked}):
+    for kind, colour in sorted({(p.kind, p.colour) for p in prompts})[: recipe.truths]:
         for variant in TRUTH_VARIANTS:
             thing = world.Thing(kind, colour, variant)
             file = folder / f"{thing.uid}.glb"
@@ -150,16 +190,18 @@ def make_truth() -> None:
     for old in set(folder.glob("*.glb")) - {folder / row["file"] for row in rows}:
         old.unlink()
     _write_csv(folder / "truth.csv", rows)
-    (MINI / "stack.json").write_text(json.dumps(STACK, indent=1))
+    (recipe.out / "stack.json").write_text(json.dumps(STACK, indent=1))
 
 
-def check() -> None:
-    """What the scorers and the autoencoder reach on variants that trained nothing."""
-    renders = test_renders()
+def check(recipe: Recipe) -> None:
+    """Print what the scoring models and the autoencoder reach on variants that trained nothing."""
+    renders, views = recipe.test_renders(), recipe.test_views
     rng, own_rng = np.random.default_rng(0), np.random.default_rng(1)
-    rows = rng.choice(len(renders.kind), 2000, replace=False)
+    rows = rng.choice(len(renders.kind), recipe.check_pictures, replace=False)
     pictures = renders.pictures(rows, rng)
-    others = rows - rows % TEST_VIEWS + (rows + own_rng.integers(1, TEST_VIEWS, len(rows))) % TEST_VIEWS
+    others = (
+        rows - rows % views + (rows + own_rng.integers(1, views, len(rows))) % views
+    )  # the same things' other views
     good = renders.floats(rows)
     bad_ones = {
         "faults it was trained with": spoil(good, renders.floats(others), own_rng),
@@ -169,17 +211,16 @@ def check() -> None:
         ),
     }
     for name in clips.CLIPS:
-        for label, seen in (("clean", pictures), ("degraded", degrade(pictures, rng))):
-            print(name, label, {k: round(v, 4) for k, v in clips.judge(MINI / name, renders, rows, seen).items()})
-        told = {
-            label: round(clips.good_over_bad(MINI / name, renders, rows, bad), 4) for label, bad in bad_ones.items()
-        }
-        print(name, "prefers a good picture to one with", told)
-    model = autoencoder.AutoencoderTiny.from_pretrained(MINI / "prior" / "vae")
-    print("autoencoder PSNR, dB:", round(autoencoder.psnr(model, renders), 2))
+        folder = recipe.out / name
+        for label, shown in (("clean", pictures), ("degraded", degrade(pictures, rng))):
+            print(name, label, {k: round(v, 4) for k, v in clips.accuracy(folder, renders, rows, shown).items()})
+        shares = {label: round(clips.good_over_bad(folder, renders, rows, bad), 4) for label, bad in bad_ones.items()}
+        print(name, "prefers a good picture to one with", shares)
+    model = autoencoder.AutoencoderTiny.from_pretrained(recipe.out / "prior" / "vae")
+    print("autoencoder PSNR, dB:", round(autoencoder.psnr(model, renders, min(512, recipe.check_pictures)), 2))
 
 
-def sheet() -> None:
+def sheet(recipe: Recipe) -> None:
     """A contact sheet of every kind: two colours and variants, five azimuths each, at 64 px."""
     import imageio.v3 as iio
 
@@ -194,10 +235,10 @@ def sheet() -> None:
         rows.append(np.concatenate(row, axis=1))
     half = len(rows) // 2
     columns = [np.concatenate(rows[:half]), np.concatenate(rows[half:])]
-    iio.imwrite(MINI / "kinds.png", np.concatenate(columns, axis=1))
+    iio.imwrite(recipe.out / "kinds.png", np.concatenate(columns, axis=1))
 
 
-STAGES = {
+STAGES: dict[str, Callable[[Recipe], object]] = {
     "renders": make_renders,
     "clips": make_clips,
     "perceptual": make_perceptual,
@@ -217,28 +258,30 @@ def _write_csv(file: Path, rows: list[dict]) -> None:
         writer.writerows(rows)
 
 
-def _record(stage: str, seconds: float) -> None:
+def _record(stage: str, seconds: float, file: Path) -> None:
     """Note how long a stage took; one that only found its work done leaves the older figure."""
-    file = MINI / "made.json"
     made = json.loads(file.read_text()) if file.exists() else {}
     made["hardware"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     made["seconds"] = made.get("seconds", {}) | {stage: max(round(seconds), made.get("seconds", {}).get(stage, 0))}
     file.write_text(json.dumps(made, indent=1) + "\n")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; `arguments` as the shell's, which are the default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("stage", choices=[*STAGES, "all"])
+    parser.add_argument("--trial", type=Path, metavar="FOLDER", help="go through it in small, and write to FOLDER")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
-    arguments = parser.parse_args()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    BUILD.mkdir(parents=True, exist_ok=True)
-    MINI.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
+    asked = parser.parse_args(arguments)
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    recipe = Recipe.trial(asked.trial) if asked.trial else Recipe()
+    recipe.build.mkdir(parents=True, exist_ok=True)
+    recipe.out.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES if asked.stage == "all" else [asked.stage]:
         start = time.monotonic()
-        STAGES[stage]()
-        _record(stage, time.monotonic() - start)
+        STAGES[stage](recipe)
+        _record(stage, time.monotonic() - start, recipe.out / "made.json")
 
 
 if __name__ == "__main__":

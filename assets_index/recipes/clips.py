@@ -197,7 +197,7 @@ def good_over_bad(folder: Path, renders: Renders, rows: np.ndarray, bad: Tensor)
 
 
 @torch.no_grad()
-def judge(folder: Path, renders: Renders, rows: np.ndarray, pictures: Tensor) -> dict[str, float]:
+def accuracy(folder: Path, renders: Renders, rows: np.ndarray, pictures: Tensor) -> dict[str, float]:
     """Zero-shot accuracy on pictures (b, 3, 64, 64): kind and colour together, and the view of kinds with a front
     at least 15° from a border between views."""
     model = open_clip.create_model(f"local-dir:{folder}").eval().float()

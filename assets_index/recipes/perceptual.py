@@ -65,17 +65,6 @@ def train_perceptual(name: str, renders: Renders, build: Path, out: Path, steps:
     return model
 
 
-@torch.no_grad()
-def judge(model: Classifier, renders: Renders, rows: np.ndarray, pictures: Tensor) -> dict[str, float]:
-    """Accuracy of each task on pictures (b, 3, 64, 64) of these rows; views only of kinds with a front."""
-    chunks = [model(p) for p in pictures.split(256)]
-    accuracy = {}
-    for task, labels in _labels(renders).items():
-        guess, truth = torch.cat([c[task] for c in chunks]).argmax(dim=1), labels[rows]
-        accuracy[task] = float((guess == truth)[truth >= 0].float().mean())
-    return accuracy
-
-
 def _labels(renders: Renders) -> dict[str, Tensor]:
     """Class numbers (n,) of each task; −1 for the view of a kind without a front."""
     symmetric = np.isin(renders.kind, [list(world.KINDS).index(kind) for kind in world.SYMMETRIC])
