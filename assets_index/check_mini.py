@@ -1,10 +1,12 @@
 """Measure the miniature stack: `python -m assets_index.check_mini retrieval|orientation|prior|adaptation`.
 
-Prints one figure a line. The scorers and the autoencoder are measured by `make_mini check`.
+Prints one figure a line. The scoring models and the autoencoder are measured by `make_mini check`. `--limit N` measures
+the first N prompts, assets or samples only: to see that a check works.
 """
 
 import argparse
 import csv
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -19,7 +21,7 @@ from redream.runs.outputs import as_bytes, grid
 from redream.runs.retrieved import as_reference, search, turned
 from redream.scene import assets
 from redream.scene.cameras import VIEWS
-from redream.settings import PRESETS
+from redream.settings import PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import Stack
 from redream.stack.vocabulary import parse_prompt
@@ -28,17 +30,16 @@ MINI = Path(__file__).parent / "mini"
 PROMPTS = Path(__file__).parents[1] / "examples" / "retrieval_prompts.csv"
 
 
-def retrieval(models: Models, stack: Stack, out: Path) -> None:
+def retrieval(models: Models, settings: Settings, out: Path, limit: int | None = None) -> None:
     """Right kinds among the three assets of 100 prompts, with re-ranking by image and without, for several N′."""
     clip, index = models.clip("retrieval"), models.index
-    with PROMPTS.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(PROMPTS, limit)
     captions = {caption for thing in world.index_things() for caption in _captions(thing)}
     print("prompts:", len(rows), "of which captions of the index:", sum(row["prompt"] in captions for row in rows))
     for candidates in (3, 6, 12, 24):
         first = every = 0
         for row in rows:
-            hits = index.search(parse_prompt(row["prompt"], stack.vocabulary).prompt, clip, 3, candidates)
+            hits = index.search(parse_prompt(row["prompt"], models.stack.vocabulary).prompt, clip, 3, candidates)
             kinds = [index.row(hit.uid)["kind"] for hit in hits]
             first += kinds[0] == row["kind"]
             every += kinds == [row["kind"]] * 3
@@ -46,13 +47,11 @@ def retrieval(models: Models, stack: Stack, out: Path) -> None:
         print(f"N' = {candidates} ({label}): right kind first {first}, in all three places {every}")
 
 
-def orientation(models: Models, stack: Stack, out: Path) -> None:
+def orientation(models: Models, settings: Settings, out: Path, limit: int | None = None) -> None:
     """Fronts of all assets that have one: within 45°, opposite, not found."""
-    clip, settings = models.clip("retrieval"), PRESETS[stack.preset]
-    with (MINI / "truth.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    clip = models.clip("retrieval")
     results: dict[str, list[str]] = {}
-    for row in rows:
+    for row in _rows(MINI / "truth.csv", limit):
         caption = models.index.row(row["uid"])["caption"]
         found = align(assets.load(models.index.asset_path(row["uid"])), caption, clip, settings)
         error = abs((found.yaw_deg + float(row["yaw_deg"]) + 180) % 360 - 180)
@@ -68,17 +67,15 @@ def orientation(models: Models, stack: Stack, out: Path) -> None:
             print(" ", kind, f"{len(wrong)} of {len(verdicts)}:", {v: wrong.count(v) for v in sorted(set(wrong))})
 
 
-def prior(models: Models, stack: Stack, out: Path) -> None:
-    """200 samples: kind and colour as score CLIP a and b name them, and the views nobody asked for."""
+def prior(models: Models, settings: Settings, out: Path, limit: int | None = None) -> None:
+    """200 samples: kind and colour as scoring CLIP a and b name them, and the views of prompts that name none."""
     rng = np.random.default_rng(11)
     things = [(k, c) for k in world.KINDS for c in world.COLOURS]
-    chosen = [things[i] for i in rng.choice(len(things), 200, replace=False)]
+    chosen = [things[i] for i in rng.choice(len(things), 200, replace=False)][:limit]
+    prompts = [f"a {c} {k}" for k, c in chosen]
     generator = torch.Generator().manual_seed(11)
     pictures = torch.cat(
-        [
-            models.prior.sample(models.prior.embed([f"a {c} {k}" for k, c in chosen[i : i + 20]]), generator)
-            for i in range(0, 200, 20)
-        ]
+        [models.prior.sample(models.prior.embed(prompts[i : i + 20]), generator) for i in range(0, len(prompts), 20)]
     )
     iio.imwrite(out / "prior-samples.png", as_bytes(grid(pictures, 20)))
     for name in ("a", "b"):
@@ -90,46 +87,53 @@ def prior(models: Models, stack: Stack, out: Path) -> None:
         print(f"CLIP {name}: kind and colour right {right:.3f}, kind {kind:.3f};", _views(clip, pictures, chosen))
 
 
-def adaptation(models: Models, stack: Stack, out: Path) -> None:
-    """Views obeyed when asked for, before and after adaptation to three retrieved assets, ten prompts with a front."""
+def adaptation(models: Models, settings: Settings, out: Path, limit: int | None = None) -> None:
+    """Samples with the view that the prompt names, before and after adaptation to three retrieved assets, ten prompts
+    of kinds with a front."""
     rng = np.random.default_rng(12)
-    settings = PRESETS[stack.preset]
-    kinds = [k for k in world.KINDS if k not in world.SYMMETRIC]
-    prompts = [(k, c) for k, c in world.held_out() if k in kinds]
-    prompts = [prompts[i] for i in rng.choice(len(prompts), 10, replace=False)]
+    things = [(k, c) for k, c in world.held_out() if k not in world.SYMMETRIC]
+    things = [things[i] for i in rng.choice(len(things), 10, replace=False)][:limit]
     obeyed: dict[str, list[float]] = {}
     sheets: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
-    for kind, colour in prompts:
+    for kind, colour in things:
         prompt = f"a {colour} {kind}"
         found, _ = search(prompt, models, settings)
-        known = [as_reference(turned(f, models, settings)[0]) for f in found]
-        learning = Adaptation(models.prior, settings, known, torch.Generator().manual_seed(0))
-        while not learning.finished:
-            learning.step()
+        retrieved = [as_reference(turned(f, models, settings)[0]) for f in found]
+        adapted = Adaptation(models.prior, settings, retrieved, torch.Generator().manual_seed(0))
+        while not adapted.finished:
+            adapted.step()
         for view in VIEWS:
             for label, sheet in sheets.items():
                 after = label == "after"
-                words, prefix = (prompt, learning.prefix(view)) if after else (f"{prompt}, {view} view", None)
+                text, prefix = (prompt, adapted.prefix(view)) if after else (f"{prompt}, {view} view", None)
                 generator = torch.Generator().manual_seed(12)
                 with torch.no_grad(), models.prior.using(ADAPTER if after else None):
-                    pictures = models.prior.sample(models.prior.embed([words] * 8, prefix), generator)
+                    pictures = models.prior.sample(models.prior.embed([text] * 8, prefix), generator)
                 sheet.append(pictures)
                 for name in ("a", "b"):
-                    share = _views(models.clip(name), pictures, [(kind, colour)] * 8)[view]
-                    obeyed.setdefault(f"{view} view {label}, CLIP {name}", []).append(share)
+                    fraction = _views(models.clip(name), pictures, [(kind, colour)] * 8)[view]
+                    obeyed.setdefault(f"{view} view {label}, CLIP {name}", []).append(fraction)
     for label, rows in sheets.items():
         iio.imwrite(out / f"adaptation-{label}.png", as_bytes(grid(torch.cat(rows), 24)))
-    for label, shares in sorted(obeyed.items()):
-        print(f"{label}: obeyed {np.mean(shares):.3f}")
+    for label, fractions in sorted(obeyed.items()):
+        print(f"{label}: obeyed {np.mean(fractions):.3f}")
+
+
+def _rows(file: Path, limit: int | None) -> list[dict[str, str]]:
+    """The first `limit` rows of a table; all for None."""
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))[:limit]
 
 
 def _views(clip: Clip, pictures: torch.Tensor, things: list[tuple[str, str]]) -> dict[str, float]:
-    """Shares of the views that the CLIP sees, kinds with a front only."""
+    """The fraction of the pictures that a CLIP takes for each view, of kinds with a front only; {} if there are none."""
     kept = [i for i, (kind, _) in enumerate(things) if kind not in world.SYMMETRIC]
+    if not kept:
+        return {}
     image = clip.embed_images(pictures[kept])
     texts = clip.embed_texts([f"a {things[i][1]} {things[i][0]}, {view} view" for i in kept for view in VIEWS])
-    seen = torch.einsum("bd,bvd->bv", image, texts.unflatten(0, (-1, 3))).argmax(dim=1).tolist()
-    return {view: round(seen.count(number) / len(seen), 3) for number, view in enumerate(VIEWS)}
+    named = torch.einsum("bd,bvd->bv", image, texts.unflatten(0, (-1, 3))).argmax(dim=1).tolist()
+    return {view: round(named.count(number) / len(named), 3) for number, view in enumerate(VIEWS)}
 
 
 def _captions(thing: world.Thing) -> list[str]:
@@ -139,17 +143,25 @@ def _captions(thing: world.Thing) -> list[str]:
     return [world.caption(thing.kind, thing.colour, rng, templates=(t,)) for t in world.INDEX_TEMPLATES]
 
 
-CHECKS = {"retrieval": retrieval, "orientation": orientation, "prior": prior, "adaptation": adaptation}
+Check = Callable[[Models, Settings, Path, int | None], None]
+CHECKS: dict[str, Check] = {
+    "retrieval": retrieval,
+    "orientation": orientation,
+    "prior": prior,
+    "adaptation": adaptation,
+}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line; `arguments` as the shell's, which are the default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder for contact sheets")
-    arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--limit", type=int, help="the first so many prompts, assets or samples only")
+    asked = parser.parse_args(arguments)
+    asked.out.mkdir(parents=True, exist_ok=True)
     stack = Stack.load("mini")
-    CHECKS[arguments.check](Models.load(stack), stack, arguments.out)
+    CHECKS[asked.check](Models.load(stack), PRESETS[stack.preset]["redream"], asked.out, asked.limit)
 
 
 if __name__ == "__main__":
