@@ -61,14 +61,14 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
 
     Every step compares 64 pictures of 16 things, from all sides, with captions of these and of 40 other things (which
     thing is it?), and with captions of the 16 things that name front, side and back (which view?); the views also the
-    other way round, from captions to pictures. Symmetric kinds have no views to tell. Linear heads, shared by pictures
+    other way round, from captions to pictures. Symmetric kinds have no views to name. Linear heads, shared by pictures
     and captions and dropped afterwards, name kind, colour and view from the embeddings: contrast alone takes several
     times as many steps to find its features.
 
     For those that `KNOW_SPOILED` one of a thing's four pictures shows a bad model of it, and captions of bad models
-    of the 16 things are compared as well, from pictures to captions and the other way round: a caption then has to tell
-    the good pictures of its thing from the bad one. Bad models have views like good ones, though half of those that are
-    seen from two sides at once are named by the fainter one.
+    of the 16 things are compared as well, from pictures to captions and the other way round: a caption then has to
+    separate the good pictures of its thing from the bad one. Bad models have views like good ones, though half of those
+    that are rendered from two sides at once are named by the fainter one.
     """
     torch.manual_seed(2)
     knows_spoiled = name in KNOW_SPOILED
@@ -170,12 +170,13 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
 def _from_captions(logits: Tensor, right: Tensor) -> Tensor:
     """Cross-entropy of each caption (a column) with the pictures (rows) that are right for it, captions without any left
     out."""
-    seen = right.any(dim=0)
+    has_right = right.any(dim=0)
     shares = right / right.sum(dim=0).clamp(min=1)
-    return -(shares * logits.log_softmax(dim=0)).sum(dim=0)[seen].mean()
+    return -(shares * logits.log_softmax(dim=0)).sum(dim=0)[has_right].mean()
 
 
 def world_view(view: int) -> str:
+    """The name of a view: 0 front, 1 side, 2 back."""
     return ("front", "side", "back")[view]
 
 
@@ -188,12 +189,13 @@ def good_over_bad(folder: Path, renders: Renders, rows: np.ndarray, bad: Tensor)
     kinds, colours = list(world.KINDS), list(world.COLOURS)
     names = [f"a {colours[c]} {kinds[k]}" for k, c in zip(renders.kind[rows], renders.colour[rows])]
     texts = model.encode_text(tokenizer(names), normalize=True)
-    likeness = []
+    similarities = []
     for rgba in (renders.floats(rows), bad):
         pictures = (rgba[:, :3] + 1 - rgba[:, 3:] - MEAN[0]) / STD[0]  # over white
         image = torch.cat([model.encode_image(p, normalize=True) for p in pictures.split(256)])
-        likeness.append((image * texts).sum(dim=1))
-    return float((likeness[0] > likeness[1]).float().mean())
+        similarities.append((image * texts).sum(dim=1))
+    good, poor = similarities
+    return float((good > poor).float().mean())
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def composed(rgba: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def backgrounds(count: int, rng: np.random.Generator) -> Tensor:
-    """(count, 3, 64, 64): white or pale (half), any colour (a third), or a gradient between two of them."""
+    """(count, 3, 64, 64): white (15 %), pale (45 %) or of any colour (40 %); a quarter fade to another tone below."""
     pale = rng.uniform(0.75, 1.0, (count, 3))
     any_colour = rng.uniform(0.0, 1.0, (count, 3))
     pick = rng.random((count, 1))
@@ -58,7 +58,7 @@ def backgrounds(count: int, rng: np.random.Generator) -> Tensor:
 
 
 def degrade(pictures: Tensor, rng: np.random.Generator) -> Tensor:
-    """Blur, lower resolution, noise or a shift of tint on about half of the pictures: judges must bear them."""
+    """Blur, lower resolution, noise or a shift of tint on half of the pictures: scoring models must not mind them."""
     out = pictures.clone()
     for i in range(len(out)):
         choice = rng.random()
@@ -77,10 +77,10 @@ def degrade(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 def spoil(rgba: Tensor, others: Tensor, rng: np.random.Generator) -> Tensor:
     """The things (b, 4, 64, 64), premultiplied, as bad models of them look, each by one to three of five faults: bent out
-    of shape, seen from two sides at once (`others` are the same things from elsewhere), mottled, thinned to a haze with
+    of shape, rendered from two sides at once (`others` are the same things from elsewhere), mottled, thinned to a haze with
     holes, blurred.
 
-    Unlike what `degrade` does, these are faults of the object, not of its picture: a judge must see them.
+    Unlike what `degrade` does, these are faults of the object, not of its picture: a scoring model must notice them.
     """
     out = torch.empty_like(rgba)
     for i, (one, other) in enumerate(zip(rgba[:, None], others[:, None])):
@@ -91,8 +91,8 @@ def spoil(rgba: Tensor, others: Tensor, rng: np.random.Generator) -> Tensor:
             grid = nn.functional.affine_grid(identity, [1, 1, SIZE, SIZE], align_corners=False)
             one = nn.functional.grid_sample(one, grid + bend.permute(0, 2, 3, 1), align_corners=False)
         if 1 in faults:
-            share = rng.uniform(0.35, 0.65)
-            one = share * one + (1 - share) * other
+            weight = rng.uniform(0.35, 0.65)
+            one = weight * one + (1 - weight) * other
         if 2 in faults:
             blots = _cloud(3, rng.uniform(6, 16), rng) * rng.uniform(0.15, 0.4)
             colour = one[:, :3] + blots * one[:, 3:]

@@ -1,10 +1,11 @@
 """The miniature world: kinds, colours, variants, and the captions people would write for them.
 
 A thing of this world is a (kind, colour, variant) triple; a variant is a seed for proportions. Which variants train
-models, which test them and which lie in the index is fixed here, so that no model ever saw an indexed variant.
+models, which test them and which lie in the index is fixed here, so that no model was trained on an indexed variant.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,15 +152,17 @@ def held_out() -> list[tuple[str, str]]:
 
 
 def training_things() -> list[Thing]:
+    """Four variants of every pair of kind and colour: 1,344."""
     return [Thing(k, c, v) for k in KINDS for c in COLOURS for v in TRAINING_VARIANTS]
 
 
 def test_things() -> list[Thing]:
+    """A further variant of every pair: 336."""
     return [Thing(k, c, v) for k in KINDS for c in COLOURS for v in TEST_VARIANTS]
 
 
 def index_things() -> list[Thing]:
-    """One variant of every pair that is not held out, and a second one of about every sixth: 320 or so."""
+    """One variant of each of the 280 pairs that are not held out, and a second one of 40 of them: 320."""
     absent = set(held_out())
     pairs = [(k, c) for k in KINDS for c in COLOURS if (k, c) not in absent]
     second = np.random.default_rng(7).choice(len(pairs), 40, replace=False)
@@ -168,7 +171,9 @@ def index_things() -> list[Thing]:
     ]
 
 
-def caption(kind: str, colour: str, rng: np.random.Generator, view: str | None = None, templates=TEMPLATES) -> str:
+def caption(
+    kind: str, colour: str, rng: np.random.Generator, view: str | None = None, templates: Sequence[str] = TEMPLATES
+) -> str:
     """A sentence somebody might write; with `view` it names the view."""
     words = {"k": rng.choice(KIND_WORDS[kind]), "c": rng.choice(COLOUR_WORDS[colour])}
     if rng.random() < 0.6:  # most people use the plain words
@@ -180,7 +185,7 @@ def caption(kind: str, colour: str, rng: np.random.Generator, view: str | None =
 
 
 def vocabulary() -> dict:
-    """What `vocabulary.json` of the stack says: the words this world's models were taught."""
+    """What `vocabulary.json` of the stack says: the words this world's models were trained with."""
     words: set[str] = set()
     for template in TEMPLATES + VIEW_TEMPLATES:
         words |= set(template.lower().replace(",", "").split())

@@ -1,12 +1,12 @@
 """Animals with a face.
 
-Each function returns painted parts in world axes; `v(low, high)` draws a variant's proportions.
+Each function returns coloured parts in world axes; `v(low, high)` draws a variant's proportions.
 """
 
 import numpy as np
 import trimesh
 
-from assets_index.world.shapes import BEAK, DARK, NOSE, WHITE, Colour, Part, ball, box, cylinder, mirrored, shade
+from assets_index.world.shapes import BEAK, DARK, NOSE, WHITE, Colour, Part, ball, box, cylinder, eyes, mirrored, shade
 
 
 def owl(paint: Colour, v) -> list[Part]:
@@ -20,7 +20,7 @@ def owl(paint: Colour, v) -> list[Part]:
     ]
     size = v(0.15, 0.19)
     parts += mirrored(ball((0.30, 0.18, 0.60 * tall), (0.12, size * 1.35, size * 1.35), light, detail=1))
-    parts += _eyes((0.36, 0.18, 0.60 * tall), size)
+    parts += eyes((0.36, 0.18, 0.60 * tall), size)
     parts.append(_cone((0.38, 0, 0.50 * tall), (0.56, 0, 0.42 * tall), 0.085, BEAK))
     tip = (0.0, 0.36, 0.80 * tall + v(0.22, 0.32))
     parts += mirrored(_cone((0.02, 0.26, 0.80 * tall), tip, 0.12, shade(paint, 0.75)))
@@ -41,7 +41,7 @@ def cat(paint: Colour, v) -> list[Part]:
     ]
     parts += mirrored(_cone((0.10, 0.22, 0.70), (0.08, 0.33, 0.74 + ear), 0.20, dark))
     parts += mirrored(_cone((0.20, 0.22, 0.72), (0.14, 0.32, 0.66 + ear), 0.12, NOSE))
-    parts += _eyes((0.38, 0.19, 0.60), size, pupil=(0.6, 0.42, 0.8))
+    parts += eyes((0.38, 0.19, 0.60), size, pupil=(0.6, 0.42, 0.8))
     parts += mirrored(ball((0.42, 0.08, 0.39), (0.11, 0.12, 0.095), light, detail=1))
     for rise in (0.05, -0.11):
         parts += mirrored(_cone((0.42, 0.14, 0.40 + rise / 2), (0.40, 0.54, 0.42 + rise), 0.055, _against(paint)))
@@ -68,7 +68,7 @@ def dog(paint: Colour, v) -> list[Part]:
         ball((x + 0.26, 0, 0.22), (0.17, 0.08, 0.06), (0.90, 0.25, 0.30), detail=1, pitch=35),
         cylinder((x - 0.18, 0, 0.13), (x - 0.10, 0, 0.24), 0.25, (0.85, 0.12, 0.14), 0.26, sections=12),
     ]
-    parts += _eyes((x + 0.22, 0.14, 0.58), 0.115)
+    parts += eyes((x + 0.22, 0.14, 0.58), 0.115)
     parts += mirrored(ball((x - 0.04, 0.37, 0.43), (0.16, 0.08, ear), dark, detail=1, roll=14))
     for end in (0.62, -0.62):
         foot = (end * long, 0.19, -0.22 - leg)
@@ -81,7 +81,7 @@ def dog(paint: Colour, v) -> list[Part]:
 
 
 def rabbit(paint: Colour, v) -> list[Part]:
-    """A crouching rabbit: very long ears, a pale muzzle with two buck teeth and a cotton tail."""
+    """A crouching rabbit: very long ears, a pale muzzle with buck teeth and a cotton tail."""
     ear, lean, size, plump = v(0.34, 0.42), v(4, 16), v(0.12, 0.145), v(0.40, 0.46)
     light, dark = shade(paint, 1.9), shade(paint, 0.75)
     parts = [
@@ -94,7 +94,7 @@ def rabbit(paint: Colour, v) -> list[Part]:
     parts += mirrored(ball((0.18, 0.20, 0.60 + ear * 0.8), (0.10, 0.145, ear), paint, detail=1, roll=-lean))
     inner = (0.25, 0.20, 0.60 + ear * 0.8)
     parts += mirrored(ball(inner, (0.06, 0.085, ear * 0.8), NOSE, detail=1, roll=-lean))
-    parts += _eyes((0.52, 0.18, 0.45), size)
+    parts += eyes((0.52, 0.18, 0.45), size)
     parts += mirrored(ball((0.57, 0.085, 0.23), (0.11, 0.12, 0.10), light, detail=1))
     parts += mirrored(ball((-0.20, plump * 0.82, -0.26), (0.30, 0.14, 0.25), dark, detail=1))
     parts += mirrored(ball((0.00, plump * 0.80, -0.46), (0.30, 0.13, 0.09), light, detail=0))
@@ -116,7 +116,7 @@ def bear(paint: Colour, v) -> list[Part]:
     ]
     parts += mirrored(ball((0.0, head * 0.82, 0.64 + head * 0.72), (0.11, ear, ear), dark, detail=1))
     parts += mirrored(ball((0.07, head * 0.82, 0.64 + head * 0.72), (0.07, ear * 0.65, ear * 0.65), light, detail=0))
-    parts += _eyes((head * 0.80, 0.18, 0.73), 0.13)
+    parts += eyes((head * 0.80, 0.18, 0.73), 0.13)
     parts += mirrored(ball((0.12, belly + 0.06, 0.08), (0.15, 0.14, 0.32), dark, detail=1, pitch=-arm, roll=18))
     parts += mirrored(ball((0.34, 0.28, -0.34), (0.32, 0.17, 0.17), dark, detail=1, yaw=14))
     parts += mirrored(ball((0.60, 0.34, -0.30), (0.09, 0.17, 0.20), light, detail=1, yaw=14))
@@ -133,7 +133,7 @@ def pig(paint: Colour, v) -> list[Part]:
         cylinder((0.58, 0, 0.16), (0.80, 0, 0.14), snout * 1.05, light, snout, sections=14),
     ]
     parts += mirrored(ball((0.80, 0.085, 0.14), (0.03, 0.05, 0.075), shade(paint, 0.35), detail=1))
-    parts += _eyes((0.61, 0.20, 0.37), 0.125)
+    parts += eyes((0.61, 0.20, 0.37), 0.125)
     parts += mirrored(_cone((0.30, 0.24, 0.44), (0.44, 0.37, 0.46 + ear), 0.18, dark))
     for x in (0.26, -0.36):
         foot = (x, 0.23, -0.32 - leg)
@@ -148,15 +148,6 @@ def pig(paint: Colour, v) -> list[Part]:
 def _against(paint: Colour) -> Colour:
     """White, or a grey-brown where the paint itself is nearly white."""
     return WHITE if min(paint) < 0.8 else (0.55, 0.50, 0.48)
-
-
-def _eyes(centre, radius: float, pupil=0.62) -> list[Part]:
-    """Two eyes as in `shapes.eyes`, of fewer vertices; `pupil` is its share of the radius, one number or three."""
-    x, y, z = centre
-    looking = (x + radius * 0.62, y, z)
-    return mirrored(ball(centre, radius, WHITE, detail=1)) + mirrored(
-        ball(looking, radius * np.asarray(pupil), DARK, detail=1)
-    )
 
 
 def _cone(start, end, radius: float, colour: Colour, sections: int = 10) -> Part:

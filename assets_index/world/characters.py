@@ -1,4 +1,4 @@
-"""Characters with a face. Each function returns painted parts in world axes.
+"""Characters with a face. Each function returns coloured parts in world axes.
 
 `v(low, high)` draws a variant's proportions.
 """
@@ -18,6 +18,7 @@ from assets_index.world.shapes import (
     ball,
     box,
     cylinder,
+    eyes,
     lathe,
     mirrored,
     ring,
@@ -38,15 +39,8 @@ def _second(paint: Colour, factor: float = 0.7) -> Colour:
     return shade(paint, factor) if max(paint) > 0.3 else shade(paint, 1 + 0.6 * (1 - factor) / factor)
 
 
-def _eyes(centre, radius: float, pupil: float = 0.62) -> list[Part]:
-    """Two low-poly eyes: white balls with dark pupils that look forward."""
-    x, y, z = centre
-    dark = ball((x + radius * 0.62, y, z), radius * pupil, DARK, detail=1)
-    return mirrored(ball(centre, radius, WHITE, detail=1)) + mirrored(dark)
-
-
 def penguin(paint: Colour, v) -> list[Part]:
-    """An upright egg with a white face and belly, flippers held out, orange beak and feet, a stub of a tail."""
+    """An upright egg with a pale face and belly, flippers held out, orange beak and feet, a stub of a tail."""
     tall, wide, head, spread = v(0.50, 0.64), v(0.45, 0.55), v(0.38, 0.45), v(18, 42)
     pale, orange = _apart(paint, WHITE, shade(paint, 0.72)), _apart(paint, ORANGE, BEAK)
     top = tall + 0.14
@@ -85,7 +79,7 @@ def frog(paint: Colour, v) -> list[Part]:
     parts.append(lips)
     eye = (0.26, wide * 0.52, top + head * 0.95)
     parts += mirrored(ball(eye, bulge, paint, detail=1))
-    parts += _eyes((eye[0] + bulge * 0.45, eye[1] + 0.02, eye[2] + 0.02), bulge * 0.78)
+    parts += eyes((eye[0] + bulge * 0.45, eye[1] + 0.02, eye[2] + 0.02), bulge * 0.78)
     parts += mirrored(ball((-0.30, wide * 0.92, -0.18), (0.40, 0.20, thigh), limb, detail=1, pitch=-25))
     parts += mirrored(ball((0.02, wide * 1.02, -0.44), (0.36, 0.20, 0.08), limb, detail=1, yaw=22))
     parts += mirrored(cylinder((0.26, wide * 0.55, 0.10), (0.46, wide * 0.60, -0.50), 0.12, limb, 0.17, sections=7))
@@ -93,7 +87,7 @@ def frog(paint: Colour, v) -> list[Part]:
 
 
 def elephant(paint: Colour, v) -> list[Part]:
-    """A stout elephant: big ears spread to the sides, a trunk that curls up, white tusks, a small tail."""
+    """A stout elephant: big ears spread to the sides, a trunk bent forward at its end, pale tusks, a small tail."""
     long, ear, tusk, curl, leg = v(0.44, 0.56), v(0.32, 0.42), v(0.16, 0.26), v(0.02, 0.18), v(0.28, 0.38)
     inner, white = _second(paint, 0.75), _apart(paint, WHITE, (0.98, 0.88, 0.55))
     x, z = long + 0.04, 0.34
@@ -128,7 +122,7 @@ def duck(paint: Colour, v) -> list[Part]:
         ball((x + head + 0.06, 0, z - 0.06), (bill, 0.25, 0.075), orange, pitch=-10),
         ball((x + head + 0.02, 0, z - 0.15), (bill * 0.8, 0.19, 0.06), shade(orange, 0.8), detail=1, pitch=8),
     ]
-    parts += _eyes((x + head * 0.74, head * 0.52, z + head * 0.38), 0.115)
+    parts += eyes((x + head * 0.74, head * 0.52, z + head * 0.38), 0.115)
     wing = _second(paint, 0.78)
     parts += mirrored(ball((-0.12, wide * 0.92, 0.06), (0.34, 0.11, 0.22), wing, detail=1, pitch=18))
     return parts

@@ -1,7 +1,7 @@
-"""Modelling with a handful of primitives: every kind of the miniature world is a list of painted parts.
+"""Modelling with a handful of primitives: every kind of the miniature world is a list of coloured parts.
 
 World axes (z up, front +x, left +y). A kind is built at any size; `finish` centres it, scales it into the sphere of
-radius 0.5 and bakes a soft light into the vertex colours, because assets are looked at unlit.
+radius 0.5 and bakes a soft light into the vertex colours, because assets are rendered unlit.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ LEAF: Colour = (0.30, 0.60, 0.25)
 
 @dataclass(frozen=True)
 class Part:
-    """One painted piece of a kind: a mesh and its colour."""
+    """One piece of a kind: a mesh and its colour before light."""
 
     mesh: trimesh.Trimesh
     colour: Colour
@@ -47,7 +47,7 @@ def ball(centre, radii, colour: Colour, detail: int = 2, pitch: float = 0, yaw: 
 
 
 def box(centre, size, colour: Colour, pitch: float = 0, yaw: float = 0, roll: float = 0, top: float = 1.0) -> Part:
-    """A box of `size` (x, y, z); `top` < 1 tapers its upper end."""
+    """A box of `size` (x, y, z); `top` scales its upper end across: < 1 tapers, > 1 widens it."""
     mesh = trimesh.creation.box(extents=size)
     if top != 1.0:
         vertices = mesh.vertices.copy()
@@ -66,8 +66,11 @@ def cylinder(start, end, radius: float, colour: Colour, radius_end: float | None
     return lathe([(0, 0), (radius, 0), (radius_end, length), (0, length)], colour, sections).moved(start, end - start)
 
 
-def lathe(profile, colour: Colour, sections: int = 20, centre=(0, 0, 0)) -> "Part":
-    """A solid of revolution about z from (radius, height) pairs, bottom to top; sharp where the profile bends."""
+def lathe(profile, colour: Colour, sections: int = 20, centre=(0, 0, 0)) -> "_LathePart":
+    """A surface of revolution about z through (radius, height) pairs, closed where these begin and end on the axis.
+
+    It is sharp where the profile bends: every pair of neighbours has vertices of its own. A radius of 0 is drawn as 1e-5.
+    """
     angles = np.linspace(0, 2 * np.pi, sections, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     vertices, faces = [], []
@@ -98,7 +101,7 @@ class _LathePart(Part):
 
 
 def ring(centre, radius: float, thickness: float, colour: Colour, axis=(0, 0, 1), sections: int = 16) -> Part:
-    """A torus around `axis`."""
+    """A torus around `axis`: `radius` to the middle of its tube, `thickness` the radius of the tube."""
     mesh = trimesh.creation.torus(radius, thickness, major_sections=sections, minor_sections=8)
     mesh.apply_transform(trimesh.geometry.align_vectors([0, 0, 1], axis))
     mesh.apply_translation(centre)
@@ -112,18 +115,23 @@ def mirrored(part: Part) -> list[Part]:
     return [part, Part(mesh, part.colour)]
 
 
-def eyes(centre, radius: float, pupil: float = 0.6, white: Colour = WHITE) -> list[Part]:
-    """Two eyes, white with a dark pupil that looks forward (+x); big enough to be seen at 64 px from radius 0.06 on."""
+def eyes(centre, radius: float, pupil=0.62) -> list[Part]:
+    """Two white eyes with dark pupils that look forward (+x), of few vertices.
+
+    A pupil's radii are `pupil` times the eye's, one number or three along x, y, z; its centre is 0.62 radii before the
+    eye's.
+    """
     x, y, z = centre
-    return mirrored(ball(centre, radius, white)) + mirrored(
-        ball((x + radius * 0.62, y, z), radius * pupil, DARK, detail=1)
-    )
+    pupils = ball((x + radius * 0.62, y, z), radius * np.asarray(pupil), DARK, detail=1)
+    return mirrored(ball(centre, radius, WHITE, detail=1)) + mirrored(pupils)
 
 
 def finish(parts: list[Part]) -> trimesh.Trimesh:
-    """One mesh with vertex colours, centred in the unit-diameter sphere, a soft light from above baked in.
+    """One mesh with vertex colours: its box centred at the origin, its farthest vertex at radius 0.4995, lit from above.
 
-    The light: colour × (0.72 + 0.28 (n_z + 1)/2 + 0.06 n_x), then slightly darker towards the object's foot.
+        colour × 1.05 (0.66 + 0.34 (n_z + 1) / 2 + 0.05 n_x) (0.86 + 0.14 h),    at most 1, in steps of 1/255
+
+    n is the vertex normal, h the vertex's height in the object: 0 at its lowest vertex, 1 at its highest.
     """
     meshes = []
     for part in parts:
@@ -135,9 +143,9 @@ def finish(parts: list[Part]) -> trimesh.Trimesh:
     radius = np.linalg.norm(points - middle, axis=1).max()
     low, high = points[:, 2].min(), points[:, 2].max()
     for mesh, part in zip(meshes, parts):
-        normals = mesh.vertex_normals
+        normals, height = mesh.vertex_normals, (mesh.vertices[:, 2] - low) / (high - low)
         light = 0.66 + 0.34 * (normals[:, 2] + 1) / 2 + 0.05 * normals[:, 0]
-        light = light * (0.86 + 0.14 * (mesh.vertices[:, 2] - low) / (high - low))
+        light = light * (0.86 + 0.14 * height)
         colour = np.clip(np.asarray(part.colour) * light[:, None] * 1.05, 0, 1)
         rgba = np.column_stack([np.round(colour * 255), np.full(len(colour), 255)]).astype(np.uint8)
         mesh.visual = trimesh.visual.ColorVisuals(mesh, vertex_colors=rgba)

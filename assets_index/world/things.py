@@ -1,4 +1,4 @@
-"""Things of house and garden. Each function returns painted parts in world axes; `v(low, high)` draws proportions.
+"""Things of house and garden. Each function returns coloured parts in world axes; `v(low, high)` draws proportions.
 
 Everything stands on z = 0. Chair, sofa, house, television, mug and guitar have a front; the others are symmetric.
 """
@@ -125,7 +125,7 @@ def television(paint: Colour, v) -> list[Part]:
 
 
 def mug(paint: Colour, v) -> list[Part]:
-    """A big mug of coffee with a white star on its front and a round handle on its right side."""
+    """A big mug of coffee with a star on its front, white or dark, and a round handle on its right side."""
     r, tall = v(0.42, 0.50), v(0.80, 0.98)
     rim = r - 0.075
     profile = [(0, 0), (r * 0.86, 0), (r, 0.09), (r, tall - 0.03), (r - 0.03, tall), (rim, tall), (rim, tall - 0.13)]
@@ -211,7 +211,7 @@ def vase(paint: Colour, v) -> list[Part]:
 
 
 def tree(paint: Colour, v) -> list[Part]:
-    """A Christmas tree: a stout trunk, three stacked cones, baubles on their rims and a golden ball on top."""
+    """A Christmas tree: a stout trunk, three stacked cones, baubles on the rims of the lower two and a golden ball on top."""
     wide, tall, slim = v(0.54, 0.66), v(0.50, 0.60), v(0.68, 0.80)
     parts = [cylinder((0, 0, 0), (0, 0, 0.45), 0.17, WOOD, 0.14, 12)]
     z, radius = 0.36, wide

@@ -1,4 +1,4 @@
-"""Toy vehicles that drive towards +x. Each function returns painted parts in world axes; `v` draws the proportions."""
+"""Toy vehicles that drive towards +x. Each function returns coloured parts in world axes; `v` draws the proportions."""
 
 from itertools import pairwise
 

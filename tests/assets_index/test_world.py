@@ -7,8 +7,9 @@ import torch
 from assets_index import world
 from assets_index.recipes import autoencoder
 from assets_index.recipes.clips import _from_captions, captions_of_the_world
-from assets_index.recipes.renders import Renders, spoil
+from assets_index.recipes.renders import Renders, backgrounds, spoil
 from assets_index.recipes.tokenizer import make_tokenizer
+from assets_index.world import shapes
 from redream.scene.assets import RADIUS
 
 
@@ -33,6 +34,55 @@ def test_every_kind_fits_the_unit_sphere_is_small_and_mostly_of_its_colour(kind)
     red, green, blue = asset.colours.T
     areas = np.bincount(asset.mesh.faces.ravel(), np.repeat(asset.mesh.area_faces, 3), len(asset.mesh.vertices))
     assert areas[(blue > green) & (red > green)].sum() > 0.4 * areas.sum()
+
+
+def test_a_finished_shape_is_centred_within_the_sphere_and_lit_as_documented():
+    """colour × 1.05 (0.66 + 0.34 (n_z + 1) / 2 + 0.05 n_x) (0.86 + 0.14 h) for a ball and a box, off the origin."""
+    parts = [shapes.ball((3, 1, 2), 1.0, (0.9, 0.5, 0.2)), shapes.box((3, 2.5, 0.5), (1, 1, 3), (0.2, 0.4, 0.9))]
+    made = shapes.finish(parts)
+    assert np.abs(made.bounds.sum(axis=0)).max() < 1e-9
+    assert np.linalg.norm(made.vertices, axis=1).max() == pytest.approx(0.4995)
+    expected = []
+    for part in parts:
+        n, z = part.mesh.vertex_normals, part.mesh.vertices[:, 2]
+        height = (z + 1) / 4  # the box reaches from −1 to 2, the ball to 3
+        light = 1.05 * (0.66 + 0.34 * (n[:, 2] + 1) / 2 + 0.05 * n[:, 0]) * (0.86 + 0.14 * height)
+        expected.append(np.clip(light[:, None] * part.colour, 0, 1))
+    colours = made.visual.vertex_colors[:, :3] / 255
+    assert np.abs(colours - np.concatenate(expected)).max() <= 0.5 / 255 + 1e-9
+
+
+def test_parts_have_the_measures_that_their_makers_document():
+    tapered, widened = (shapes.box((0, 0, 0), (2, 2, 2), shapes.METAL, top=top).mesh.vertices for top in (0.5, 1.25))
+    for vertices, top in ((tapered, 0.5), (widened, 1.25)):
+        assert np.abs(vertices[vertices[:, 2] > 0, :2]).max() == pytest.approx(top)
+        assert np.abs(vertices[vertices[:, 2] < 0, :2]).max() == pytest.approx(1)
+    torus = shapes.ring((0, 0, 0), 0.5, 0.1, shapes.METAL, axis=(1, 0, 0)).mesh
+    assert torus.bounds[1] == pytest.approx([0.1, 0.6, 0.6], abs=1e-6)
+    cone = shapes.cylinder((0, 0, 1), (0, 0, 3), 0.4, shapes.METAL, radius_end=0).mesh
+    tip = cone.vertices[cone.vertices[:, 2] > 2.9]
+    assert np.abs(tip[:, :2]).max() == pytest.approx(1e-5) and cone.bounds[:, 2] == pytest.approx([1, 3])
+    white, _, pupil, mirrored = shapes.eyes((1, 0.5, 2), 0.2, pupil=(0.6, 0.4, 0.8))
+    middle, extent = pupil.mesh.bounds.mean(axis=0), pupil.mesh.extents
+    assert white.colour == shapes.WHITE and pupil.colour == shapes.DARK
+    assert middle == pytest.approx([1 + 0.62 * 0.2, 0.5, 2]) and extent == pytest.approx([0.24, 0.16, 0.32])
+    assert mirrored.mesh.bounds.mean(axis=0) == pytest.approx([1.124, -0.5, 2])
+    assert shapes.shade((0.5, 0.2, 1.0), 0.5) == pytest.approx((0.25, 0.1, 0.5))
+    assert shapes.shade((0.5, 0.2, 1.0), 2.0) == pytest.approx((0.75, 0.6, 1.0))
+
+
+def test_the_numbers_of_things_are_those_in_the_docstrings():
+    assert (len(world.training_things()), len(world.test_things()), len(world.index_things())) == (1344, 336, 320)
+    assert len(world.held_out()) == 56
+    assert [t.variant for t in world.index_things()].count(world.INDEX_VARIANTS[1]) == 40
+
+
+def test_backgrounds_are_white_pale_or_coloured_and_a_quarter_fades():
+    ramps = backgrounds(4000, np.random.default_rng(0))[:, :, :, 0]  # (n, 3, 64)
+    top = ramps[:, :, 0]
+    assert (top == 1).all(dim=1).float().mean() == pytest.approx(0.15, abs=0.02)
+    assert (top >= 0.75).all(dim=1).float().mean() == pytest.approx(0.6 + 0.4 / 64, abs=0.02)
+    assert (ramps[:, :, -1] != top).any(dim=1).float().mean() == pytest.approx(0.25, abs=0.03)
 
 
 def test_the_same_thing_is_always_the_same_and_another_variant_is_not():
