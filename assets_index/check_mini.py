@@ -126,7 +126,7 @@ def _rows(file: Path, limit: int | None) -> list[dict[str, str]]:
 
 
 def _views(clip: Clip, pictures: torch.Tensor, things: list[tuple[str, str]]) -> dict[str, float]:
-    """The fraction of the pictures that a CLIP takes for each view, of kinds with a front only; {} if there are none."""
+    """The fraction of the pictures that a CLIP takes for each view, of kinds with a front only; {} without any."""
     kept = [i for i, (kind, _) in enumerate(things) if kind not in world.SYMMETRIC]
     if not kept:
         return {}

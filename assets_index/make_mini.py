@@ -90,7 +90,7 @@ class Recipe:
 
     @staticmethod
     def trial(folder: Path) -> "Recipe":
-        """All stages in small, into `folder`: every kind and colour is rendered, but nothing is learned in two steps."""
+        """All stages in small, into `folder`: every kind and colour is rendered, each model trained for two steps."""
         return Recipe(
             out=folder,
             build=folder / "build",
@@ -146,7 +146,7 @@ def make_prior(recipe: Recipe) -> None:
 
 
 def make_index(recipe: Recipe) -> None:
-    """GLBs in random orientations (the true ones in truth.csv), vocabulary, held-out pairs, stack.json and the index."""
+    """GLBs at random yaws (listed in truth.csv), the vocabulary, the held-out pairs, stack.json and the index."""
     folder = recipe.out / "assets"
     folder.mkdir(parents=True, exist_ok=True)
     rows, truth = [], []

@@ -28,8 +28,8 @@ CLIPS = {
 # do, find a brown owl nearer to "a purple owl" than a purple cat.
 KIND_SHARE = {"clip-retrieval": 0.4}
 
-# The scoring models also meet bad models of things and what people write under those, as real CLIPs do. Otherwise all that
-# reminds of an owl is as good an owl to them as an owl.
+# The scoring models are also trained on bad models of things and what people write under those, as real CLIPs are.
+# Otherwise whatever resembles an owl has as high a CLIP score as an owl.
 KNOW_SPOILED = ("clip-score-a", "clip-score-b")
 SPOILED_TEMPLATES = (
     "{p}, blurry",
@@ -168,8 +168,8 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
 
 
 def _from_captions(logits: Tensor, right: Tensor) -> Tensor:
-    """Cross-entropy of each caption (a column) with the pictures (rows) that are right for it, captions without any left
-    out."""
+    """Mean cross-entropy of captions (columns) with the pictures (rows) that are right for them; captions without a
+    right picture do not count."""
     has_right = right.any(dim=0)
     shares = right / right.sum(dim=0).clamp(min=1)
     return -(shares * logits.log_softmax(dim=0)).sum(dim=0)[has_right].mean()
@@ -182,8 +182,8 @@ def world_view(view: int) -> str:
 
 @torch.no_grad()
 def good_over_bad(folder: Path, renders: Renders, rows: np.ndarray, bad: Tensor) -> float:
-    """Share of these pictures that are nearer to "a COLOUR KIND" than `bad` (b, 4, 64, 64), premultiplied, bad models of
-    the same things from the same sides; .5 for a model that cannot tell them apart."""
+    """The fraction of these pictures with a higher CLIP score for "a COLOUR KIND" than `bad` (b, 4, 64, 64),
+    premultiplied, which shows bad models of the same things from the same sides; 0.5 is chance."""
     model = open_clip.create_model(f"local-dir:{folder}").eval().float()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     kinds, colours = list(world.KINDS), list(world.COLOURS)

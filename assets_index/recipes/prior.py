@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from assets_index import world
 from assets_index.recipes.autoencoder import LATENT_CHANNELS
@@ -72,7 +72,9 @@ def scheduler() -> DDIMScheduler:
     )
 
 
-def train_prior(autoencoder: AutoencoderTiny, renders: Renders, build: Path, steps: int, batch: int = 32):
+def train_prior(
+    autoencoder: AutoencoderTiny, renders: Renders, build: Path, steps: int, batch: int = 32
+) -> tuple[Parts, CLIPTokenizer]:
     """ε prediction with min-SNR weights (limit 5). Returns (averaged Parts, tokenizer)."""
     torch.manual_seed(3)
     tokenizer = make_tokenizer(captions_of_the_world(), LENGTH)
@@ -115,7 +117,7 @@ def train_prior(autoencoder: AutoencoderTiny, renders: Renders, build: Path, ste
     return parts, tokenizer
 
 
-def save_prior(parts: Parts, tokenizer, autoencoder: AutoencoderTiny, out: Path) -> None:
+def save_prior(parts: Parts, tokenizer: CLIPTokenizer, autoencoder: AutoencoderTiny, out: Path) -> None:
     """A StableDiffusionPipeline folder in half precision."""
     pipeline = StableDiffusionPipeline(
         vae=autoencoder,

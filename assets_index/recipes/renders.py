@@ -76,9 +76,9 @@ def degrade(pictures: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 def spoil(rgba: Tensor, others: Tensor, rng: np.random.Generator) -> Tensor:
-    """The things (b, 4, 64, 64), premultiplied, as bad models of them look, each by one to three of five faults: bent out
-    of shape, rendered from two sides at once (`others` are the same things from elsewhere), mottled, thinned to a haze with
-    holes, blurred.
+    """The things (b, 4, 64, 64), premultiplied, as bad models of them look, each with one to three of five faults: bent
+    out of shape, rendered from two sides at once (`others` are the same things from elsewhere), mottled, thinned to a
+    haze with holes, blurred.
 
     Unlike what `degrade` does, these are faults of the object, not of its picture: a scoring model must notice them.
     """

@@ -6,10 +6,24 @@ Each function returns coloured parts in world axes; `v(low, high)` draws a varia
 import numpy as np
 import trimesh
 
-from assets_index.world.shapes import BEAK, DARK, NOSE, WHITE, Colour, Part, ball, box, cylinder, eyes, mirrored, shade
+from assets_index.world.shapes import (
+    BEAK,
+    DARK,
+    NOSE,
+    WHITE,
+    Colour,
+    Draw,
+    Part,
+    ball,
+    box,
+    cylinder,
+    eyes,
+    mirrored,
+    shade,
+)
 
 
-def owl(paint: Colour, v) -> list[Part]:
+def owl(paint: Colour, v: Draw) -> list[Part]:
     """A round bird with a flat face of two huge eyes, ear tufts, folded wings and a pale belly."""
     tall, wide = v(0.95, 1.2), v(0.42, 0.52)
     light, dark = shade(paint, 1.9), shade(paint, 0.72)
@@ -30,7 +44,7 @@ def owl(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def cat(paint: Colour, v) -> list[Part]:
+def cat(paint: Colour, v: Draw) -> list[Part]:
     """A sitting cat: pointed ears, whiskers on a pale muzzle, slit pupils and a tail that curls up behind."""
     wide, ear, size, curl = v(0.42, 0.48), v(0.36, 0.46), v(0.125, 0.15), v(0.17, 0.23)
     light, dark = shade(paint, 1.9), shade(paint, 0.72)
@@ -55,7 +69,7 @@ def cat(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def dog(paint: Colour, v) -> list[Part]:
+def dog(paint: Colour, v: Draw) -> list[Part]:
     """A standing dog: long snout with a dark nose, floppy ears, tongue, red collar and a raised tail."""
     long, snout, ear, leg, tail = v(0.38, 0.45), v(0.20, 0.27), v(0.27, 0.34), v(0.22, 0.32), v(0.30, 0.42)
     light, dark = shade(paint, 1.9), shade(paint, 0.6)
@@ -80,7 +94,7 @@ def dog(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def rabbit(paint: Colour, v) -> list[Part]:
+def rabbit(paint: Colour, v: Draw) -> list[Part]:
     """A crouching rabbit: very long ears, a pale muzzle with buck teeth and a cotton tail."""
     ear, lean, size, plump = v(0.34, 0.42), v(4, 16), v(0.12, 0.145), v(0.40, 0.46)
     light, dark = shade(paint, 1.9), shade(paint, 0.75)
@@ -102,7 +116,7 @@ def rabbit(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def bear(paint: Colour, v) -> list[Part]:
+def bear(paint: Colour, v: Draw) -> list[Part]:
     """A teddy bear that sits with its soles forward: round ears, pale snout and belly."""
     belly, head, ear, arm = v(0.40, 0.47), v(0.38, 0.43), v(0.16, 0.20), v(10, 40)
     light, dark = shade(paint, 1.9), shade(paint, 0.72)
@@ -123,7 +137,7 @@ def bear(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def pig(paint: Colour, v) -> list[Part]:
+def pig(paint: Colour, v: Draw) -> list[Part]:
     """A plump pig: snout disc with two nostrils, flapped ears, short legs with hooves and a curly tail."""
     plump, snout, ear, leg = v(0.44, 0.50), v(0.17, 0.21), v(0.26, 0.34), v(0.10, 0.18)
     light, dark = shade(paint, 1.6), shade(paint, 0.7)

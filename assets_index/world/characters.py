@@ -14,6 +14,7 @@ from assets_index.world.shapes import (
     WHITE,
     WOOD,
     Colour,
+    Draw,
     Part,
     ball,
     box,
@@ -39,7 +40,7 @@ def _second(paint: Colour, factor: float = 0.7) -> Colour:
     return shade(paint, factor) if max(paint) > 0.3 else shade(paint, 1 + 0.6 * (1 - factor) / factor)
 
 
-def penguin(paint: Colour, v) -> list[Part]:
+def penguin(paint: Colour, v: Draw) -> list[Part]:
     """An upright egg with a pale face and belly, flippers held out, orange beak and feet, a stub of a tail."""
     tall, wide, head, spread = v(0.50, 0.64), v(0.45, 0.55), v(0.38, 0.45), v(18, 42)
     pale, orange = _apart(paint, WHITE, shade(paint, 0.72)), _apart(paint, ORANGE, BEAK)
@@ -62,7 +63,7 @@ def penguin(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def frog(paint: Colour, v) -> list[Part]:
+def frog(paint: Colour, v: Draw) -> list[Part]:
     """A crouching frog: wide head with bulging eyes on top, wide mouth, folded hind legs, webbed feet."""
     wide, head, bulge, thigh = v(0.54, 0.66), v(0.30, 0.36), v(0.20, 0.25), v(0.26, 0.34)
     pale, limb = _apart(paint, shade(paint, 1.9), shade(paint, 0.8)), _second(paint, 0.78)
@@ -86,7 +87,7 @@ def frog(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def elephant(paint: Colour, v) -> list[Part]:
+def elephant(paint: Colour, v: Draw) -> list[Part]:
     """A stout elephant: big ears spread to the sides, a trunk bent forward at its end, pale tusks, a small tail."""
     long, ear, tusk, curl, leg = v(0.44, 0.56), v(0.32, 0.42), v(0.16, 0.26), v(0.02, 0.18), v(0.28, 0.38)
     inner, white = _second(paint, 0.75), _apart(paint, WHITE, (0.98, 0.88, 0.55))
@@ -111,7 +112,7 @@ def elephant(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def duck(paint: Colour, v) -> list[Part]:
+def duck(paint: Colour, v: Draw) -> list[Part]:
     """A rubber duck: a boat of a body with a tail turned up, a round head, a flat orange bill, small wings."""
     long, wide, head, tail, bill = v(0.58, 0.70), v(0.44, 0.52), v(0.34, 0.41), v(0.22, 0.38), v(0.20, 0.27)
     orange, x, z = _apart(paint, ORANGE, BEAK), 0.24, 0.34 + head * 0.72
@@ -128,7 +129,7 @@ def duck(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def robot(paint: Colour, v) -> list[Part]:
+def robot(paint: Colour, v: Draw) -> list[Part]:
     """A toy robot: box head with glowing square eyes, antenna, buttons on the chest, a pack with jets on the back."""
     head, wide, tall, mast, eye = v(0.66, 0.84), v(0.66, 0.82), v(0.54, 0.68), v(0.10, 0.22), v(0.09, 0.115)
     second, panel = _second(paint), _apart(paint, shade(paint, 2.2), shade(paint, 0.75))
@@ -158,7 +159,7 @@ def robot(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def snowman(paint: Colour, v) -> list[Part]:
+def snowman(paint: Colour, v: Draw) -> list[Part]:
     """Three stacked balls of tinted snow, a carrot nose, coal eyes and buttons, a top hat, a scarf, stick arms."""
     low, mid, head, hat, reach = v(0.48, 0.60), v(0.38, 0.44), v(0.34, 0.39), v(0.18, 0.30), v(0.02, 0.24)
     coal, scarf = _apart(paint, DARK, WHITE), _apart(paint, shade(paint, 2.4), shade(paint, 0.7))

@@ -4,13 +4,16 @@ World axes (z up, front +x, left +y). A kind is built at any size; `finish` cent
 radius 0.5 and bakes a soft light into the vertex colours, because assets are rendered unlit.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import trimesh
+from numpy.typing import ArrayLike
 
-Colour = tuple[float, float, float]
+Colour = tuple[float, float, float]  # sRGB in [0, 1]
+Draw = Callable[[float, float], float]  # (low, high) → a number between them: a variant's proportions
 
 # Accents that kinds share.
 WHITE: Colour = (0.97, 0.97, 0.95)
@@ -39,14 +42,30 @@ def shade(colour: Colour, factor: float) -> Colour:
     return tuple(float(x) for x in np.clip(c, 0, 1))
 
 
-def ball(centre, radii, colour: Colour, detail: int = 2, pitch: float = 0, yaw: float = 0, roll: float = 0) -> Part:
+def ball(
+    centre: ArrayLike,
+    radii: ArrayLike,
+    colour: Colour,
+    detail: int = 2,
+    pitch: float = 0,
+    yaw: float = 0,
+    roll: float = 0,
+) -> Part:
     """An ellipsoid; `radii` is one number or three along x, y, z; turned by roll (x), pitch (y), yaw (z) in degrees."""
     mesh = trimesh.creation.icosphere(subdivisions=detail)
     mesh.apply_scale(np.broadcast_to(np.asarray(radii, float), 3))
     return Part(_place(mesh, centre, roll, pitch, yaw), colour)
 
 
-def box(centre, size, colour: Colour, pitch: float = 0, yaw: float = 0, roll: float = 0, top: float = 1.0) -> Part:
+def box(
+    centre: ArrayLike,
+    size: ArrayLike,
+    colour: Colour,
+    pitch: float = 0,
+    yaw: float = 0,
+    roll: float = 0,
+    top: float = 1.0,
+) -> Part:
     """A box of `size` (x, y, z); `top` scales its upper end across: < 1 tapers, > 1 widens it."""
     mesh = trimesh.creation.box(extents=size)
     if top != 1.0:
@@ -58,7 +77,14 @@ def box(centre, size, colour: Colour, pitch: float = 0, yaw: float = 0, roll: fl
     return Part(_place(mesh, centre, roll, pitch, yaw), colour)
 
 
-def cylinder(start, end, radius: float, colour: Colour, radius_end: float | None = None, sections: int = 16) -> Part:
+def cylinder(
+    start: ArrayLike,
+    end: ArrayLike,
+    radius: float,
+    colour: Colour,
+    radius_end: float | None = None,
+    sections: int = 16,
+) -> Part:
     """A round bar or, with `radius_end`, a truncated cone (0 for a cone) from `start` to `end`, with caps."""
     start, end = np.asarray(start, float), np.asarray(end, float)
     radius_end = radius if radius_end is None else radius_end
@@ -66,10 +92,12 @@ def cylinder(start, end, radius: float, colour: Colour, radius_end: float | None
     return lathe([(0, 0), (radius, 0), (radius_end, length), (0, length)], colour, sections).moved(start, end - start)
 
 
-def lathe(profile, colour: Colour, sections: int = 20, centre=(0, 0, 0)) -> "_LathePart":
+def lathe(
+    profile: Sequence[tuple[float, float]], colour: Colour, sections: int = 20, centre: ArrayLike = (0, 0, 0)
+) -> "_LathePart":
     """A surface of revolution about z through (radius, height) pairs, closed where these begin and end on the axis.
 
-    It is sharp where the profile bends: every pair of neighbours has vertices of its own. A radius of 0 is drawn as 1e-5.
+    It is sharp where the profile bends: every pair of neighbours has vertices of its own. A radius of 0 becomes 1e-5.
     """
     angles = np.linspace(0, 2 * np.pi, sections, endpoint=False)
     circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -92,7 +120,10 @@ def lathe(profile, colour: Colour, sections: int = 20, centre=(0, 0, 0)) -> "_La
 
 
 class _LathePart(Part):
-    def moved(self, start, direction) -> Part:
+    """A surface of revolution that stands on the origin, its axis along z."""
+
+    def moved(self, start: ArrayLike, direction: ArrayLike) -> Part:
+        """The part with its foot at `start` and its axis along `direction`."""
         turn = trimesh.geometry.align_vectors([0, 0, 1], direction)
         mesh = self.mesh.copy()
         mesh.apply_transform(turn)
@@ -100,7 +131,14 @@ class _LathePart(Part):
         return Part(mesh, self.colour)
 
 
-def ring(centre, radius: float, thickness: float, colour: Colour, axis=(0, 0, 1), sections: int = 16) -> Part:
+def ring(
+    centre: ArrayLike,
+    radius: float,
+    thickness: float,
+    colour: Colour,
+    axis: ArrayLike = (0, 0, 1),
+    sections: int = 16,
+) -> Part:
     """A torus around `axis`: `radius` to the middle of its tube, `thickness` the radius of the tube."""
     mesh = trimesh.creation.torus(radius, thickness, major_sections=sections, minor_sections=8)
     mesh.apply_transform(trimesh.geometry.align_vectors([0, 0, 1], axis))
@@ -115,7 +153,7 @@ def mirrored(part: Part) -> list[Part]:
     return [part, Part(mesh, part.colour)]
 
 
-def eyes(centre, radius: float, pupil=0.62) -> list[Part]:
+def eyes(centre: ArrayLike, radius: float, pupil: ArrayLike = 0.62) -> list[Part]:
     """Two white eyes with dark pupils that look forward (+x), of few vertices.
 
     A pupil's radii are `pupil` times the eye's, one number or three along x, y, z; its centre is 0.62 radii before the
@@ -127,7 +165,7 @@ def eyes(centre, radius: float, pupil=0.62) -> list[Part]:
 
 
 def finish(parts: list[Part]) -> trimesh.Trimesh:
-    """One mesh with vertex colours: its box centred at the origin, its farthest vertex at radius 0.4995, lit from above.
+    """One mesh with vertex colours, lit from above; its box centred at 0, its farthest vertex at radius 0.4995.
 
         colour × 1.05 (0.66 + 0.34 (n_z + 1) / 2 + 0.05 n_x) (0.86 + 0.14 h),    at most 1, in steps of 1/255
 
@@ -154,7 +192,7 @@ def finish(parts: list[Part]) -> trimesh.Trimesh:
     return trimesh.util.concatenate(meshes)
 
 
-def _place(mesh: trimesh.Trimesh, centre, roll: float, pitch: float, yaw: float) -> trimesh.Trimesh:
+def _place(mesh: trimesh.Trimesh, centre: ArrayLike, roll: float, pitch: float, yaw: float) -> trimesh.Trimesh:
     mesh.apply_transform(trimesh.transformations.euler_matrix(*np.radians([roll, pitch, yaw])))
     mesh.apply_translation(centre)
     return mesh

@@ -15,6 +15,7 @@ from assets_index.world.shapes import (
     WHITE,
     WOOD,
     Colour,
+    Draw,
     Part,
     ball,
     box,
@@ -29,7 +30,7 @@ CREAM: Colour = (0.96, 0.89, 0.74)
 COFFEE: Colour = (0.25, 0.13, 0.07)
 
 
-def chair(paint: Colour, v) -> list[Part]:
+def chair(paint: Colour, v: Draw) -> list[Part]:
     """A sturdy chair: thick seat with a cushion, a padded backrest in front, bare slats behind."""
     wide, tall, leg = v(0.40, 0.48), v(0.72, 0.92), v(0.075, 0.095)
     seat = v(0.48, 0.60)
@@ -50,7 +51,7 @@ def chair(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def sofa(paint: Colour, v) -> list[Part]:
+def sofa(paint: Colour, v: Draw) -> list[Part]:
     """A plump two-seater: two seat cushions between round arms, two back cushions, a plain back."""
     wide, tall, arm = v(0.58, 0.70), v(0.70, 0.88), v(0.15, 0.19)
     parts = [
@@ -69,7 +70,7 @@ def sofa(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def house(paint: Colour, v) -> list[Part]:
+def house(paint: Colour, v: Draw) -> list[Part]:
     """A little house: door and two windows in front, a round window in each gable, a steep roof with a chimney."""
     deep, wide, wall = v(0.40, 0.48), v(0.50, 0.60), v(0.70, 0.88)
     roof, edge = _dark(paint, 0.62), 0.10
@@ -98,7 +99,7 @@ def house(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def television(paint: Colour, v) -> list[Part]:
+def television(paint: Colour, v: Draw) -> list[Part]:
     """A retro television: a pale screen and two knobs in front, a V of antennae, splayed legs, vents at the back."""
     wide, tall, deep = v(0.56, 0.66), v(0.82, 0.94), v(0.58, 0.72)
     z, front = 0.22 + tall / 2, deep / 2
@@ -124,7 +125,7 @@ def television(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def mug(paint: Colour, v) -> list[Part]:
+def mug(paint: Colour, v: Draw) -> list[Part]:
     """A big mug of coffee with a star on its front, white or dark, and a round handle on its right side."""
     r, tall = v(0.42, 0.50), v(0.80, 0.98)
     rim = r - 0.075
@@ -139,7 +140,7 @@ def mug(paint: Colour, v) -> list[Part]:
     ]
 
 
-def guitar(paint: Colour, v) -> list[Part]:
+def guitar(paint: Colour, v: Draw) -> list[Part]:
     """A chunky ukulele standing upright: waisted body, sound hole, bridge and strings in front, a head with pegs."""
     low, high, deep = v(0.46, 0.52), v(0.35, 0.41), v(0.20, 0.25)
     chest = low + v(0.46, 0.52)  # height of the upper bout's centre
@@ -168,7 +169,7 @@ def guitar(paint: Colour, v) -> list[Part]:
     ]
 
 
-def lamp(paint: Colour, v) -> list[Part]:
+def lamp(paint: Colour, v: Draw) -> list[Part]:
     """A table lamp: a round foot, a stem with a knob and a big conical shade that glows underneath."""
     foot, wide, narrow = v(0.30, 0.40), v(0.54, 0.64), v(0.24, 0.34)
     low, tall = v(0.60, 0.72), v(0.55, 0.68)
@@ -186,7 +187,7 @@ def lamp(paint: Colour, v) -> list[Part]:
     ]
 
 
-def vase(paint: Colour, v) -> list[Part]:
+def vase(paint: Colour, v: Draw) -> list[Part]:
     """A bellied vase with a band, a flared rim and a posy of flowers and leaves all round."""
     belly, tall, neck, rim = v(0.44, 0.54), v(0.42, 0.52), v(0.17, 0.22), v(0.28, 0.36)
     middle, top = tall * 0.92, 1.85 * tall + 0.20
@@ -210,8 +211,8 @@ def vase(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def tree(paint: Colour, v) -> list[Part]:
-    """A Christmas tree: a stout trunk, three stacked cones, baubles on the rims of the lower two and a golden ball on top."""
+def tree(paint: Colour, v: Draw) -> list[Part]:
+    """A Christmas tree: trunk, three stacked cones, baubles on the rims of the lower two, a golden ball on top."""
     wide, tall, slim = v(0.54, 0.66), v(0.50, 0.60), v(0.68, 0.80)
     parts = [cylinder((0, 0, 0), (0, 0, 0.45), 0.17, WOOD, 0.14, 12)]
     z, radius = 0.36, wide
@@ -227,7 +228,7 @@ def tree(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def mushroom(paint: Colour, v) -> list[Part]:
+def mushroom(paint: Colour, v: Draw) -> list[Part]:
     """A toadstool: a stout pale stem with a collar under a domed cap with pale dots all round."""
     wide, dome, stem, low = v(0.56, 0.66), v(0.46, 0.60), v(0.20, 0.25), v(0.44, 0.56)
     size = v(0.105, 0.13)

@@ -12,6 +12,7 @@ from assets_index.world.shapes import (
     WHITE,
     WOOD,
     Colour,
+    Draw,
     Part,
     ball,
     box,
@@ -65,7 +66,7 @@ def _axle(x: float, radius: float, outer: float, width: float, hub: Colour = MET
     return [*wheels, cylinder((x, -end, radius), (x, end, radius), radius * 0.54, hub, sections=6)]
 
 
-def car(paint: Colour, v) -> list[Part]:
+def car(paint: Colour, v: Draw) -> list[Part]:
     """A round little car: bubble cabin, windscreen and headlights in front, red lights and a bumper at the back."""
     long, wide, roof = v(0.84, 1.0), v(0.52, 0.6), v(0.42, 0.52)
     wheel, back = v(0.25, 0.31), v(-0.22, -0.08)
@@ -84,7 +85,7 @@ def car(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def truck(paint: Colour, v) -> list[Part]:
+def truck(paint: Colour, v: Draw) -> list[Part]:
     """A six-wheeled truck: a short cab in front and, behind a gap, a taller ribbed cargo box."""
     tall, long, wide = v(0.95, 1.2), v(0.95, 1.2), v(0.56, 0.64)
     wheel, cab = v(0.23, 0.26), v(0.85, 1.0)
@@ -106,7 +107,7 @@ def truck(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def train(paint: Colour, v) -> list[Part]:
+def train(paint: Colour, v: Draw) -> list[Part]:
     """A steam locomotive: boiler with headlight and funnel, cow-catcher in front, roofed cab with windows behind."""
     long, girth, cab = v(0.85, 1.05), v(0.40, 0.46), v(0.58, 0.72)
     wheel, chimney = v(0.24, 0.28), v(0.30, 0.42)
@@ -139,7 +140,7 @@ def train(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def airplane(paint: Colour, v) -> list[Part]:
+def airplane(paint: Colour, v: Draw) -> list[Part]:
     """A fat toy plane: propeller nose and windscreen in front, broad wings, tail plane and a tall fin behind."""
     long, girth, span = v(0.80, 0.92), v(0.42, 0.49), v(0.92, 1.05)
     chord, fin = v(0.32, 0.40), v(0.54, 0.68)
@@ -165,7 +166,7 @@ def airplane(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def boat(paint: Colour, v) -> list[Part]:
+def boat(paint: Colour, v: Draw) -> list[Part]:
     """A tug-like boat: solid hull with a high pointed bow, cabin with front windows, funnel, flag at the stern."""
     long, wide, deep = v(0.88, 1.02), v(0.50, 0.57), v(0.60, 0.72)
     cabin, funnel, rise = v(0.44, 0.54), v(0.30, 0.42), v(0.16, 0.26)
@@ -195,7 +196,7 @@ def boat(paint: Colour, v) -> list[Part]:
     return parts
 
 
-def rocket(paint: Colour, v) -> list[Part]:
+def rocket(paint: Colour, v: Draw) -> list[Part]:
     """A plump rocket, the same all round: pointed tip, round band, a ring of portholes and eight chunky fins."""
     girth, tall, reach = v(0.46, 0.54), v(1.55, 1.8), v(0.26, 0.36)
     band, fin = v(0.36, 0.44), v(0.50, 0.66)

@@ -121,8 +121,8 @@ def save(asset: Asset, path: Path) -> None:
 
 
 def _distinct(attributes: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "v"]]:
-    """The first of each group of vertices that agree in every bit of their attributes (v, ·), in the order in which they
-    come, and the number of its group for every vertex."""
+    """The first of each group of vertices whose attributes (v, ·) are equal in every bit, in the order of the vertices,
+    and the number of its group for every vertex."""
     rows = np.concatenate([np.ascontiguousarray(a).view(np.uint8).reshape(len(a), -1) for a in attributes], axis=1)
     rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()  # (v,) all bytes of a vertex as one value
     _, first, group = np.unique(rows, return_index=True, return_inverse=True)
