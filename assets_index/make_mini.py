@@ -154,7 +154,7 @@ def make_index(recipe: Recipe) -> None:
         rng = thing.rng.spawn(1)[0]
         yaw = float(rng.uniform(0, 360))
         file = f"{thing.uid}.glb"
-        mesh.save(thing.asset().turned(yaw), folder / file)
+        mesh.save(thing.asset().rotated(yaw), folder / file)
         captions = [world.caption(thing.kind, thing.colour, rng, templates=(t,)) for t in world.INDEX_TEMPLATES]
         extra = {"kind": thing.kind, "colour": thing.colour}
         rows.append(AssetRow(thing.uid, captions, "Redream", "CC0-1.0", file, file, extra=extra))

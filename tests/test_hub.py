@@ -31,7 +31,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0]
-        self.server.asked.append(path)
+        self.server.requests.append(path)
         if path in ("/api/models/owner/model/revision/main", "/api/models/owner/model"):
             self.answer(json.dumps({"id": "owner/model", "sha": COMMIT, "siblings": []}).encode())
         elif path == f"/api/models/owner/model/tree/{COMMIT}":
@@ -63,7 +63,7 @@ class FakeHub(BaseHTTPRequestHandler):
 @pytest.fixture
 def fake_hub(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.asked = []
+    server.requests = []
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
@@ -83,11 +83,11 @@ def names(folder):
 
 
 def test_a_branch_is_resolved_to_a_commit_and_only_safe_files_come(fake_hub, tmp_path):
-    found = resolve("owner/model", base=tmp_path, revision="main")
-    assert found.revision == COMMIT
-    assert names(found.folder) == {"config.json", "unet/model.safetensors", "text.faiss", "truth.csv"}
-    assert (found.folder / "unet/model.safetensors").read_bytes() == b"weights"
-    assert not any(".bin" in path for path in fake_hub.asked)
+    resolved = resolve("owner/model", base=tmp_path, revision="main")
+    assert resolved.revision == COMMIT
+    assert names(resolved.folder) == {"config.json", "unet/model.safetensors", "text.faiss", "truth.csv"}
+    assert (resolved.folder / "unet/model.safetensors").read_bytes() == b"weights"
+    assert not any(".bin" in path for path in fake_hub.requests)
 
 
 def test_patterns_narrow_what_is_fetched_and_cannot_widen_it(fake_hub, tmp_path):
@@ -97,7 +97,7 @@ def test_patterns_narrow_what_is_fetched_and_cannot_widen_it(fake_hub, tmp_path)
             resolve("owner/model", base=tmp_path, allow_patterns=[pattern])
 
 
-def test_what_was_fetched_once_is_there_when_the_hub_is_not(fake_hub, tmp_path):
+def test_a_cached_repository_loads_while_the_hub_is_down(fake_hub, tmp_path):
     first = resolve("owner/model", base=tmp_path, revision="main")
     fake_hub.shutdown()
     fake_hub.server_close()
@@ -106,8 +106,8 @@ def test_what_was_fetched_once_is_there_when_the_hub_is_not(fake_hub, tmp_path):
 
 def test_a_pinned_commit_in_the_cache_needs_no_hub(fake_hub, tmp_path):
     first = resolve("owner/model", base=tmp_path, revision=COMMIT)
-    fake_hub.asked.clear()
-    assert resolve("owner/model", base=tmp_path, revision=COMMIT) == first and not fake_hub.asked
+    fake_hub.requests.clear()
+    assert resolve("owner/model", base=tmp_path, revision=COMMIT) == first and not fake_hub.requests
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_pinned_commit_in_the_cache_needs_no_hub(fake_hub, tmp_path):
         ("owner/model--x", "main", "no public repository"),
     ],
 )
-def test_what_the_hub_does_not_have_is_said_in_a_sentence(fake_hub, tmp_path, source, revision, sentence):
+def test_a_missing_repository_or_revision_is_said_in_a_sentence(fake_hub, tmp_path, source, revision, sentence):
     with pytest.raises(HubError, match=sentence):
         resolve(source, base=tmp_path, revision=revision)
 
@@ -135,7 +135,7 @@ def test_a_hub_that_does_not_answer_is_said_to_be_silent(tmp_path, monkeypatch):
         resolve("owner/model", base=tmp_path)
 
 
-def test_so_is_what_huggingface_hub_leaves_as_it_came(tmp_path, monkeypatch):
+def test_a_connection_error_of_huggingface_hub_is_said_in_a_sentence(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise HTTPError("a proxy said no")
 
@@ -144,7 +144,7 @@ def test_so_is_what_huggingface_hub_leaves_as_it_came(tmp_path, monkeypatch):
         resolve("owner/model", base=tmp_path)
 
 
-def test_folders_are_taken_as_they_are(tmp_path):
+def test_a_local_folder_resolves_to_itself(tmp_path):
     (tmp_path / "stack/owner/model").mkdir(parents=True)
     assert resolve("owner/model", base=tmp_path / "stack").folder == tmp_path / "stack/owner/model"  # before the Hub
     absolute = resolve(str(tmp_path), base=tmp_path / "stack")
@@ -161,7 +161,7 @@ def test_folders_outside_or_absent_are_refused(tmp_path, source):
         resolve(source, base=tmp_path / "stack")
 
 
-def test_a_manifest_holds_until_a_byte_changes(tmp_path):
+def test_verify_refuses_a_file_with_one_changed_byte(tmp_path):
     (tmp_path / "a.json").write_bytes(b"one")
     manifest = {"a.json": hashlib.sha256(b"one").hexdigest()}
     assert sha256(tmp_path / "a.json") == manifest["a.json"]

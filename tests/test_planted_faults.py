@@ -130,7 +130,7 @@ def test_heavy_blur_lowers_the_clip_score(means, key):
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
-def test_half_as_much_blur_lowers_it_too_but_less(means, key):
+def test_half_as_much_blur_lowers_the_clip_score_less(means, key):
     """To 12 pixels."""
     assert means["blurred"][f"clip_{key}"] < means["less blurred"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.04
 
@@ -141,8 +141,8 @@ def test_missing_pixels_lower_the_clip_score(means, key):
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
-def test_two_sides_at_once_lower_it_a_little(means, key):
-    """By 0.01 with CLIP b: it tells them badly."""
+def test_two_sides_at_once_lower_the_clip_score_a_little(means, key):
+    """By 0.01 with CLIP b: it hardly distinguishes them."""
     assert means["doubled"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.005
 
 

@@ -42,7 +42,7 @@ def test_every_preset_survives_its_own_file(name):
         {"cameras": {"elevation_deg": (float("-inf"), 0.0)}},
     ],
 )
-def test_a_number_out_of_its_range_is_named(change):
+def test_a_setting_out_of_its_range_is_named(change):
     (name, value), *_ = change.items()
     with pytest.raises(
         SettingsError, match=f"{name}.{next(iter(value))}|{name} do" if isinstance(value, dict) else name

@@ -18,7 +18,7 @@ def stack(request) -> Stack:
     return Stack.load(request.getfixturevalue(request.param), environ={})
 
 
-def test_its_prior_has_the_structure_of_stable_diffusion(stack):
+def test_the_tiny_prior_has_the_structure_of_stable_diffusion(stack):
     prior = Prior.load(stack.folder(stack.prior))
     assert prior.prediction_type == ("epsilon" if stack.vocabulary else "v_prediction")
     assert (prior.size, prior.latent_size, prior.timesteps) == (64, 8, 1000)
@@ -26,27 +26,27 @@ def test_its_prior_has_the_structure_of_stable_diffusion(stack):
     assert len({module.heads for module in prior.unet.modules() if hasattr(module, "heads")}) == 3
 
 
-def test_its_index_was_made_with_its_clip_and_its_assets_load(stack):
+def test_the_tiny_index_was_built_with_the_tiny_clip_and_its_assets_load(stack):
     clip, index = Clip.load(stack.folder(stack.clips["retrieval"])), Index.load(stack.folder(stack.index))
     hits = index.search("a red owl", clip, assets=3, candidates=6)
     assert len(index) == len(KINDS) and len({hit.uid for hit in hits}) == 3
     assert all(load(index.asset_path(hit.uid)).mesh.vertices.any() for hit in hits)
 
 
-def test_its_three_clips_differ(stack):
+def test_the_three_tiny_clips_differ(stack):
     clips = [Clip.load(stack.folder(entry)) for entry in stack.clips.values()]
     assert len({clip.sha256 for clip in clips}) == 3
     assert torch.stack([clip.embed_texts(["a cat"]) for clip in clips]).std(dim=0).max() > 0.01
 
 
-def test_its_perceptual_nets_tell_pictures_apart(stack, generator):
+def test_the_tiny_perceptual_nets_distinguish_pictures(stack, generator):
     a, b = torch.rand(2, 2, 3, 32, 32, generator=generator)
     for entry in stack.perceptual.values():
         net = PerceptualNet.load(stack.folder(entry))
         assert net(a, a).abs().max() < 1e-6 < net(a, b).min()
 
 
-def test_one_has_a_vocabulary_and_the_other_takes_any_prompt(tiny_stack, tiny_stack_v):
+def test_the_first_tiny_stack_has_a_vocabulary_and_the_second_takes_any_prompt(tiny_stack, tiny_stack_v):
     with pytest.raises(PromptError, match="does not know the word"):
         parse_prompt("an ironman", Stack.load(tiny_stack, environ={}).vocabulary)
     assert parse_prompt("an ironman", Stack.load(tiny_stack_v, environ={}).vocabulary).prompt == "an ironman"

@@ -85,7 +85,7 @@ def generate(lab: Lab, prompt: str, asset: Known | None = None, uids: Sequence[s
 def from_library(lab: Lab, words: str) -> Known:
     """The library's best asset for these words, turned to its front."""
     found, _ = retrieved.search(lab.understood(words), lab.models, lab.settings.with_(retrieval={"assets": 1}))
-    turned, _ = retrieved.turned(found[0], lab.models, lab.settings)
+    turned, _ = retrieved.oriented(found[0], lab.models, lab.settings)
     seen = around(RenderableAsset(turned.asset, lab.settings), lab.settings)
     return Known(lab.models.index.asset_path(turned.entry["uid"]), turned.entry["caption"], turned.asset, seen)
 
@@ -93,7 +93,7 @@ def from_library(lab: Lab, words: str) -> Known:
 def found_for(lab: Lab, prompt: str) -> list[CaptionedAsset]:
     """What a run retrieves for a prompt."""
     found, _ = retrieved.search(lab.understood(prompt), lab.models, lab.settings)
-    return [retrieved.as_reference(retrieved.turned(f, lab.models, lab.settings)[0]) for f in found]
+    return [retrieved.as_reference(retrieved.oriented(f, lab.models, lab.settings)[0]) for f in found]
 
 
 def uids_for(lab: Lab, prompt: str) -> list[str]:

@@ -76,7 +76,7 @@ class Library:
         alignment = align(asset, row["caption"], self.models.clip("retrieval"), settings)
         front = f"front found, {alignment.yaw_deg:.0f}° from where it was" if alignment.clear else "no clear front"
         facts = asset_facts(row, [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"])
-        views = turning(self._drawn(asset.turned(alignment.yaw_deg)), f"{row['caption']}, from its front on")
+        views = turning(self._drawn(asset.rotated(alignment.yaw_deg)), f"{row['caption']}, from its front on")
         return f"<div class='card one'>{views}<b>{escape(row['caption'])}</b>{facts}</div>"
 
     def _turning(self, row: dict) -> str:

@@ -87,7 +87,7 @@ class Scorer:
         _ = self.models.index, self.models.clip("retrieval")  # loading does not count
         start = time.perf_counter()
         found, _ = retrieved.search(self.checked.prompt, self.models, self.settings.with_(retrieval={"assets": 1}))
-        turned, _ = retrieved.turned(found[0], self.models, self.settings)
+        turned, _ = retrieved.oriented(found[0], self.models, self.settings)
         costs = {"seconds": {"retrieval": round(time.perf_counter() - start, 3)}, "sessions": 1}
         write_json(folder / "costs.json", costs | {"peak_memory_gb": environment.peak_memory_gb()})
         write_json(folder / "retrieved.json", {"prompt": self.checked.prompt, "assets": [found[0].entry]})

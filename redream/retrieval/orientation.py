@@ -19,7 +19,7 @@ CLEAR_MARGIN = 0.2  # ours: below it there is "no clear front"
 
 @dataclass(frozen=True)
 class Alignment:
-    """The detected front: `asset.turned(yaw_deg)` faces +x."""
+    """The detected front: `asset.rotated(yaw_deg)` faces +x."""
 
     yaw_deg: float  # in (−180, 180]; 0 where there is no clear front
     margin: float  # lead over every yaw at least 90° away; 1 is the lead of an object whose views CLIP names perfectly

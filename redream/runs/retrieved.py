@@ -83,7 +83,7 @@ def from_upload(
 def oriented(retrieved: RetrievedAsset, models: Models, settings: Settings) -> tuple[RetrievedAsset, Alignment]:
     """Return the asset with its front at +x, and how the front was found (ReDream, appendix B)."""
     alignment = align(retrieved.asset, retrieved.entry["caption"], models.clip("retrieval"), settings)
-    return replace(retrieved, asset=retrieved.asset.turned(alignment.yaw_deg)), alignment
+    return replace(retrieved, asset=retrieved.asset.rotated(alignment.yaw_deg)), alignment
 
 
 def _entry(hit: Hit) -> dict:

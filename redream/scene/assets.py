@@ -74,8 +74,8 @@ class Asset:
         if self.tree is None:
             object.__setattr__(self, "tree", Tree(np.asarray(self.mesh.vertices), np.asarray(self.mesh.faces)))
 
-    def turned(self, yaw_deg: float) -> "Asset":
-        """The same asset turned by a further `yaw_deg` counter-clockwise about z."""
+    def rotated(self, yaw_deg: float) -> "Asset":
+        """The same asset rotated by a further `yaw_deg` counter-clockwise about z."""
         return replace(self, yaw_deg=(self.yaw_deg + yaw_deg) % 360)
 
     def render(

@@ -42,7 +42,7 @@ def test_prefixes_start_as_the_words_of_their_views(prior, assets, generator):
         assert torch.equal(adaptation.prefix(view), prior.token_embeddings(f"{view} view"))
 
 
-def test_before_learning_the_prefix_says_what_the_words_say(prior, assets, generator):
+def test_an_untrained_prefix_gives_the_embedding_of_its_words(prior, assets, generator):
     adaptation = Adaptation(prior, TINY, assets, generator)
     with torch.no_grad():
         adapted_embeddings = prior.embed(["a red owl"], adaptation.prefix("side"))
@@ -50,7 +50,7 @@ def test_before_learning_the_prefix_says_what_the_words_say(prior, assets, gener
     assert torch.allclose(adapted_embeddings, view_embeddings, atol=1e-5)
 
 
-def test_steps_lower_the_loss_on_the_references_and_leave_the_frozen_prior_alone(prior, assets, generator):
+def test_adaptation_lowers_the_loss_on_the_assets_and_leaves_the_frozen_prior_alone(prior, assets, generator):
     settings = TINY.with_(adaptation={"steps": 60, "batch": 8, "learning_rate": 1e-2, "empty": 0.0, "t_power": 1.0})
     adaptation = Adaptation(prior, settings, assets, generator)
     frozen = {name: p.clone() for name, p in prior.unet.named_parameters() if ".lora_" not in name}
@@ -72,7 +72,7 @@ def test_learned_prefixes_move_and_frozen_ones_stay(prior, assets, generator):
         assert torch.equal(adaptation.prefix("front"), start) != learned
 
 
-def test_steps_grow_smaller_until_the_last_one_hardly_moves_anything(prior, assets, generator):
+def test_adaptation_rates_fall_linearly_to_almost_zero(prior, assets, generator):
     adaptation = Adaptation(prior, TINY.with_(adaptation={"steps": 20}), assets, generator)
     moves = []
     while not adaptation.finished:
@@ -90,7 +90,7 @@ def test_timesteps_are_below_half_of_all_with_probability_two_to_the_minus_power
     assert float((t < prior.timesteps / 2).float().mean()) == pytest.approx(0.5**power, abs=0.015)
 
 
-def test_a_batch_has_the_three_views_in_equal_shares(prior, assets, generator):
+def test_an_adaptation_batch_has_the_three_views_in_equal_parts(prior, assets, generator):
     adaptation = Adaptation(prior, TINY.with_(adaptation={"views": 12}), assets, generator)
     views = [adaptation.view_of[row] for row in adaptation._balanced_rows(9)]
     assert {view: views.count(view) for view in VIEWS} == {"front": 3, "side": 3, "back": 3}

@@ -100,7 +100,7 @@ def test_the_loss_has_exactly_the_given_gradient(generator):
     assert gradient.grad is None
 
 
-def test_the_gradient_goes_on_into_what_was_rendered(generator):
+def test_the_gradient_of_the_loss_flows_on_into_the_render(generator):
     """Chain rule: for z = Aθ it is Aᵀ grad."""
     jacobian, theta = torch.randn(12, 5, generator=generator), torch.randn(5, generator=generator).requires_grad_()
     gradient = torch.randn(1, 3, 2, 2, generator=generator)

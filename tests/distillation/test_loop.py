@@ -54,7 +54,7 @@ def test_all_of_the_adaptation_is_done_when_the_warm_up_ends(tiny_stack, assets)
     assert done == [(2, False), (3, False), (4, False), (5, True)] + [(5, True)] * 4
 
 
-def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(tiny_stack, assets, monkeypatch):
+def test_the_adapter_is_scaled_in_the_score_and_trained_at_full_strength(tiny_stack, assets, monkeypatch):
     used, real = [], Prior.using
 
     def using(self, adapter, train=False, scale=1.0):
@@ -66,9 +66,7 @@ def test_adaptation_has_its_scale_in_the_score_and_is_learned_at_full_strength(t
     assert {u for u in used if u[0] == "prior"} == {("prior", True, 1.0), ("prior", False, 0.3)}
 
 
-def test_the_rates_of_the_warm_up_are_the_schedules_and_those_of_painting_fall_as_the_prior_agrees(
-    tiny_stack, assets, monkeypatch
-):
+def test_learning_rates_follow_the_score_after_the_warm_up_alone(tiny_stack, assets, monkeypatch):
     def rates(reference):
         distillation = start(tiny_stack, TINY.with_(distillation={"score_rms_reference": reference}), assets)
         return [distillation.particles[0].optimizer.param_groups[0]["lr"] for _ in distillation.steps()]

@@ -19,7 +19,7 @@ def variational(prior, generator, **changes):
     return Variational(prior, Settings(**changes), "a red owl", generator)
 
 
-def test_before_any_step_it_predicts_what_the_prior_predicts_whatever_the_camera(prior, generator):
+def test_an_untrained_variational_score_is_the_priors_for_every_camera(prior, generator):
     zeta = variational(prior, generator)
     noised, t = torch.randn(1, 4, prior.latent_size, prior.latent_size, generator=generator), torch.tensor([400])
     with torch.no_grad():
@@ -28,7 +28,7 @@ def test_before_any_step_it_predicts_what_the_prior_predicts_whatever_the_camera
         assert torch.allclose(zeta.predict(noised, t, Camera(azimuth, 10.0, 1.6, 40.0)), expected, atol=1e-5)
 
 
-def test_a_step_changes_it_but_not_the_prior(prior, generator):
+def test_a_step_changes_the_variational_score_but_not_the_prior(prior, generator):
     zeta = variational(prior, generator, learning_rate=0.1)
     latents, t = torch.randn(1, 4, prior.latent_size, prior.latent_size, generator=generator), torch.tensor([400])
     embedding, camera = prior.embed(["a red owl"]), Camera(10.0, 10.0, 1.6, 40.0)
@@ -41,7 +41,7 @@ def test_a_step_changes_it_but_not_the_prior(prior, generator):
     assert not torch.allclose(zeta.predict(latents, t, camera), before, atol=1e-4)
 
 
-def test_its_held_out_loss_is_lower_with_true_cameras_than_with_shuffled_ones(mini, generator):
+def test_the_variational_loss_is_lower_with_true_cameras_than_with_shuffled_ones(mini, generator):
     """Renders of a house, whose views differ much. Most of a view shows in the noised latents themselves, so the gain
     is small: it is tested in pairs with equal noise, and must exceed three standard errors of their mean difference.
     """

@@ -100,10 +100,10 @@ def test_assets_that_make_no_index_are_refused(tmp_path, broken):
         build(broken, views, WordClip(), tmp_path / "index")
 
 
-def test_progress_is_told_of_every_asset(tmp_path):
-    seen = []
-    build(rows(), views, WordClip(), tmp_path, progress=lambda row: seen.append(row.uid))
-    assert seen == ["1", "2"]
+def test_progress_is_reported_for_every_asset(tmp_path):
+    received = []
+    build(rows(), views, WordClip(), tmp_path, progress=lambda row: received.append(row.uid))
+    assert received == ["1", "2"]
 
 
 def test_ring_pictures_go_once_around():
@@ -114,5 +114,5 @@ def test_ring_pictures_go_once_around():
     assert images.shape == (8, 3, 8, 8) and torch.allclose(images.mean(dim=(1, 2, 3)), images.mean(), atol=0.02)
     nose = trimesh.creation.box((0.1, 0.1, 0.1)).apply_translation((0.32, 0, 0))
     nose.visual.vertex_colors = [255, 255, 255, 255]
-    seen = ring_pictures(from_mesh(trimesh.util.concatenate([ball, nose])), 8)[:, :, 3:5, 3:5].mean(dim=(1, 2, 3))
-    assert seen.argmax() == 0 and seen[3:6].max() == 0
+    received = ring_pictures(from_mesh(trimesh.util.concatenate([ball, nose])), 8)[:, :, 3:5, 3:5].mean(dim=(1, 2, 3))
+    assert received.argmax() == 0 and received[3:6].max() == 0

@@ -74,7 +74,7 @@ def test_search_agrees_with_exhaustive_two_stage_retrieval(folder, prompt, asset
     assert [hit.uid for hit in hits] == reference(prompt, assets, candidates)
 
 
-def test_both_similarities_are_the_cosines_they_are_called(folder):
+def test_similarity_and_text_similarity_are_cosines_with_image_and_caption(folder):
     clip = TableClip()
     hit = Index.load(folder).search("a red car", clip, 1, 5)[0]
     query, place = clip.embed_texts(["a red car"])[0], int(hit.uid[1:])
@@ -82,13 +82,13 @@ def test_both_similarities_are_the_cosines_they_are_called(folder):
     assert hit.text_similarity == pytest.approx(float((clip.embed_texts(captions(place)) @ query).max()), abs=1e-6)
 
 
-def test_an_asset_that_was_chosen_is_compared_with_the_prompt_as_one_that_was_found(folder):
+def test_an_asset_by_uid_has_the_similarity_that_a_search_gives_it(folder):
     index = Index.load(folder)
     for hit in index.search("a red car", TableClip(), 5, 12):
-        own = index.hit(hit.uid, "a red car", TableClip())
-        assert (own.uid, own.caption, own.license) == (hit.uid, hit.caption, hit.license)
-        assert own.similarity == pytest.approx(hit.similarity, abs=1e-6)
-        assert own.text_similarity == pytest.approx(hit.text_similarity, abs=1e-6)
+        expected = index.hit(hit.uid, "a red car", TableClip())
+        assert (expected.uid, expected.caption, expected.license) == (hit.uid, hit.caption, hit.license)
+        assert expected.similarity == pytest.approx(hit.similarity, abs=1e-6)
+        assert expected.text_similarity == pytest.approx(hit.text_similarity, abs=1e-6)
     with pytest.raises(AssetUnavailable, match="no asset u9999"):
         index.hit("u9999", "a red car", TableClip())
 
@@ -106,7 +106,7 @@ def test_a_run_records_prompt_and_provenance(folder):
     assert json.loads(json.dumps(record)) == record
 
 
-def test_another_clip_than_the_one_it_was_made_with_is_refused(folder):
+def test_an_index_refuses_another_clip_than_the_one_that_built_it(folder):
     with pytest.raises(IndexFormatError, match="made with another CLIP"):
         Index.load(folder).search("a car", TableClip(sha256="0" * 64), 3, 12)
 
@@ -163,7 +163,7 @@ def test_a_wrong_manifest_is_refused(folder, change, sentence):
         Index.load(folder)
 
 
-def test_a_table_that_is_none_is_refused(folder):
+def test_a_file_that_is_no_parquet_table_is_refused(folder):
     change(folder, "assets.parquet", b"uid,caption")
     with pytest.raises(IndexFormatError, match="not a Parquet file"):
         Index.load(folder)

@@ -39,8 +39,8 @@ def painted_box(front=RED, side=GREEN, back=BLUE) -> Asset:
     mesh.unmerge_vertices()
     x, y = np.repeat(mesh.face_normals, 3, axis=0)[:, :2].round().T
     colours = np.full((len(mesh.vertices), 3), GRAY, np.float32)
-    for chosen, colour in ((x > 0, front), (x < 0, back), (y != 0, side)):
-        colours[chosen] = colour
+    for hit, colour in ((x > 0, front), (x < 0, back), (y != 0, side)):
+        colours[hit] = colour
     return Asset(mesh, colours)
 
 
@@ -49,51 +49,51 @@ def apart(a: float, b: float) -> float:
 
 
 @pytest.mark.parametrize("true_deg", [0, 15, 40, 77, 90, 123, 180, 200, 270, 301, 352])
-def test_a_turned_asset_is_turned_back(true_deg):
-    turned = painted_box().turned(float(true_deg))
-    found = align(turned, "box", ColourClip(), SETTINGS)
-    assert found.clear and -180 < found.yaw_deg <= 180
-    assert apart(turned.turned(found.yaw_deg).yaw_deg, 0) <= 15
+def test_alignment_undoes_the_rotation_of_an_asset(true_deg):
+    rotated = painted_box().rotated(float(true_deg))
+    alignment = align(rotated, "box", ColourClip(), SETTINGS)
+    assert alignment.clear and -180 < alignment.yaw_deg <= 180
+    assert apart(rotated.rotated(alignment.yaw_deg).yaw_deg, 0) <= 15
 
 
 def test_after_alignment_the_front_camera_sees_the_front():
-    asset = painted_box().turned(110.0)
-    aligned = asset.turned(align(asset, "box", ColourClip(), SETTINGS).yaw_deg)
+    asset = painted_box().rotated(110.0)
+    aligned = asset.rotated(align(asset, "box", ColourClip(), SETTINGS).yaw_deg)
     image, _ = aligned.render(Camera(0.0, 0.0, 1.6, 40.0), 16, torch.zeros(3))
     assert image[0, 0].mean() > 4 * image[0, 1:].amax(dim=0).mean()
 
 
-def test_a_clip_that_takes_everything_for_a_front_still_tells_where_it_is():
-    found = align(painted_box().turned(-60.0), "box", ColourClip(bias=0.3), SETTINGS)
-    assert found.clear and apart(found.yaw_deg, 60) <= 15
+def test_a_clip_biased_towards_front_still_finds_the_front():
+    alignment = align(painted_box().rotated(-60.0), "box", ColourClip(bias=0.3), SETTINGS)
+    assert alignment.clear and apart(alignment.yaw_deg, 60) <= 15
 
 
 @pytest.mark.parametrize("colour", [RED, GREEN, BLUE])
 def test_a_symmetric_object_has_no_clear_front_and_stays_as_it_is(colour):
     mesh = trimesh.creation.icosphere(3, 0.5)
     sphere = Asset(mesh, np.tile(np.float32(colour), (len(mesh.vertices), 1)))
-    found = align(sphere, "ball", ColourClip(), SETTINGS)
-    assert not found.clear and found.yaw_deg == 0
+    alignment = align(sphere, "ball", ColourClip(), SETTINGS)
+    assert not alignment.clear and alignment.yaw_deg == 0
 
 
 def test_an_object_with_two_fronts_has_no_clear_one():
-    found = align(painted_box(back=RED), "box", ColourClip(), SETTINGS)
-    assert not found.clear and found.margin == pytest.approx(0, abs=0.02)
+    alignment = align(painted_box(back=RED), "box", ColourClip(), SETTINGS)
+    assert not alignment.clear and alignment.margin == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize("count", [8, 24, 36])
 def test_certainty_has_margin_one_wherever_the_front_is(count):
     for place in range(count):
         names = [VIEWS.index(view_name(c.azimuth_deg - 360 * place / count)) for c in ring(count, 15.0, 1.6, 40.0)]
-        found = best_yaw(torch.eye(3)[names])
-        assert found.margin == pytest.approx(1) and apart(found.yaw_deg, -360 * place / count) < 1e-6
+        alignment = best_yaw(torch.eye(3)[names])
+        assert alignment.margin == pytest.approx(1) and apart(alignment.yaw_deg, -360 * place / count) < 1e-6
 
 
 def test_ignorance_has_margin_zero():
     assert best_yaw(torch.full((24, 3), 1 / 3)).margin == pytest.approx(0, abs=1e-6)
 
 
-def test_pictures_have_the_asked_size_and_a_light_background():
+def test_pictures_have_the_requested_size_and_a_light_background():
     images = pictures(painted_box(), ring(3, 15.0, 1.6, 40.0), 20)
     assert images.shape == (3, 3, 20, 20)
     assert torch.allclose(images[:, :, 0, 0], torch.tensor(0.93))

@@ -28,8 +28,8 @@ def coloured_box() -> Asset:
     box = trimesh.creation.box(extents=[0.5] * 3)
     box = trimesh.Trimesh(box.triangles.reshape(-1, 3), np.arange(36).reshape(12, 3), process=False)
     normals = box.face_normals.repeat(3, axis=0)
-    light = np.where(normals > 0.5, 1.0, 0.0) + np.where(normals.sum(axis=1, keepdims=True) < 0, 1 + normals, 0)
-    box.visual.vertex_colors = np.column_stack([light * 255, np.full(36, 255)]).astype(np.uint8)
+    linear = np.where(normals > 0.5, 1.0, 0.0) + np.where(normals.sum(axis=1, keepdims=True) < 0, 1 + normals, 0)
+    box.visual.vertex_colors = np.column_stack([linear * 255, np.full(36, 255)]).astype(np.uint8)
     return assets.from_mesh(box)
 
 
@@ -85,17 +85,17 @@ def test_each_camera_sees_the_side_it_stands_on():
     assert middle(box.render(at(0, 89), 16, WHITE)[0]) == pytest.approx([0, 0, 1])
 
 
-def test_turning_the_asset_is_turning_the_camera_the_other_way():
+def test_rotating_the_asset_is_moving_the_camera_the_other_way():
     box = coloured_box()
     for yaw in (30.0, 90.0, 215.0):
-        turned, _ = box.turned(yaw).render(at(50, 15), 32, WHITE)
+        rotated, _ = box.rotated(yaw).render(at(50, 15), 32, WHITE)
         walked, _ = box.render(at(50 - yaw, 15), 32, WHITE)
-        assert (turned - walked).abs().mean() < 2e-3
-    assert box.turned(200.0).turned(200.0).yaw_deg == 40
-    assert box.turned(200.0).tree is box.tree
+        assert (rotated - walked).abs().mean() < 2e-3
+    assert box.rotated(200.0).rotated(200.0).yaw_deg == 40
+    assert box.rotated(200.0).tree is box.tree
 
 
-def test_what_is_not_hit_is_background_and_edges_are_between():
+def test_rays_that_miss_show_the_background_and_edge_pixels_a_mixture():
     background = torch.tensor([0.2, 0.4, 0.6])
     image, opacity = coloured_box().render(FRONT, 30, background, samples=4)
     assert image.shape == (1, 3, 30, 30) and opacity.shape == (1, 1, 30, 30)
@@ -119,7 +119,7 @@ def test_casting_agrees_with_trimesh():
 
 
 def test_an_asset_survives_pickling():
-    box = coloured_box().turned(30.0)
+    box = coloured_box().rotated(30.0)
     copy = pickle.loads(pickle.dumps(box))
     assert torch.equal(copy.render(LEFT, 16, WHITE)[0], box.render(LEFT, 16, WHITE)[0])
 
@@ -135,7 +135,7 @@ def test_texture_look_up_is_bilinear_and_repeats():
     assert np.allclose(between[1], (texture[0, 7] / 255 + texture[0, 0] / 255) / 2, atol=1e-6)
 
 
-def test_screen_values_and_light_are_inverse_to_each_other():
+def test_srgb_and_linear_values_are_inverse_to_each_other():
     values = np.linspace(0, 1, 256)
     assert np.allclose(assets.to_srgb(assets.to_linear(values)), values, atol=1e-6)
     assert assets.to_srgb(np.array(0.214)) == pytest.approx(0.5, abs=1e-3)
@@ -152,7 +152,7 @@ def test_gltf_up_and_front_become_the_worlds():
     assert image[0, :, 44, 40].min() > 0.5
 
 
-def test_the_product_of_factor_and_vertex_colour_is_taken_in_light():
+def test_the_product_of_factor_and_vertex_colour_is_linear():
     primitive = {"attributes": {"POSITION": 0, "COLOR_0": 2}, "material": 0}
     material = {"pbrMetallicRoughness": {"baseColorFactor": [0.5, 0.2, 1, 0.1]}}
     asset = assets.load(triangle_glb(meshes=[{"primitives": [primitive]}], materials=[material]))
@@ -173,18 +173,18 @@ def test_the_scene_tree_places_its_parts():
     asset = assets.load(triangle_glb(nodes=nodes), normalise=False)
     assert len(asset.mesh.faces) == 2 and len(asset.textures) == 1
     moved = np.array([[-1, -1, 0], [1, -1, 0], [-1, 1, 0]]) * 2 + [10, 0, 0]
-    turned = np.array([[0, -1, 1], [0, -1, -1], [0, 1, 1]]) * 2
-    expected = np.concatenate([moved, turned])[:, [2, 0, 1]]  # world x = glTF z, y = x, z = y
-    found = asset.mesh.triangles.reshape(-1, 3)
-    assert np.allclose(np.sort(found, axis=0), np.sort(expected, axis=0), atol=1e-6)
+    rotated = np.array([[0, -1, 1], [0, -1, -1], [0, 1, 1]]) * 2
+    expected = np.concatenate([moved, rotated])[:, [2, 0, 1]]  # world x = glTF z, y = x, z = y
+    hits = asset.mesh.triangles.reshape(-1, 3)
+    assert np.allclose(np.sort(hits, axis=0), np.sort(expected, axis=0), atol=1e-6)
 
 
 def test_a_strip_of_triangles_is_read_and_a_string_is_a_path(tmp_path):
     """Three corners, as a list and as a strip, are the same triangle."""
     strip = triangle_glb(meshes=[{"primitives": [{"attributes": {"POSITION": 0}, "mode": 5}]}])
     (tmp_path / "strip.glb").write_bytes(strip)
-    found = assets.load(str(tmp_path / "strip.glb")).mesh
-    assert np.allclose(np.sort(found.vertices, axis=0), np.sort(assets.load(triangle_glb()).mesh.vertices, axis=0))
+    hits = assets.load(str(tmp_path / "strip.glb")).mesh
+    assert np.allclose(np.sort(hits.vertices, axis=0), np.sort(assets.load(triangle_glb()).mesh.vertices, axis=0))
 
 
 def test_loading_centres_the_box_and_reaches_the_sphere():
@@ -203,11 +203,11 @@ def test_large_textures_are_made_smaller():
 @pytest.mark.parametrize(
     ("values", "words"), [([np.nan, 0, 0], "without a place"), ([np.inf, 0, 0], "without a place")]
 )
-def test_vertices_without_a_place_are_refused(values, words):
+def test_vertices_without_a_place_are_refused(values, sentence):
     data = bytearray(triangle_glb())
     start = bytes(data).index(np.array([-1, -1, 0], np.float32).tobytes())
     data[start : start + 12] = np.array(values, np.float32).tobytes()
-    with pytest.raises(AssetError, match=words):
+    with pytest.raises(AssetError, match=sentence):
         assets.load(bytes(data))
 
 

@@ -56,7 +56,7 @@ def test_up_is_up_and_a_camera_on_the_left_sees_the_front_at_its_left(camera):
 
 
 @pytest.mark.parametrize("camera", CAMERAS)
-def test_rays_of_a_pixel_pass_through_what_is_seen_at_that_pixel(camera):
+def test_rays_of_a_pixel_pass_through_the_point_projected_onto_it(camera):
     size = 8
     origins, directions = camera.rays(size)
     assert torch.allclose(directions.norm(dim=1), torch.ones(size**2), atol=1e-6)
@@ -88,7 +88,7 @@ def test_view_names_change_at_45_and_135_degrees():
             assert view_name(same) == Camera(same, 0.0, 1.6, 40.0).view == name
 
 
-def test_drawn_cameras_stay_in_range_and_repeat_with_the_seed():
+def test_sampled_cameras_stay_in_range_and_repeat_with_the_seed():
     ranges = CameraRange((-5.0, 35.0), (1.45, 1.8), (38.0, 44.0))
     cameras = [ranges.sample(torch.Generator().manual_seed(i)) for i in range(200)]
     assert cameras[7] == ranges.sample(torch.Generator().manual_seed(7))

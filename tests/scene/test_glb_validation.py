@@ -133,8 +133,8 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
         (set_at("accessors", 3, "count", 35), "whole triangles"),
     ],
 )
-def test_what_is_wrong_is_refused_in_a_sentence(box, change, words):
-    with pytest.raises(GlbError, match=words):
+def test_a_malformed_glb_is_refused_in_a_sentence(box, change, sentence):
+    with pytest.raises(GlbError, match=sentence):
         glb_validation.check(changed(box, change))
 
 
@@ -151,8 +151,8 @@ def test_what_is_wrong_is_refused_in_a_sentence(box, change, words):
         (lambda d: changed(d, set_at("extras", float("nan"))), "description"),
     ],
 )
-def test_a_broken_container_is_refused(box, damage, words):
-    with pytest.raises(GlbError, match=words):
+def test_a_broken_container_is_refused(box, damage, sentence):
+    with pytest.raises(GlbError, match=sentence):
         glb_validation.check(damage(box))
 
 
@@ -176,12 +176,12 @@ def test_json_nested_without_end_is_refused(box):
         ({"entries": 3}, "the limit is 3"),
     ],
 )
-def test_limits_hold(box, limits, words):
-    with pytest.raises(GlbError, match=words):
+def test_a_glb_over_a_limit_is_refused_in_a_sentence(box, limits, sentence):
+    with pytest.raises(GlbError, match=sentence):
         glb_validation.check(box, replace(LIMITS, **limits))
 
 
-def test_millions_are_written_as_people_say_them(box):
+def test_counts_over_a_million_are_written_as_4_1_million(box):
     """342 copies of 12 faces, placed 1000 times, are 4.1 million faces in a file of some 100 kB."""
 
     def place(document: dict) -> None:
@@ -189,8 +189,8 @@ def test_millions_are_written_as_people_say_them(box):
         document["nodes"] = [{"mesh": 0}] * 1000
         document["scenes"] = [{"nodes": list(range(1000))}]
 
-    words = r"^This GLB has 4\.1 million faces; the limit is 500,000\. Simplify it and try again\.$"
-    with pytest.raises(GlbError, match=words):
+    sentence = r"^This GLB has 4\.1 million faces; the limit is 500,000\. Simplify it and try again\.$"
+    with pytest.raises(GlbError, match=sentence):
         glb_validation.check(changed(box, place))
 
 
@@ -203,8 +203,8 @@ def test_too_many_nodes_or_parts_are_refused_however_few_faces_they_have(box):
         document["nodes"] = [{"mesh": 0}] * 1000
         document["scenes"] = [{"nodes": list(range(1000))}]
 
-    for change, words in ((nodes, "5,001 nodes"), (parts, "10,000 parts")):
-        with pytest.raises(GlbError, match=f"{words}; the limit is 5,000"):
+    for change, sentence in ((nodes, "5,001 nodes"), (parts, "10,000 parts")):
+        with pytest.raises(GlbError, match=f"{sentence}; the limit is 5,000"):
             glb_validation.check(changed(box, change))
 
 
@@ -216,7 +216,7 @@ def test_deep_scenes_are_refused(box):
         glb_validation.check(changed(box, chain))
 
 
-def test_the_same_bytes_cannot_be_asked_for_again_and_again(box):
+def test_nodes_that_repeat_one_mesh_count_its_faces_each_time(box):
     """Ten thousand views of the whole buffer, or ten thousand arrays in one view, would multiply the file in memory."""
 
     def views(document: dict) -> None:
@@ -251,7 +251,7 @@ def test_a_picture_cut_short_is_an_asset_error(box):
         assets.load(changed(box, set_at("images", 0, {"uri": uri})))
 
 
-def test_damaged_files_load_or_are_refused_and_never_take_much_memory(box):
+def test_mutated_files_load_or_are_refused_and_never_take_much_memory(box):
     """Random bytes, cuts and numbers: nothing but the two named errors comes out, in bounded memory."""
     chance = random.Random(0)
     outcomes = {"loaded": 0, "refused": 0}

@@ -24,13 +24,13 @@ def decoded(path) -> tuple[dict, list[np.ndarray]]:
     return about, [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
 
 
-def test_every_frame_is_there_and_looks_as_given(tmp_path):
+def test_a_video_has_every_frame_with_its_colours(tmp_path):
     write(moving_picture(120), tmp_path / "a.mp4", fps=24)
     about, frames = decoded(tmp_path / "a.mp4")
     assert len(frames) == 120 and about["size"] == (96, 64) and about["fps"] == 24
     assert about["codec"] == "h264" and about["pix_fmt"].startswith("yuv420p")
-    for given, found in list(zip(moving_picture(120), frames, strict=True))[::40]:
-        assert np.abs(given.astype(int) - found).mean() < 3
+    for frames_given, found in list(zip(moving_picture(120), frames, strict=True))[::40]:
+        assert np.abs(frames_given.astype(int) - found).mean() < 3
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
@@ -87,14 +87,14 @@ def test_a_video_that_the_encoder_did_not_finish_is_no_video(kept, tmp_path, mon
 
 
 def test_frames_are_made_one_by_one_as_bytes():
-    asked = []
+    rendered = []
 
     def render(camera):
-        asked.append(camera)
+        rendered.append(camera)
         return torch.linspace(-0.5, 1.5, 3)[None, :, None, None].expand(1, 3, 4, 6)
 
     frames = frames_of(render, ring(120, 15.0, 1.6, 40.0))
     first = next(frames)
-    assert len(asked) == 1 and first.shape == (4, 6, 3) and first.dtype == np.uint8
+    assert len(rendered) == 1 and first.shape == (4, 6, 3) and first.dtype == np.uint8
     assert first[0, 0].tolist() == [0, 128, 255]
     assert len(list(frames)) == 119

@@ -55,21 +55,21 @@ def chords(size: int, radius: float) -> torch.Tensor:
 # --- Weights
 
 
-def test_weights_and_the_light_left_over_sum_to_one():
+def test_weights_and_the_final_transmittance_sum_to_one():
     density, length = torch.rand(20, 16, generator=generator()) * 9, torch.rand(20, 1, generator=generator())
-    weights, light = volume_weights(density, length)
+    weights, transmittance = volume_weights(density, length)
     left = torch.exp(-(density * length).sum(-1))
     assert torch.allclose(weights.sum(-1) + left, torch.ones(20), atol=1e-6)
-    assert torch.equal(light[:, 0], torch.ones(20))
+    assert torch.equal(transmittance[:, 0], torch.ones(20))
 
 
 def test_weights_equal_those_of_nerfacc():
     nerfacc = pytest.importorskip("nerfacc")
     density, length = torch.rand(20, 16, generator=generator()) * 9, torch.rand(20, 1, generator=generator())
     starts = torch.arange(16) * length
-    theirs, light, _ = nerfacc.render_weight_from_density(starts, starts + length, density)
+    theirs, transmittance, _ = nerfacc.render_weight_from_density(starts, starts + length, density)
     mine = volume_weights(density, length)
-    assert torch.allclose(mine[0], theirs, atol=1e-6) and torch.allclose(mine[1], light, atol=1e-6)
+    assert torch.allclose(mine[0], theirs, atol=1e-6) and torch.allclose(mine[1], transmittance, atol=1e-6)
 
 
 # --- Closed forms
@@ -78,10 +78,10 @@ def test_weights_equal_those_of_nerfacc():
 def test_a_constant_box_absorbs_by_the_length_of_the_ray_inside_it():
     """Head-on, the middle ray crosses 2·bound of density 3: opacity = 1 − exp(−3 · 1.04), whatever the samples."""
     for samples in (1, 7):
-        seen = render(box, Camera(0.0, 0.0, 1.6, 40.0), 33, BLACK, OccupancyGrid(4, BOUND), samples)
+        rendering = render(box, Camera(0.0, 0.0, 1.6, 40.0), 33, BLACK, OccupancyGrid(4, BOUND), samples)
         opacity = 1 - math.exp(-3 * 2 * BOUND)
-        assert seen.opacity[0, 0, 16, 16].item() == pytest.approx(opacity, abs=1e-5)
-        assert seen.image[0, :, 16, 16].tolist() == pytest.approx([opacity * c for c in (0.2, 0.4, 0.6)], abs=1e-5)
+        assert rendering.opacity[0, 0, 16, 16].item() == pytest.approx(opacity, abs=1e-5)
+        assert rendering.image[0, :, 16, 16].tolist() == pytest.approx([opacity * c for c in (0.2, 0.4, 0.6)], abs=1e-5)
 
 
 def test_a_constant_ball_converges_to_its_integral_at_first_order_in_the_samples():
@@ -89,16 +89,16 @@ def test_a_constant_ball_converges_to_its_integral_at_first_order_in_the_samples
     exact = 1 - torch.exp(-4 * chords(32, 0.4))
     errors = []
     for samples in (16, 64, 256):
-        seen = render(ball(0.4, 4.0), CAMERA, 32, BLACK, OccupancyGrid(4, BOUND), samples)
-        errors.append((seen.opacity.flatten() - exact).abs().mean().item())
+        rendering = render(ball(0.4, 4.0), CAMERA, 32, BLACK, OccupancyGrid(4, BOUND), samples)
+        errors.append((rendering.opacity.flatten() - exact).abs().mean().item())
     slope = np.polyfit(np.log([16, 64, 256]), np.log(errors), 1)[0]
     assert -1.2 < slope < -0.8 and errors[-1] < 0.005
 
 
 def test_depth_of_a_solid_ball_is_the_distance_to_its_surface():
-    seen = render(ball(0.4), CAMERA, 33, BLACK, OccupancyGrid(8, BOUND), 256)
-    assert seen.depth[0, 0, 16, 16].item() == pytest.approx(1.6 - 0.4, abs=0.01)
-    assert seen.depth[0, 0, 0, 0] == 0
+    rendering = render(ball(0.4), CAMERA, 33, BLACK, OccupancyGrid(8, BOUND), 256)
+    assert rendering.depth[0, 0, 16, 16].item() == pytest.approx(1.6 - 0.4, abs=0.01)
+    assert rendering.depth[0, 0, 0, 0] == 0
 
 
 def test_jittered_images_average_to_the_exact_one():
@@ -131,8 +131,8 @@ def test_gradients_with_respect_to_colour_and_density_equal_finite_differences()
             values = torch.nn.functional.grid_sample(knots, points[None, None, None] / BOUND, align_corners=True)
             return values[0, :3, 0, 0].T, values[0, 3, 0, 0] * 4
 
-        seen = render(field_fn, CAMERA, 3, WHITE, grid, 6)
-        return seen.image, seen.opacity, seen.depth
+        rendering = render(field_fn, CAMERA, 3, WHITE, grid, 6)
+        return rendering.image, rendering.opacity, rendering.depth
 
     assert torch.autograd.gradcheck(picture, (knots,))
 
@@ -151,12 +151,12 @@ def test_leaving_out_hidden_samples_changes_neither_image_nor_gradient(monkeypat
     with torch.no_grad():
         whole = render(field_fn, CAMERA, 24, WHITE, grid, 64)
     counts.clear()
-    seen = render(field_fn, CAMERA, 24, WHITE, grid, 64)
+    rendering = render(field_fn, CAMERA, 24, WHITE, grid, 64)
     assert counts[1] < 0.8 * counts[0]  # the pass that is differentiated is smaller
-    assert torch.allclose(seen.image, whole.image, atol=2e-3)
+    assert torch.allclose(rendering.image, whole.image, atol=2e-3)
 
     step = 1e-2
-    slope = torch.autograd.grad(seen.image.mean(), scale)[0].item()
+    slope = torch.autograd.grad(rendering.image.mean(), scale)[0].item()
     with torch.no_grad():
         scale += step
         above = render(field_fn, CAMERA, 24, WHITE, grid, 64).image.mean()
@@ -166,12 +166,12 @@ def test_leaving_out_hidden_samples_changes_neither_image_nor_gradient(monkeypat
 
 
 def test_a_transparent_sample_in_front_still_has_a_gradient(monkeypatch):
-    """Zero density has zero weight but can grow: the red fog in front of nothing must feel a wish for red."""
+    """Zero density has zero weight but can grow: the red fog in front of nothing must get a gradient towards red."""
     monkeypatch.setattr(volume, "PRUNE_MIN_SAMPLES", 0)
     fog = torch.zeros((), requires_grad=True)
     red = torch.tensor([1.0, 0.0, 0.0])
-    seen = render(lambda p: (red.expand_as(p), fog.expand(len(p))), CAMERA, 8, BLACK, OccupancyGrid(4, BOUND), 8)
-    (gradient,) = torch.autograd.grad(seen.image.sum(), fog)
+    rendering = render(lambda p: (red.expand_as(p), fog.expand(len(p))), CAMERA, 8, BLACK, OccupancyGrid(4, BOUND), 8)
+    (gradient,) = torch.autograd.grad(rendering.image.sum(), fog)
     assert gradient > 0
 
 
@@ -190,17 +190,17 @@ def test_packed_rendering_equals_brute_force_over_all_samples():
         length = (far[i] - near[i]) / samples
         at = near[i] + (torch.arange(samples) + 0.5) * length
         rgb, density = field(origins[i] + at[:, None] * directions[i])
-        light, colour = 1.0, torch.zeros(3)
+        transmittance, colour = 1.0, torch.zeros(3)
         for c, d in zip(rgb.detach(), density.detach().tolist(), strict=True):
             alpha = 1 - math.exp(-d * length)
-            colour, light = colour + light * alpha * c, light * (1 - alpha)
-        expected[:, i] = colour + light
+            colour, transmittance = colour + transmittance * alpha * c, transmittance * (1 - alpha)
+        expected[:, i] = colour + transmittance
     with torch.no_grad():
-        seen = render(field, CAMERA, size, WHITE, OccupancyGrid(16, BOUND), samples)
-    assert torch.allclose(seen.image, expected.view(1, 3, size, size), atol=1e-5)
+        rendering = render(field, CAMERA, size, WHITE, OccupancyGrid(16, BOUND), samples)
+    assert torch.allclose(rendering.image, expected.view(1, 3, size, size), atol=1e-5)
 
 
-def test_pruning_changes_nothing_but_the_number_of_points_asked():
+def test_the_occupancy_grid_changes_only_the_number_of_points_queried():
     field_fn, counts = ball(0.25, 30.0, (0.1, -0.1, 0.05)), []
 
     def counted(points):
@@ -208,10 +208,10 @@ def test_pruning_changes_nothing_but_the_number_of_points_asked():
         return field_fn(points)
 
     whole = render(counted, CAMERA, 32, WHITE, OccupancyGrid(32, BOUND), 48)
-    asked, grid = counts[0], pruned(field_fn)
+    queried, grid = counts[0], pruned(field_fn)
     counts.clear()
-    seen = render(counted, CAMERA, 32, WHITE, grid, 48)
-    assert torch.equal(seen.image, whole.image) and counts[0] < 0.2 * asked
+    rendering = render(counted, CAMERA, 32, WHITE, grid, 48)
+    assert torch.equal(rendering.image, whole.image) and counts[0] < 0.2 * queried
 
 
 def test_chunks_of_any_size_give_the_same_image():
@@ -224,9 +224,9 @@ def test_a_grid_with_nothing_in_it_renders_the_background_and_can_be_differentia
     grid = OccupancyGrid(4, BOUND)
     grid.mask.fill_(False)
     scale = torch.ones((), requires_grad=True)
-    seen = render(lambda p: (p * scale, p[:, 0] * scale), CAMERA, 8, WHITE, grid, 8)
-    assert torch.equal(seen.image, torch.ones(1, 3, 8, 8))
-    seen.image.sum().backward()
+    rendering = render(lambda p: (p * scale, p[:, 0] * scale), CAMERA, 8, WHITE, grid, 8)
+    assert torch.equal(rendering.image, torch.ones(1, 3, 8, 8))
+    rendering.image.sum().backward()
 
 
 # --- Geometry
@@ -294,7 +294,7 @@ def test_a_layer_of_empty_cells_around_the_object_stays_occupied():
     assert grid.mask.sum() == 27 and grid.mask[3:6, 3:6, 3:6].all()
 
 
-def test_what_disappears_is_pruned_after_a_while_and_what_appears_comes_back_at_once():
+def test_emptied_cells_are_pruned_after_some_updates_and_filled_ones_return_at_once():
     grid, draws = OccupancyGrid(16, BOUND), generator()
     here, gone = ball(0.15, 20.0, (0.3, 0, 0)), ball(0.15, 20.0, (-0.3, 0, 0))
     at_here, at_gone = torch.tensor([[0.3, 0, 0]]), torch.tensor([[-0.3, 0, 0]])
@@ -314,15 +314,15 @@ def test_a_faint_field_is_not_pruned_altogether():
     assert 0.2 < grid.mask.float().mean()
 
 
-def test_large_grids_keep_cells_that_they_have_not_looked_at():
-    grid, asked = OccupancyGrid(65, BOUND), []
+def test_large_grids_keep_cells_that_were_not_sampled():
+    grid, queried = OccupancyGrid(65, BOUND), []
 
     def empty(points):
-        asked.append(len(points))
+        queried.append(len(points))
         return torch.zeros(len(points))
 
     grid.update(empty, generator())
-    assert sum(asked) == 65**3 // 2
+    assert sum(queried) == 65**3 // 2
     assert (grid.density < 0).sum() == 65**3 - 65**3 // 2 and grid.mask[grid.density < 0].all()
 
 

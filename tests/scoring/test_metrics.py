@@ -50,7 +50,7 @@ class FakeClip(Clip):
 READER = FakeClip({"front": (1, 0, 0), "side": (0, 1, 0), "back": (0, 0, 1), PROMPT: (1, 1, 1)})
 
 
-def painted(cameras, size=8):
+def coded_views(cameras, size=8):
     """Pictures whose colour is the name of the camera's view."""
     colours = torch.eye(3)[[VIEWS.index(camera.view) for camera in cameras]]  # (b, 3)
     return colours[:, :, None, None].expand(-1, -1, size, size).contiguous()
@@ -206,8 +206,10 @@ def test_lpips_runs_on_a_backbone_file_of_the_right_structure(tmp_path, pictures
 def test_a_stack_s_entries_become_nets_or_none(net, tmp_path, monkeypatch):
     net.save(tmp_path / "net")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))  # an empty cache
-    own, lpips = Entry(source="net"), Entry(lpips="vgg")
-    models = Models(Stack("test", "mini", tmp_path, own, own, {}, {"a": own, "b": lpips}), "cpu")
+    scores_of_net, lpips = Entry(source="net"), Entry(lpips="vgg")
+    models = Models(
+        Stack("test", "mini", tmp_path, scores_of_net, scores_of_net, {}, {"a": scores_of_net, "b": lpips}), "cpu"
+    )
     assert models.perceptual("a").blocks == net.blocks
     assert models.perceptual("b") is None
 
@@ -215,17 +217,17 @@ def test_a_stack_s_entries_become_nets_or_none(net, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- A-LPIPS
 
 
-def test_a_constant_ring_has_no_distances(net, pictures):
+def test_a_lpips_of_a_constant_ring_is_zero(net, pictures):
     assert a_lpips(net, pictures[:1].expand(90, -1, -1, -1)) == 0
 
 
-def test_it_does_not_matter_where_the_ring_begins(net, pictures):
+def test_a_lpips_does_not_depend_on_where_the_ring_begins(net, pictures):
     ring_of = torch.cat([pictures, blurred(pictures, 3)])
     values = [a_lpips(net, ring_of.roll(shift, dims=0)) for shift in (0, 1, 5)]
     assert values == pytest.approx([values[0]] * 3, rel=1e-5)
 
 
-def test_the_last_view_is_beside_the_first():
+def test_a_lpips_compares_the_last_view_with_the_first():
     """Mean distance of 0, 1, 3 around: (1 + 2 + 3) / 3."""
     images = torch.tensor([0.0, 1.0, 3.0])[:, None, None, None].expand(-1, 3, 2, 2)
     assert a_lpips(lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)), images) == pytest.approx(2)
@@ -240,23 +242,25 @@ def test_the_clip_score_is_the_mean_cosine():
     assert clip_score(READER, images, PROMPT) == pytest.approx((3**-0.5 + 1) / 2)
 
 
-def test_a_clip_that_reads_the_view_agrees_with_every_camera():
+def test_a_clip_that_names_every_view_has_view_accuracy_one():
     cameras = score_cameras(SETTINGS)
-    assert view_accuracy(READER, painted(cameras), cameras, PROMPT) == 1
+    assert view_accuracy(READER, coded_views(cameras), cameras, PROMPT) == 1
 
 
 @pytest.mark.parametrize(("view", "share"), [("front", 1 / 4), ("side", 1 / 2), ("back", 1 / 4)])
-def test_a_clip_that_always_says_the_same_gets_that_view_s_share(view, share):
+def test_a_clip_with_one_answer_gets_the_fraction_of_that_view(view, fraction):
     cameras = score_cameras(SETTINGS)
-    same = painted([Camera({"front": 0.0, "side": 90.0, "back": 180.0}[view], 0.0, 1.6, 40.0)]).expand(120, -1, -1, -1)
-    assert view_accuracy(READER, same, cameras, PROMPT) == share
+    same = coded_views([Camera({"front": 0.0, "side": 90.0, "back": 180.0}[view], 0.0, 1.6, 40.0)]).expand(
+        120, -1, -1, -1
+    )
+    assert view_accuracy(READER, same, cameras, PROMPT) == fraction
 
 
 def test_views_near_a_border_do_not_count():
     cameras = score_cameras(SETTINGS)
     clear = torch.tensor([clearly_named(camera) for camera in cameras])
     assert int(clear.sum()) == 84
-    images = painted(cameras)
+    images = coded_views(cameras)
     images[~clear] = images[~clear].roll(1, dims=1)  # wrong names
     assert view_accuracy(READER, images, cameras, PROMPT) == 1
 
@@ -272,7 +276,7 @@ def test_a_view_is_clear_from_fifteen_degrees_beside_a_border_on(azimuth_deg, cl
 def test_no_clear_view_is_an_error():
     cameras = [Camera(45.0, 0.0, 1.6, 40.0)]
     with pytest.raises(MetricsError, match="15°"):
-        view_accuracy(READER, painted(cameras), cameras, PROMPT)
+        view_accuracy(READER, coded_views(cameras), cameras, PROMPT)
 
 
 def around(*arcs):
@@ -292,23 +296,23 @@ def around(*arcs):
         (around((120, 129), (180, 186), (-120, -114)), 10 / 51, 3),
     ],
 )
-def test_fronts_are_found_where_they_should_not_be(fronts_deg, share, faces):
+def test_janus_rate_and_count_of_fronts_behind(fronts_deg, fraction, faces):
     cameras, fronts = score_cameras(SETTINGS), {azimuth % 360 for azimuth in fronts_deg}
     names = ["front" if camera.azimuth_deg in fronts else "side" for camera in cameras]
-    assert janus_rate(names, cameras) == pytest.approx(share) and janus_count(names, cameras) == faces
+    assert janus_rate(names, cameras) == pytest.approx(fraction) and janus_count(names, cameras) == faces
 
 
 @pytest.mark.parametrize(("turned_deg", "share", "faces"), [(0, 0, 0), (180, 29 / 51, 1), (None, 1, 2)])
-def test_a_second_front_is_seen_in_the_pictures_that_agreement_is_made_of(turned_deg, share, faces):
-    """A second front that is turned by so much; None: a front all round. The names are painted, front is red."""
+def test_a_second_front_in_the_renders_raises_janus_rate_and_count(turned_deg, fraction, faces):
+    """A second front that is turned by so much; None: a front all round. The view names are coded as colours, front is red."""
 
     def render(camera):
         second = None if turned_deg is None else Camera(camera.azimuth_deg - turned_deg, 15.0, 1.6, 40.0)
         shown = Camera(0.0, 15.0, 1.6, 40.0) if second is None or second.view == "front" else camera
-        return painted([shown]), torch.ones(1, 1, 8, 8)
+        return coded_views([shown]), torch.ones(1, 1, 8, 8)
 
     scores = score(render, PROMPT, {"a": READER}, {}, SETTINGS, True)
-    assert scores["janus_rate_a"] == pytest.approx(share, abs=1e-6) and scores["janus_count_a"] == faces
+    assert scores["janus_rate_a"] == pytest.approx(fraction, abs=1e-6) and scores["janus_count_a"] == faces
 
 
 # ---------------------------------------------------------------- silhouettes
@@ -341,7 +345,7 @@ def test_silhouettes_of_half_planes(a, b, iou):
     assert silhouette_iou(b, a) == pytest.approx(iou)
 
 
-def test_the_iou_of_views_is_the_mean_of_theirs():
+def test_silhouette_iou_is_the_mean_over_views():
     assert silhouette_iou(torch.cat([LEFT, LEFT]), torch.cat([LEFT, TOP])) == pytest.approx((1 + 1 / 3) / 2)
 
 
@@ -352,12 +356,12 @@ def test_coverage_is_the_mean_opacity():
 # ---------------------------------------------------------------- all of them
 
 
-def test_a_score_is_the_same_each_time_and_what_its_parts_say(net):
+def test_score_repeats_itself_and_equals_its_metrics(net):
     def render(camera):
-        return painted([camera], 16), torch.full((1, 1, 16, 16), 0.25)
+        return coded_views([camera], 16), torch.full((1, 1, 16, 16), 0.25)
 
     first, second = (score(render, PROMPT, {"a": READER}, {"a": net, "b": None}, SETTINGS, True) for _ in range(2))
-    images = painted(score_cameras(SETTINGS), 16)
+    images = coded_views(score_cameras(SETTINGS), 16)
     assert first == second
     assert first == {
         "clip_a": round(clip_score(READER, images, PROMPT), 6),
@@ -376,7 +380,7 @@ def test_a_score_is_the_same_each_time_and_what_its_parts_say(net):
 @pytest.mark.parametrize(("has_front", "expected"), [(True, 1), (None, 1), (False, None)])
 def test_an_object_without_a_front_has_no_view_accuracy(has_front, expected):
     def render(camera):
-        return painted([camera]), torch.ones(1, 1, 8, 8)
+        return coded_views([camera]), torch.ones(1, 1, 8, 8)
 
     scores = score(render, PROMPT, {"a": READER, "b": READER}, {}, SETTINGS, has_front)
     assert scores["view_accuracy_a"] == scores["view_accuracy_b"] == expected
