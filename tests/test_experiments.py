@@ -123,7 +123,7 @@ def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_promp
 
 
 def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
-    monkeypatch.setattr(trials.Weights, "of", lambda stack: trials.Weights("other makers", "other judges"))
+    monkeypatch.setattr(trials.ModelDigests, "of", lambda stack: trials.ModelDigests("other makers", "other judges"))
     with pytest.raises(ExperimentError, match="no finished runs"):
         in_3d.views3d(lab("views3d", runs=evaluated))
 

@@ -40,9 +40,9 @@ class Lab:
     runs: Path | None = None  # an evaluation's folder
 
     @cached_property
-    def weights(self) -> trials.Weights:
+    def weights(self) -> trials.ModelDigests:
         """The digests of all models."""
-        return trials.Weights.of(self.models.stack)
+        return trials.ModelDigests.of(self.models.stack)
 
     @property
     def settings(self) -> Settings:

@@ -69,7 +69,7 @@ class GenerationForm:
         return preset[self.method].with_(**asked, distillation=distillation)
 
     @staticmethod
-    def of(settings: Settings, preset: Preset) -> "Wish":
+    def of(settings: Settings, preset: Preset) -> "GenerationForm":
         """The wish that gives such settings, or within the limits the nearest one."""
         s = settings
         own = preset[s.method]

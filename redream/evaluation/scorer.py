@@ -26,6 +26,7 @@ from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, ring
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.scoring.metrics import SCORES_VERSION, silhouette_iou
+from redream.scoring.scores import SCORES
 from redream.settings import Settings
 from redream.stack import environment
 from redream.stack.models import Models

@@ -54,7 +54,7 @@ class ModelDigests:
     scorers: str  # of what only scores them: other ones score the same runs again
 
     @staticmethod
-    def of(stack: Stack) -> "Weights":
+    def of(stack: Stack) -> "ModelDigests":
         """Raises `hub.HubError`."""
         resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
         found = {name: one.revision or _hashes(one.folder) for name, one in resolved.items()}

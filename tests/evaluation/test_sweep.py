@@ -25,7 +25,7 @@ from redream.evaluation.trials import Prompt
 from redream.retrieval.index import AssetUnavailable
 from redream.runs.run import Run
 from redream.scoring.scores import SCORES
-from redream.settings import by_method
+from redream.settings import VARIANTS, by_method
 from redream.stack.models import Models
 from redream.stack.vocabulary import parse_prompt
 
