@@ -8,11 +8,12 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 import torch
+from PIL import Image
 from tiny_stack import TINY, tiny_glb
 
 from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
-from redream.runs import events
+from redream.runs import events, outputs
 from redream.runs.run import LOCK, Run, RunError
 from redream.scene import assets
 from redream.scene.glb_validation import GlbError
@@ -84,6 +85,13 @@ def test_v_prediction_and_a_stack_without_a_vocabulary_work_alike(models_v, tmp_
     check_files(tmp_path)
 
 
+def test_a_run_has_sprites_of_its_first_turntable(whole):
+    folder, _ = whole
+    side = outputs.SPRITE_COLUMNS * outputs.SPRITE_SIDE
+    with Image.open(folder / "sprite.jpg") as sheet:
+        assert sheet.format == "JPEG" and sheet.size == (side, side)
+
+
 def test_a_record_says_all_that_reproduces_the_run_and_scores_no_time_or_path(whole):
     folder, _ = whole
     run = Run.open(folder)
@@ -95,6 +103,8 @@ def test_a_record_says_all_that_reproduces_the_run_and_scores_no_time_or_path(wh
     assert all(len(digest) == 64 for digest in record["models"]["index"]["files"].values())
     assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert record["done"] == TINY.iterations and not record["stopped"]
+    assert set(record["seconds_per_iteration"]) == {"redream/warm-up/16", "redream/distillation/16"}
+    assert {"retrieval", "orientation", "turntables", "meshes", "scores"} <= set(record["seconds"])
     assert str(folder) not in (folder / "scores.json").read_text() + (folder / "record.json").read_text()
 
 

@@ -1,109 +1,217 @@
-"""How long a run takes: the parts its settings ask for, what each of them costs, and how fast this machine is.
+"""The estimated time of a run (ETA): learned from earlier runs of the same stack on the same device.
 
-Costs are seconds on one machine, so that only their proportions matter: what the parts that are done took tells what the
-rest will take, and runs that were made here tell what the next one will take.
+A run is split into parts: iterations by method, stage and resolution ("redream/warm-up/64"), and the stages around them
+("retrieval", "orientation", "turntables", "meshes", "scores"). A part takes
+
+    seconds = work × rate
+
+`work` is the amount of it that the settings ask for, in units of about one pass of an image through the U-Net; the rate is
+in seconds per unit. Each earlier run gives a rate of each of its parts; the median over the latest runs counts. A part
+that no run has had is scaled from the others: it gets the rate of whole runs. So the units below, which are proportions
+measured with the miniature on a CPU, matter only for what has not been seen on this device.
 """
 
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
 
-from redream.runs.events import Started
-from redream.runs.run import Run, RunError
+from redream.runs.run import Run, RunError, runs_folder
 from redream.settings import Settings
 
-# Seconds on one core with the miniature. A view is a render of 64 × 64 rays of 48 samples.
-START = 1.0  # look up and turn the assets
-SCORE = 0.08  # an iteration's encoding, guided noise and their gradient
-VIEW = 0.045  # a render with its gradient
-VARIATIONAL = 0.095  # predict and learn by ζ
-DELTA = 0.03  # the asset's noise, where delta denoising is on
-TAUGHT = 0.031  # a picture of adaptation's batch
-PREVIEW = 0.19
-FRAME = 0.125  # a frame of the turntable, of 96 × 96 rays
-MESH = 7.3  # of 96³ cells
-SCORES = 1.3
-SAMPLED = 0.12  # a picture of the prior in 3 steps
-REMEMBERED = 5  # runs
+HISTORY_RUNS = 5  # that rates are learned from
+RECENT = 20  # iterations of a session that its own rates come from
+
+# Units of work of an iteration
+SCORE = 2.7  # guided noise prediction, encoding, and the gradient through it
+RENDER = 1.5  # 64 × 64 rays of 48 samples, with their gradient
+VARIATIONAL = 3.2  # prediction and training of ζ
+DELTA = 1.0  # noise prediction for the asset
+ADAPTATION = 1.0  # an image of the adaptation's batch
+PREVIEW = 6.0
+# and of the other stages
+RETRIEVAL, ORIENTATION = 5.0, 6.0  # an asset
+FRAME = 4.0  # of the turntable, 96 × 96 rays of 48 samples
+MESH = 240.0  # 96³ samples
+SCORES = 43.0
+SAMPLE = 4.0  # an image of the prior in 3 steps
+
+RATE_OF_RUNS = "run"  # the key of the rate over all parts of a run
 
 
-def iteration_costs(settings: Settings, extra: int = 0) -> Float[np.ndarray, "n"]:
-    """The cost of each iteration, over all particles in turn, with `extra` more for each of them."""
+class Iterations:
+    """The iterations of a run, over all particles in turn, by part. `extra`: further iterations per particle."""
+
+    def __init__(self, settings: Settings, extra: int = 0) -> None:
+        s = settings
+        of_particle = np.arange((s.iterations + extra) * s.particles) // s.particles
+        progress = np.minimum(of_particle / s.iterations, 1.0)
+        pixels = np.zeros(len(progress), int)
+        for start, side in s.rendering.resolutions:
+            pixels[progress >= start] = side
+        warming_up = (progress < s.initialisation.warmup) & s.uses_assets
+        codes, self._indices = np.unique(2 * pixels + warming_up, return_inverse=True)
+        kinds = [("warm-up" if code % 2 else "distillation", int(code) // 2) for code in codes]
+        self._parts = [f"{s.method}/{stage}/{side}" for stage, side in kinds]
+        adapted = int(warming_up.sum()) or len(progress)  # without a warm-up the adaptation is spread over all of them
+        self.work = {  # units of work of one iteration
+            part: _iteration_work(s, stage, side, adapted)
+            for part, (stage, side) in zip(self._parts, kinds, strict=True)
+        }
+
+    def part(self, iteration: int) -> str:
+        """The part of an iteration (1, 2, …)."""
+        return self._parts[self._indices[iteration - 1]]
+
+    def counts(self, begin: int = 0) -> dict[str, int]:
+        """How many iterations of each part come after the first `begin` ones."""
+        counts = np.bincount(self._indices[begin:], minlength=len(self._parts)).tolist()
+        return {part: count for part, count in zip(self._parts, counts, strict=True) if count}
+
+
+def _iteration_work(settings: Settings, stage: str, pixels: int, adapted: int) -> float:
+    """Units of work of one iteration, in the mean; `adapted`: how many iterations the adaptation is spread over."""
     s = settings
-    own = np.arange((s.iterations + extra) * s.particles) // s.particles
-    share = np.minimum(own / s.iterations, 1.0)
-    view = VIEW * s.rendering.samples_per_ray / 48 * np.ones_like(share)
-    for start, pixels in s.rendering.resolutions:
-        view = np.where(share >= start, VIEW * s.rendering.samples_per_ray / 48 * (pixels / 64) ** 2, view)
-    costs = SCORE + view + PREVIEW / s.output.preview_every
+    render = RENDER * s.rendering.samples_per_ray / 48 * (pixels / 64) ** 2
+    work = SCORE + render + PREVIEW / s.output.preview_every
     if s.method != "sds":
-        costs = costs + VARIATIONAL
+        work += VARIATIONAL
     if s.uses_assets and s.initialise:
-        costs = costs + (share < s.initialisation.warmup) * (s.initialisation.asset_steps - 1) * view
+        if stage == "warm-up":
+            work += (s.initialisation.asset_steps - 1) * render
         if s.distillation.delta_every:
-            costs = costs + (own % s.distillation.delta_every == 0) * DELTA
-    if s.uses_assets and s.adapt:
-        teaching = share < s.initialisation.warmup
-        teaching[0] = True  # with τ = 0 all of it comes first
-        costs = costs + teaching * (s.adaptation.steps * s.adaptation.batch * TAUGHT / teaching.sum())
-    return costs
+            work += DELTA / s.distillation.delta_every
+    if s.uses_assets and s.adapt and (stage == "warm-up" or not s.initialisation.warmup):
+        work += s.adaptation.steps * s.adaptation.batch * ADAPTATION / adapted
+    return work
 
 
-def filming_cost(settings: Settings) -> float:
-    """The cost of one object's turntable."""
+def work_of_stages(settings: Settings) -> dict[str, float]:
+    """Units of work of the stages before and after the iterations."""
     s = settings
-    return s.output.turntable_frames * FRAME * (s.output.turntable_rays / 96) ** 2 * s.rendering.samples_per_ray / 48
+    assets = s.retrieval.assets if s.uses_assets else 0
+    frame = FRAME * (s.output.turntable_rays / 96) ** 2 * s.rendering.samples_per_ray / 48
+    return {
+        "retrieval": assets * RETRIEVAL,
+        "orientation": assets * ORIENTATION,
+        "turntables": s.particles * s.output.turntable_frames * frame,
+        "meshes": s.particles * MESH * (s.output.mesh_resolution / 96) ** 2,
+        "scores": s.particles * SCORES,
+    }
 
 
-def finishing_cost(settings: Settings) -> float:
-    """The cost of films, meshes and scores."""
-    s = settings
-    return s.particles * (filming_cost(s) + MESH * (s.output.mesh_resolution / 96) ** 2 + SCORES)
+def rates_of(record: Mapping, settings: Settings, extra: int = 0) -> dict[str, float]:
+    """Seconds per unit of work of each part that a record.json has the time of, and of all of them together.
 
-
-def cost(settings: Settings, extra: int = 0, begin: int = 0) -> float:
-    """The cost of a run from its iteration `begin` on (0: from its start)."""
-    start = START if settings.uses_assets else 0.0
-    return start + float(iteration_costs(settings, extra)[begin:].sum()) + finishing_cost(settings)
+    Raises `KeyError` or `TypeError` for a record without times.
+    """
+    iterations = Iterations(settings, extra)
+    counts = iterations.counts()
+    work = {part: counts[part] * iterations.work[part] for part in counts} | work_of_stages(settings)
+    seconds = {part: value * counts[part] for part, value in record["seconds_per_iteration"].items()}
+    seconds |= {stage: value for stage, value in record["seconds"].items() if work.get(stage)}
+    rates = {part: value / work[part] for part, value in seconds.items()}
+    return rates | {RATE_OF_RUNS: sum(seconds.values()) / sum(work[part] for part in seconds)}
 
 
 @dataclass
 class RuntimeEstimator:
-    """How fast a stack is on a device: seconds per unit of cost of the latest runs, or at first of a few pictures."""
+    """Estimates the seconds that runs of a stack take on a device; it learns from runs that were made there."""
 
     stack: str
-    device: str  # in words
-    ratios: deque[float] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
-    first: float | None = None  # what counts while no run is known
+    device: str  # as `environment.device_name` says it
+    runs: deque[dict[str, float]] = field(default_factory=lambda: deque(maxlen=HISTORY_RUNS))  # the rates of each
+    measured: float | None = None  # seconds per unit of work, while no run is known
+
+    @staticmethod
+    def of_latest_runs(stack: str, device: str) -> "RuntimeEstimator":
+        """An estimator that has learned from the runs under `runs_folder()` that ended last."""
+        estimator = RuntimeEstimator(stack, device)
+        records = sorted(runs_folder().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
+        for record in records[-HISTORY_RUNS:]:
+            with suppress(RunError, OSError):
+                estimator.learn(Run.open(record.parent))
+        return estimator
 
     def learn(self, run: Run) -> None:
-        """Remember how long a run took, if it was made here and by one session from its start to its end."""
-        try:
+        """Learn the rates of a run; those of another stack or device, and those without times, are ignored."""
+        with suppress(RunError, KeyError, TypeError, AttributeError, ZeroDivisionError):  # malformed, or it broke off
             record = run.read_json("record.json")
-            seconds = sum(value for stage, value in record["seconds"].items() if stage != "loading")
-            here = (record["stack"], record["device"]) == (self.stack, self.device)
-            once = sum(isinstance(event, Started) for event in run.events()) == 1
-            if here and once and record["done"] == run.request.total:
-                self.ratios.append(seconds / cost(run.request.settings, run.request.extra))
-        except (RunError, KeyError, TypeError, AttributeError):  # damaged, or one that broke off
-            pass
+            if (record["stack"], record["device"]) == (self.stack, self.device):
+                self.runs.append(rates_of(record, run.request.settings, run.request.extra))
 
     def measure(self, prior) -> None:
-        """Time a picture of a `redream.distillation.prior.Prior`, as long as no run is known."""
+        """Time samples of a `redream.distillation.prior.Prior`: their rate counts while no run is known."""
         import torch
 
-        words, generator = prior.embed([""]), torch.Generator().manual_seed(0)
+        embedding, generator = prior.embed([""]), torch.Generator().manual_seed(0)
         moments = []
         for _ in range(4):  # the first one is slower
-            prior.sample(words, generator, steps=3)
+            prior.sample(embedding, generator, steps=3)
             moments.append(time.perf_counter())
-        self.first = float(np.diff(moments).min()) / SAMPLED
+        self.measured = float(np.diff(moments).min()) / SAMPLE
+
+    def rate(self, part: str) -> float | None:
+        """Seconds per unit of work of a part; None if nothing is known."""
+        known = [rates[part] for rates in self.runs if part in rates] or [rates[RATE_OF_RUNS] for rates in self.runs]
+        return statistics.median(known) if known else self.measured
 
     def seconds(self, settings: Settings, extra: int = 0, begin: int = 0) -> float | None:
-        """How long a run will take from its iteration `begin` on; None if nothing is known yet."""
-        ratio = statistics.median(self.ratios) if self.ratios else self.first
-        return None if ratio is None else ratio * cost(settings, extra, begin)
+        """Estimate the seconds of a run from its iteration `begin` on; None if nothing is known."""
+        iterations = Iterations(settings, extra)
+        work = {part: count * iterations.work[part] for part, count in iterations.counts(begin).items()}
+        work |= work_of_stages(settings)
+        rates = {part: self.rate(part) for part in work}
+        return None if None in rates.values() else sum(work[part] * rates[part] for part in work)
+
+
+class SessionClock:
+    """The time left in one session: iterations at its own recent rates, the stages after them at those learned before."""
+
+    def __init__(self, settings: Settings, extra: int, learned: RuntimeEstimator) -> None:
+        self._learned, self._stages = learned, work_of_stages(settings)
+        self._iterations = Iterations(settings, extra)
+        self._total: Counter[str] = Counter()  # seconds of all iterations by part, and
+        self._count: Counter[str] = Counter()  # how many they were
+        self._recent: dict[str, deque[float]] = {}  # seconds of the latest ones
+
+    def add(self, iteration: int, seconds: float) -> None:
+        """Add the time that an iteration (1, 2, …) took."""
+        part = self._iterations.part(iteration)
+        self._total[part] += seconds
+        self._count[part] += 1
+        self._recent.setdefault(part, deque(maxlen=RECENT)).append(seconds)
+
+    @property
+    def seconds_per_iteration(self) -> dict[str, float]:
+        """The mean of each part, for record.json."""
+        return {part: self._total[part] / count for part, count in self._count.items()}
+
+    def seconds_left(self, done: int) -> float | None:
+        """Estimate the seconds until everything is made, after `done` iterations; None if unknown."""
+        left = [self._of_iterations(part, count) for part, count in self._iterations.counts(done).items()]
+        left += map(self.finishing, ("turntables", "meshes", "scores"))
+        return None if None in left else sum(left)
+
+    def finishing(self, stage: str) -> float | None:
+        """Estimate the seconds of "turntables", "meshes" or "scores" of all particles; None if unknown."""
+        rate = self._rate(stage)
+        return None if rate is None else self._stages[stage] * rate
+
+    def _of_iterations(self, part: str, count: int) -> float | None:
+        if part in self._recent:
+            return count * statistics.fmean(self._recent[part])
+        rate = self._rate(part)
+        return None if rate is None else count * self._iterations.work[part] * rate
+
+    def _rate(self, part: str) -> float | None:
+        """Seconds per unit of work of a part that this session has not reached: the learned rate, else that of its latest
+        iterations; None before the first one."""
+        if self._learned.runs:
+            return self._learned.rate(part)
+        work = sum(self._iterations.work[part] * len(recent) for part, recent in self._recent.items())
+        return sum(map(sum, self._recent.values())) / work if work else None

@@ -1,6 +1,6 @@
-"""From what is optimised to files and screens: strips, previews, turntables, meshes, scores."""
+"""From particles and assets to images, meshes and scores: strips, previews, turntables, sprites, GLBs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,11 +25,15 @@ STRIP_VIEWS, STRIP_SIZE = 8, 96  # views, pixels
 PREVIEW_SIZE = 128  # pixels
 PREVIEW_STEP_DEG = 30.0  # between one preview and the next
 MESH_TEXTURE = 512  # texels along a side
+SPRITE_COLUMNS = 6  # of a sprite sheet, which has as many rows
+SPRITE_FRAMES = SPRITE_COLUMNS**2  # views once around, 10° apart
+SPRITE_SIDE = 96  # pixels of each
+SPRITE_QUALITY = 75  # of JPEG, 0 to 100
 
 
 @runtime_checkable
 class Renderable(Protocol):
-    """What can be shown: distillation's particles are."""
+    """What can be rendered and meshed: distillation's particles are."""
 
     field: FieldFunction
     grid: OccupancyGrid
@@ -38,14 +42,14 @@ class Renderable(Protocol):
 
 
 def save_png(image: Float[Tensor, "3 h w"], path: Path) -> None:
-    """Write a picture in [0, 1]; the file is complete or absent."""
+    """Write an image in [0, 1] as a PNG, and the folder it is in; the file is complete or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         Image.fromarray(as_bytes(image)).save(temporary, "PNG")
 
 
 def grid(images: Float[Tensor, "b 3 h w"], columns: int = 4) -> Float[Tensor, "3 gh gw"]:
-    """Pictures in rows of `columns` beside each other; white where there is none."""
+    """Images side by side in rows of `columns`; places that are left over are white."""
     columns = min(columns, len(images))
     empty = -len(images) % columns
     images = torch.cat([images, torch.ones_like(images[:1]).expand(empty, -1, -1, -1)])
@@ -54,37 +58,49 @@ def grid(images: Float[Tensor, "b 3 h w"], columns: int = 4) -> Float[Tensor, "3
 
 
 def save_strip(asset: Asset, settings: Settings, path: Path) -> None:
-    """An asset's views once around it in a row, the one from +x first."""
+    """Write `STRIP_VIEWS` views of an asset, once around it in one row, as a PNG; the first one is from +x."""
     cameras = ring(
         STRIP_VIEWS, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
     )
     save_png(grid(pictures(asset, cameras, STRIP_SIZE), columns=STRIP_VIEWS), path)
 
 
+def save_sprites(frames: Sequence[UInt8[np.ndarray, "h w 3"]], path: Path) -> None:
+    """Write `SPRITE_FRAMES` of a turntable's frames, evenly chosen, row by row on one JPEG sheet for galleries."""
+    sheet = Image.new("RGB", (SPRITE_COLUMNS * SPRITE_SIDE,) * 2, "white")
+    for place in range(SPRITE_FRAMES):
+        frame = Image.fromarray(frames[place * len(frames) // SPRITE_FRAMES])
+        row, column = divmod(place, SPRITE_COLUMNS)
+        small = frame.resize((SPRITE_SIDE, SPRITE_SIDE), Image.Resampling.LANCZOS)
+        sheet.paste(small, (column * SPRITE_SIDE, row * SPRITE_SIDE))
+    with replacing(path) as file:
+        sheet.save(file, "JPEG", quality=SPRITE_QUALITY)
+
+
 class CachedViews:
-    """Shows one particle over white, as turntables and scores want it; a view that was seen is not rendered again."""
+    """Renders a particle over white for its turntable and its scores; views of the turntable are kept for the scores."""
 
     def __init__(self, particle: Renderable, settings: Settings, score_size: int) -> None:
         self.particle, self.settings, self.score_size = particle, settings, score_size
-        self._seen: dict[Camera, Tensor] = {}  # (1, 4, s, s) colour and opacity, s = score_size
+        self._views: dict[Camera, Tensor] = {}  # (1, 4, s, s) colour and opacity, s = score_size
 
     def render(self, camera: Camera) -> Float[Tensor, "1 3 h w"]:
-        """Colour at the turntable's size."""
+        """Render a view at the turntable's size, and keep it for the scores."""
         white = torch.ones(3, device=self.particle.grid.density.device)
-        seen = self.particle.render(camera, self.settings.output.turntable_rays, white)
-        both = torch.cat([seen.image, seen.opacity], dim=1)  # (1, 4, h, w)
-        self._seen[camera] = _resized(both, self.score_size)
-        return _resized(seen.image, self.settings.output.turntable_size)
+        rendering = self.particle.render(camera, self.settings.output.turntable_rays, white)
+        rgba = torch.cat([rendering.image, rendering.opacity], dim=1)  # (1, 4, h, w)
+        self._views[camera] = _resized(rgba, self.score_size)
+        return _resized(rendering.image, self.settings.output.turntable_size)
 
     def for_scores(self, camera: Camera) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
-        """Colour and opacity, brought to the size that scores are made at."""
-        if camera not in self._seen:
+        """Colour and opacity of a view at the size that scores are computed at, `score_size`."""
+        if camera not in self._views:
             self.render(camera)
-        seen = self._seen[camera]
-        return seen[:, :3], seen[:, 3:]
+        rgba = self._views[camera]
+        return rgba[:, :3], rgba[:, 3:]
 
     def frames(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-        """Of the turntable, one after the other."""
+        """The frames of the turntable, rendered one after the other."""
         s = self.settings
         cameras = ring(
             s.output.turntable_frames, s.output.score_elevation_deg, s.output.score_distance, s.output.score_fovy_deg
@@ -93,14 +109,14 @@ class CachedViews:
 
 
 def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
-    """Pictures in [0, 1] at another size, anti-aliased."""
+    """Square images in [0, 1] at another size, anti-aliased."""
     if images.shape[-1] == size:
         return images
     return torch.nn.functional.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
 
 
 def preview_camera(settings: Settings, number: int) -> Camera:
-    """Where the `number`-th preview is taken from: a little further around each time."""
+    """The camera of the `number`-th preview, `PREVIEW_STEP_DEG` further around each time."""
     azimuth = number * PREVIEW_STEP_DEG % 360
     return Camera(
         azimuth, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
@@ -108,12 +124,12 @@ def preview_camera(settings: Settings, number: int) -> Camera:
 
 
 def preview(particle: Renderable, camera: Camera) -> Float[Tensor, "1 3 h w"]:
-    """A small picture over white."""
+    """Render a particle small, over white."""
     return particle.render(camera, PREVIEW_SIZE, torch.ones(3, device=particle.grid.density.device)).image
 
 
 def save_mesh(particle: Renderable, settings: Settings, path: Path) -> None:
-    """Write the particle's surface as a GLB. Raises `mesh.MeshError` if there is none."""
+    """Write the particle's surface as a textured GLB. Raises `mesh.MeshError` if there is none."""
     surface = mesh.extract(
         particle.field,
         particle.grid,
@@ -126,8 +142,9 @@ def save_mesh(particle: Renderable, settings: Settings, path: Path) -> None:
     mesh.save(surface, path)
 
 
-def scores_of(studio: CachedViews, prompt: str, models: Models, has_front: bool | None) -> dict:
-    """All scores of one particle, for scores.json."""
+def scores_of(views: CachedViews, prompt: str, models: Models, has_front: bool | None) -> dict:
+    """Return all scores of one particle, an object of scores.json. Raises `ClipError`, `HubError`, `MetricsError` or
+    `StackError` if a scoring model cannot be used."""
     clips = {name: models.clip(name) for name in ("a", "b")}
     nets = {name: models.perceptual(name) for name in ("a", "b")}
-    return score(studio.for_scores, prompt, clips, nets, studio.settings, has_front)
+    return score(views.for_scores, prompt, clips, nets, views.settings, has_front)

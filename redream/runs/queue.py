@@ -25,7 +25,6 @@ from redream.stack.models import Models
 
 POLL_SECONDS = 0.2  # between two reads of a run's events
 HEARTBEAT_SECONDS = 1.0  # without events a follower gets an empty update: a page that has gone is noticed by it
-HISTORY_RUNS = 5  # finished runs that the estimator learns from at the start
 PRUNE_SECONDS = 3600.0  # between two removals of old runs
 
 Stop = Callable[[], bool]  # asked at every iteration: whether to stop
@@ -61,12 +60,10 @@ class Worker:
 
     def __init__(self, models: Models, generate: Callable, resume: Callable, keep_days: float | None = None) -> None:
         self.models, self._generate, self._resume = models, generate, resume
-        self.eta = RuntimeEstimator(models.stack.name, environment.device_name(models.device))
+        self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, environment.device_name(models.device))
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._submit_lock = threading.Lock()  # one submission after the other
-        for run in _latest_runs(HISTORY_RUNS):
-            self.eta.learn(run)
         threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
         if keep_days is not None:
             threading.Thread(target=_prune_regularly, args=(keep_days,), name="redream-prune", daemon=True).start()
@@ -255,16 +252,6 @@ def events_after(history: Path, offset: int) -> tuple[list[Event], int]:
         with suppress(ValueError, KeyError, TypeError):  # one that was cut off when a run was killed
             parsed.append(events.from_line(line.decode()))
     return parsed, offset + len(complete) + len(end)
-
-
-def _latest_runs(count: int) -> list[Run]:
-    """The `count` runs under the root that ended last, the latest one last."""
-    records = sorted(runs_folder().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
-    runs = []
-    for record in records[-count:]:
-        with suppress(RunError, OSError):
-            runs.append(find_run(record.parent.name))
-    return runs
 
 
 def _prune_regularly(days: float) -> None:

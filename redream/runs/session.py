@@ -1,12 +1,11 @@
 """One call's work on a run, from the first event to the last.
 
-prompt → assets → fronts → (adaptation ‖ warm-up) → distillation → turntables, meshes, scores, record
+prompt → assets → orientation → (adaptation ‖ warm-up) → distillation → turntables, meshes, scores, record
 """
 
 import math
 import shutil
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,7 +14,8 @@ from pathlib import Path
 from redream import __version__
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
-from redream.runs import eta, outputs, retrieved
+from redream.runs import outputs, retrieved
+from redream.runs.eta import RuntimeEstimator, SessionClock
 from redream.runs.events import (
     Artefact,
     Event,
@@ -30,6 +30,7 @@ from redream.runs.events import (
 )
 from redream.runs.retrieved import RetrievedAsset
 from redream.runs.run import Run
+from redream.runs.upgrade import FORMAT
 from redream.scene import turntable
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
@@ -39,13 +40,18 @@ from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
 from redream.stack.vocabulary import ParsedPrompt
 
-RECENT = 20  # iterations that the time left is estimated from
-FILM_NEWS = 10  # times that is told how far a film is
-UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there is no score: the run is worth keeping without it
+FILM_UPDATES = 10  # while a turntable is rendered
+UNSCORED = (
+    ClipError,
+    HubError,
+    MetricsError,
+    StackError,
+)  # why there are no scores: the run is worth keeping without them
 
 
 def is_previewed(iteration: int, every: int) -> bool:
-    """At every multiple, and before the first one at the powers of two: then most changes, and somebody waits."""
+    """Whether an iteration (1, 2, …) has a preview: every multiple, and before the first one the powers of two, when most
+    changes."""
     return iteration % every == 0 or (iteration < every and iteration.bit_count() == 1)
 
 
@@ -59,12 +65,12 @@ class Session:
     models: Models
     stop: Callable[[], bool]
     uploads_validated: bool = False  # and stored by this call; a resumed run's folder may have been changed since
-    assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's and where their fronts were
+    assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's entries and their orientation
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
-    ratio: float | None = None  # seconds per unit of cost, of the latest iterations (`redream.runs.eta`)
+    clock: SessionClock = field(init=False)
 
     def events(self) -> Iterator[Event]:
-        """Everything, in order. Raises `RunError` at the first one if another program works on the run."""
+        """All events, in order. Raises `RunError` at the first one if another program works on the run."""
         with self.run.working():
             yield from self._events()
 
@@ -75,21 +81,21 @@ class Session:
         yield Started(str(run.folder), prompt, settings, done, total)
         for sentence in self.parsed.warnings:
             yield Warned(sentence)
-        retrieved_assets = []
+        retrieved_assets: list[RetrievedAsset] = []
         if settings.uses_assets:
             yield from self._retrieve(retrieved_assets)
             yield from self._orient(retrieved_assets)
 
         yield Progress("loading", done, total)
         with self._timed("loading"):
-            from redream.distillation.loop import Distillation  # takes seconds: by now the assets are seen
+            from redream.distillation.loop import Distillation  # takes seconds: by now the assets are on the page
 
             captioned = [asset.captioned for asset in retrieved_assets]
             distillation = Distillation(self.models.prior, settings, prompt, captioned)
             yield from self._load(distillation, checkpoints)
         yield from self._distil(distillation)
-        if distillation.iteration:  # else there is nothing to show
-            yield from self._make(distillation)
+        if distillation.iteration:  # else there is nothing to make results of
+            yield from self._make_results(distillation)
         run.write_json("record.json", self._record(distillation.iteration))
         yield Finished(stopped=distillation.iteration < total)
 
@@ -129,7 +135,7 @@ class Session:
             yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
 
     def _load(self, distillation, checkpoints: list[Path]) -> Iterator[Event]:
-        """Continue from the last checkpoint that is whole; `CheckpointError`, and nothing is touched, if none is."""
+        """Continue from the last checkpoint that is intact. Raises `CheckpointError`, and changes no file, if none is."""
         from redream.distillation.checkpoint import CheckpointError
 
         damaged = []
@@ -149,29 +155,29 @@ class Session:
             yield Warned(f"The checkpoint of iteration {at} is damaged; the run goes on from iteration {instead}.")
 
     def _distil(self, distillation) -> Iterator[Event]:
-        """Iterate, with previews and checkpoints, until it is done or stopped; the last state is always saved."""
-        settings, saved = self.run.request.settings, distillation.iteration
-        previews, overflowed = True, 0
-        costs, finishing = eta.iteration_costs(settings, self.run.request.extra), eta.finishing_cost(settings)
-        moments = deque([time.perf_counter()], maxlen=RECENT + 1)
-        steps = distillation.steps(self.run.request.extra, self.stop)
+        """Iterate, with previews and checkpoints, until all is done or stopped; the last state is always saved."""
+        request, saved = self.run.request, distillation.iteration
+        settings = request.settings
+        with_previews, overflowed = True, 0
+        learned = RuntimeEstimator.of_latest_runs(self.stack.name, environment.device_name(self.models.device))
+        self.clock = SessionClock(settings, request.extra, learned)
+        steps, last = distillation.steps(request.extra, self.stop), time.perf_counter()
         while not self.stop():
             with self._timed("distillation"):
                 step = next(steps, None)
             if step is None:
                 break
-            moments.append(time.perf_counter())
-            done = step.iteration
-            self.ratio = (moments[-1] - moments[0]) / float(costs[done + 1 - len(moments) : done].sum())
-            left = float(self.ratio * (costs[done:].sum() + finishing))
-            yield Progress(step.stage, done, step.total, left, step.losses)
+            done, now = step.iteration, time.perf_counter()
+            self.clock.add(done, now - last)  # with the last one's preview and checkpoint
+            last = now
+            yield Progress(step.stage, done, step.total, self.clock.seconds_left(done), step.losses)
             overflowed += not math.isfinite(step.losses["score"])
-            if previews and is_previewed(done, settings.output.preview_every):
+            if with_previews and is_previewed(done, settings.output.preview_every):
                 try:
-                    told = self._preview(distillation)
+                    yield self._preview(distillation)
                 except UNSCORED as error:
-                    previews, told = False, Warned(f"There are no more previews. {error}")
-                yield told
+                    with_previews = False
+                    yield Warned(f"There are no more previews. {error}")
             if done % settings.output.checkpoint_every == 0:
                 saved = self._save(distillation)
         if saved < distillation.iteration:
@@ -187,53 +193,32 @@ class Session:
             image = outputs.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
             file = f"preview/{iteration:06d}.png"
             outputs.save_png(image[0], self.run.folder / file)
-            likeness = float(clip.embed_images(image)[0] @ clip.embed_texts([self.parsed.prompt])[0])
-        return Preview(file, iteration, particle, camera.azimuth_deg, likeness if math.isfinite(likeness) else None)
+            score = float(clip.embed_images(image)[0] @ clip.embed_texts([self.parsed.prompt])[0])
+        return Preview(file, iteration, particle, camera.azimuth_deg, score if math.isfinite(score) else None)
 
     def _save(self, distillation) -> int:
+        """Save a checkpoint; return its iteration."""
         with self._timed("checkpoints"), self.run.checkpoint(distillation.iteration) as folder:
             distillation.save(folder)
         return distillation.iteration
 
-    def _make(self, distillation) -> Iterator[Event]:
-        """A turntable, a mesh and scores of every particle; where one has no scores, no scores.json."""
-        run, total, settings = self.run, self.run.request.total, self.run.request.settings
-        finishing = self.ratio and self.ratio * eta.finishing_cost(settings) / settings.particles  # of one object
-        filming = self.ratio and self.ratio * eta.filming_cost(settings)
+    def _make_results(self, distillation) -> Iterator[Event]:
+        """Make a turntable, a mesh and scores of every particle; if one cannot be scored, there is no scores.json."""
+        run, done, total = self.run, distillation.iteration, self.run.request.total
         scored, unscored = [], None
         try:
             size = self.models.score_size
         except UNSCORED as error:
             size, unscored = 64, error
         for number, particle in enumerate(distillation.particles):
-            studio = outputs.CachedViews(particle, settings, size)
-            frames, count = [], settings.output.turntable_frames
-            left = finishing and finishing * (settings.particles - number)
-            try:
-                with self._timed("turntables"):
-                    for frame in studio.frames():
-                        if len(frames) % math.ceil(count / FILM_NEWS) == 0:
-                            rest = left and left - filming * len(frames) / count
-                            yield Progress("filming", distillation.iteration, total, rest)
-                        frames.append(frame)
-                    turntable.write(frames, run.folder / f"turntable-{number}.mp4")
-                yield Artefact("turntable", number, f"turntable-{number}.mp4")
-            except TurntableError as error:
-                (run.folder / f"turntable-{number}.mp4").unlink(missing_ok=True)  # one of an earlier session
-                yield Warned(str(error))
-            yield Progress("meshing", distillation.iteration, total, left and left - filming)
-            try:
-                with self._timed("meshes"):
-                    outputs.save_mesh(particle, settings, run.folder / f"mesh-{number}.glb")
-                yield Artefact("mesh", number, f"mesh-{number}.glb")
-            except MeshError as error:
-                (run.folder / f"mesh-{number}.glb").unlink(missing_ok=True)  # one of an earlier session
-                yield Warned(str(error))
+            views = outputs.CachedViews(particle, run.request.settings, size)
+            yield from self._make_turntable(views, number, done)
+            yield from self._make_mesh(particle, number, done)
             if unscored is None:
-                yield Progress("scoring", distillation.iteration, total)
+                yield Progress("scoring", done, total)
                 try:
                     with self._timed("scores"):
-                        scored.append(outputs.scores_of(studio, self.parsed.prompt, self.models, self.parsed.has_front))
+                        scored.append(outputs.scores_of(views, self.parsed.prompt, self.models, self.parsed.has_front))
                 except UNSCORED as error:
                     unscored = error
         if unscored is not None:
@@ -244,11 +229,49 @@ class Session:
         run.write_json("scores.json", scores)
         yield Scored(scores)
 
+    def _make_turntable(self, views: outputs.CachedViews, number: int, done: int) -> Iterator[Event]:
+        """Render and write the turntable of one particle; that of the first also as the gallery's sprites."""
+        run, count, frames = self.run, self.run.request.settings.output.turntable_frames, []
+        file = run.folder / f"turntable-{number}.mp4"
+        try:
+            with self._timed("turntables"):
+                for frame in views.frames():
+                    if len(frames) % math.ceil(count / FILM_UPDATES) == 0:
+                        left = self._seconds_left(number, filmed=len(frames) / count)
+                        yield Progress("filming", done, run.request.total, left)
+                    frames.append(frame)
+                turntable.write(frames, file)
+                if number == 0:
+                    outputs.save_sprites(frames, run.folder / "sprite.jpg")
+            yield Artefact("turntable", number, file.name)
+        except TurntableError as error:
+            file.unlink(missing_ok=True)  # one of an earlier session
+            yield Warned(str(error))
+
+    def _make_mesh(self, particle: outputs.Renderable, number: int, done: int) -> Iterator[Event]:
+        run, file = self.run, self.run.folder / f"mesh-{number}.glb"
+        yield Progress("meshing", done, run.request.total, self._seconds_left(number, filmed=1.0))
+        try:
+            with self._timed("meshes"):
+                outputs.save_mesh(particle, run.request.settings, file)
+            yield Artefact("mesh", number, file.name)
+        except MeshError as error:
+            file.unlink(missing_ok=True)  # one of an earlier session
+            yield Warned(str(error))
+
+    def _seconds_left(self, number: int, filmed: float) -> float | None:
+        """Estimate the seconds left while results of particle `number` are made; `filmed`: how much of its turntable is
+        rendered, 0 to 1."""
+        particles = self.run.request.settings.particles
+        stages = [self.clock.finishing(stage) for stage in ("turntables", "meshes", "scores")]  # of all particles
+        return None if None in stages else (sum(stages) * (particles - number) - stages[0] * filmed) / particles
+
     def _record(self, done: int) -> dict:
-        """Everything that reproduces the run."""
+        """Everything that reproduces the run, and how long its parts took in this session."""
         request = self.run.request
+        per_iteration = self.clock.seconds_per_iteration
         return {
-            "format": 1,
+            "format": FORMAT,
             "redream": __version__,
             "command": request.command,
             "prompt": request.prompt,
@@ -263,6 +286,7 @@ class Session:
             "done": done,
             "stopped": done < request.total,
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+            "seconds_per_iteration": {part: round(seconds, 6) for part, seconds in per_iteration.items()},
         }
 
     @contextmanager

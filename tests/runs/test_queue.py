@@ -9,7 +9,6 @@ from tiny_stack import TINY
 
 from redream import pipeline
 from redream.runs import queue
-from redream.runs.eta import cost
 from redream.runs.events import Failed, Finished, Progress, Warned
 from redream.runs.queue import Queued, QueueError, Worker
 from redream.runs.run import Request, Run, RunError
@@ -129,9 +128,9 @@ def test_who_waits_is_told_for_how_long_once_this_machine_is_known(models, fake)
     first, second = worker.submit("a"), worker.submit("b")
     assert worker.seconds_to_start(first) == 0 and worker.seconds_to_start(second) is None
     worker = Worker(models, fake, pipeline.resume)
-    worker.eta.first = 2.0
+    worker.eta.measured = 2.0
     runs = [worker.submit("a", TINY) for _ in range(3)]
-    assert worker.seconds_to_start(runs[2]) - worker.seconds_to_start(runs[1]) == pytest.approx(2 * cost(TINY))
+    assert worker.seconds_to_start(runs[2]) == pytest.approx(2 * worker.eta.seconds(TINY))
 
 
 @pytest.mark.parametrize("prompt", ["broken", "unlucky"])
