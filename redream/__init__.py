@@ -1,10 +1,10 @@
-"""Redream: a sentence becomes a 3D object. What the package offers, imported when it is first asked for."""
+"""Redream: text to 3D by retrieval-augmented score distillation. The public names, imported when they are first used."""
 
 import importlib
 import os
 
-# OpenMP's threads wait for each other in a busy loop. Beside another program on two cores an iteration of VSD then takes
-# 10 s, and .9 s if they sleep after so many rounds; on idle cores .4 and .5 s. Read when torch is loaded.
+# OpenMP's threads wait for each other in a busy loop; beside another program that makes iterations ten times slower. They
+# sleep after so many rounds. Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "4000")
 
 __version__ = "0.1.0"
@@ -14,6 +14,7 @@ _HOME = {
     "resume": "pipeline",
     "retrieve": "pipeline",
     "sample": "pipeline",
+    "prior_samples": "pipeline",
     "Models": "stack.models",
     "Settings": "settings",
     "PRESETS": "settings",

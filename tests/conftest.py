@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def small_textures():
-    """Painting a mesh's texture would be half of a tiny run's time."""
+    """Small textures: baking one of full size would be half of a tiny run's time."""
     from redream.runs import outputs
 
     with pytest.MonkeyPatch.context() as patch:

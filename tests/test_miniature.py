@@ -29,22 +29,22 @@ def made(mini, tmp_path_factory):
     return Run.open(folder), events
 
 
-def test_three_owls_are_found_though_none_is_purple(made):
+def test_three_owls_are_retrieved_none_of_them_purple(made):
     _, events = made
-    (found,) = (e for e in events if isinstance(e, Retrieved))
-    captions = [entry["caption"] for entry in found.assets]
+    (retrieved,) = (e for e in events if isinstance(e, Retrieved))
+    captions = [entry["caption"] for entry in retrieved.assets]
     assert len(captions) == 3 and all("owl" in caption for caption in captions)
     assert not any("purple" in caption or "violet" in caption for caption in captions)
 
 
-def test_the_object_looks_like_its_prompt_and_has_its_face_on_one_side_only(made):
+def test_the_object_fits_its_prompt_and_has_one_face(made):
     run, _ = made
     (scores,) = json.loads((run.folder / "scores.json").read_text())["objects"]
     assert min(scores["clip_a"], scores["clip_b"]) > 0.65  # true objects have 0.78 and 0.84
     assert min(scores["view_accuracy_a"], scores["view_accuracy_b"]) > 0.7
 
 
-def test_the_mesh_agrees_with_the_field_from_eight_sides(made):
+def test_the_mesh_and_the_field_agree_from_eight_sides(made):
     """Silhouettes overlap by 0.9, and colours differ by less than 22 dB PSNR allows, both cast from the same rays."""
     run, events = made
     (particle,) = load_particles(run.checkpoints()[-1], FAST)
@@ -53,10 +53,10 @@ def test_the_mesh_agrees_with_the_field_from_eight_sides(made):
     assert len(mesh.mesh.faces) <= FAST.output.mesh_faces
     overlaps, errors = [], []
     for camera in ring(8, 15.0, 1.6, 40.0):
-        seen = particle.render(camera, 128, torch.ones(3))
+        rendering = particle.render(camera, 128, torch.ones(3))
         image, opacity = mesh.render(camera, 128, torch.ones(3))
-        overlaps.append(silhouette_iou(seen.opacity, opacity))
-        errors.append((seen.image - image).square().mean())
+        overlaps.append(silhouette_iou(rendering.opacity, opacity))
+        errors.append((rendering.image - image).square().mean())
     psnr = -10 * torch.stack(errors).mean().log10()
     assert sum(overlaps) / 8 >= 0.9
     assert psnr >= 22

@@ -1,4 +1,4 @@
-"""A run from prompt to files: complete, repeatable, stoppable, resumable, and refused in sentences."""
+"""The public functions: runs are complete, repeatable, can be stopped and resumed; bad inputs are refused in sentences."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
 from redream.runs import events, outputs
 from redream.runs.run import LOCK, Run, RunError
-from redream.scene import assets
+from redream.scene import assets, glb_validation
 from redream.scene.glb_validation import GlbError
 from redream.settings import PRESETS
 from redream.stack.models import Models
@@ -30,20 +30,20 @@ def models_v(tiny_stack_v):
     return Models.load(Stack.load(tiny_stack_v, environ={}), "cpu")
 
 
-def follow(told) -> list[events.Event]:
-    return list(told)
+def follow(run_events) -> list[events.Event]:
+    return list(run_events)
 
 
-def kinds(told) -> list[str]:
-    return [type(event).__name__ for event in told if not isinstance(event, events.Progress)]
+def kinds(run_events) -> list[str]:
+    return [type(event).__name__ for event in run_events if not isinstance(event, events.Progress)]
 
 
 @pytest.fixture(scope="module")
 def whole(models, tmp_path_factory):
     """A run that nothing interrupted, and its events."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    told = follow(pipeline.generate(PROMPT, settings=TINY, out=folder, models=models))
-    return folder, told
+    run_events = follow(pipeline.generate(PROMPT, settings=TINY, out=folder, models=models))
+    return folder, run_events
 
 
 def result(folder: Path) -> tuple[bytes, bytes]:
@@ -62,26 +62,26 @@ def check_files(folder: Path, particles: int = 1) -> None:
 
 
 def test_a_prompt_becomes_a_turntable_a_mesh_scores_and_a_record(whole):
-    folder, told = whole
+    folder, run_events = whole
     expected = ["Started", "Retrieved", *["Oriented"] * 3, *["Preview"] * 3, "Artefact", "Artefact", "Scored"]
-    assert kinds(told) == [*expected, "Finished"]
+    assert kinds(run_events) == [*expected, "Finished"]
     check_files(folder)
-    for event in told:
+    for event in run_events:
         for file in (getattr(event, "file", None), getattr(event, "strip", None), *getattr(event, "strips", ())):
             assert file is None or (folder / file).is_file()
-    iterations = [event.iteration for event in told if isinstance(event, events.Progress) and event.losses]
+    iterations = [event.iteration for event in run_events if isinstance(event, events.Progress) and event.losses]
     assert iterations == [1, 2, 3, 4]
-    assert told[-1] == events.Finished(stopped=False)
+    assert run_events[-1] == events.Finished(stopped=False)
 
 
-def test_the_history_is_what_was_told(whole):
-    folder, told = whole
-    assert list(Run.open(folder).events()) == told
+def test_events_jsonl_has_the_events_that_were_yielded(whole):
+    folder, run_events = whole
+    assert list(Run.open(folder).events()) == run_events
 
 
-def test_v_prediction_and_a_stack_without_a_vocabulary_work_alike(models_v, tmp_path):
-    told = follow(pipeline.generate("Ironman!", settings=TINY, out=tmp_path, models=models_v))
-    assert told[-1] == events.Finished(stopped=False)
+def test_a_prior_with_v_prediction_and_a_stack_without_a_vocabulary_work(models_v, tmp_path):
+    run_events = follow(pipeline.generate("Ironman!", settings=TINY, out=tmp_path, models=models_v))
+    assert run_events[-1] == events.Finished(stopped=False)
     check_files(tmp_path)
 
 
@@ -92,7 +92,7 @@ def test_a_run_has_sprites_of_its_first_turntable(whole):
         assert sheet.format == "JPEG" and sheet.size == (side, side)
 
 
-def test_a_record_says_all_that_reproduces_the_run_and_scores_no_time_or_path(whole):
+def test_a_record_holds_all_that_reproduces_the_run_and_scores_hold_no_path(whole):
     folder, _ = whole
     run = Run.open(folder)
     record, retrieved = run.read_json("record.json"), run.read_json("retrieved.json")
@@ -115,45 +115,47 @@ def test_the_same_seed_gives_the_same_scores_and_the_same_state(whole, models, t
     assert result(tmp_path / "other")[1] != result(whole[0])[1]
 
 
-def test_a_run_that_was_killed_ends_as_if_it_had_not_been(whole, models, tmp_path):
-    told = pipeline.generate(PROMPT, settings=TINY, out=tmp_path, models=models)
-    for event in told:
+def test_a_resumed_run_has_the_scores_of_an_uninterrupted_one(whole, models, tmp_path):
+    run_events = pipeline.generate(PROMPT, settings=TINY, out=tmp_path, models=models)
+    for event in run_events:
         if isinstance(event, events.Progress) and event.iteration == 3:
             break  # the last checkpoint is of iteration 2
-    told.close()
+    run_events.close()
     assert not (tmp_path / "scores.json").exists() and len(Run.open(tmp_path).checkpoints()) == 1
-    told = follow(pipeline.resume(tmp_path, models=models))
-    assert (told[0].iteration, told[0].total) == (2, 4)
+    run_events = follow(pipeline.resume(tmp_path, models=models))
+    assert (run_events[0].iteration, run_events[0].total) == (2, 4)
     assert result(tmp_path) == result(whole[0])
     check_files(tmp_path)
 
 
-def test_stopping_keeps_what_there_is_and_the_rest_can_follow(whole, models, tmp_path):
-    seen = []
-    told = pipeline.generate(PROMPT, settings=TINY, out=tmp_path, models=models, stop=lambda: len(seen) >= 1)
-    for event in told:
+def test_a_stopped_run_has_results_and_can_be_resumed_to_the_same_end(whole, models, tmp_path):
+    iterations_done = []
+    run_events = pipeline.generate(
+        PROMPT, settings=TINY, out=tmp_path, models=models, stop=lambda: len(iterations_done) >= 1
+    )
+    for event in run_events:
         if isinstance(event, events.Progress) and event.losses:
-            seen.append(event.iteration)
-    assert seen == [1] and event == events.Finished(stopped=True)
+            iterations_done.append(event.iteration)
+    assert iterations_done == [1] and event == events.Finished(stopped=True)
     check_files(tmp_path)
     follow(pipeline.resume(tmp_path, models=models))
     assert result(tmp_path) == result(whole[0])
 
 
-def test_stopping_before_the_first_iteration_makes_nothing(models, tmp_path):
-    told = follow(pipeline.generate(PROMPT, settings=TINY, out=tmp_path, models=models, stop=lambda: True))
-    assert kinds(told)[-2:] == ["Oriented", "Finished"] and told[-1].stopped
+def test_a_run_stopped_before_its_first_iteration_has_no_results(models, tmp_path):
+    run_events = follow(pipeline.generate(PROMPT, settings=TINY, out=tmp_path, models=models, stop=lambda: True))
+    assert kinds(run_events)[-2:] == ["Oriented", "Finished"] and run_events[-1].stopped
     assert not list(tmp_path.glob("*.mp4")) and not Run.open(tmp_path).finished
 
 
-def test_a_finished_run_has_nothing_to_do_unless_more_is_asked_for(models, tmp_path):
+def test_a_finished_run_has_no_further_events_unless_iterations_are_added(models, tmp_path):
     settings = TINY.with_(method="vsd", iterations=2)
-    told = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
-    assert "Retrieved" not in kinds(told) and not (tmp_path / "retrieved.json").exists()
+    run_events = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
+    assert "Retrieved" not in kinds(run_events) and not (tmp_path / "retrieved.json").exists()
     before = result(tmp_path)
     assert follow(pipeline.resume(tmp_path, models=models)) == []
-    told = follow(pipeline.resume(tmp_path, 1, models=models))
-    assert (told[0].iteration, told[0].total) == (2, 3) and not told[-1].stopped
+    run_events = follow(pipeline.resume(tmp_path, 1, models=models))
+    assert (run_events[0].iteration, run_events[0].total) == (2, 3) and not run_events[-1].stopped
     assert result(tmp_path)[1] != before[1]
     assert follow(pipeline.resume(tmp_path, models=models)) == []
     with pytest.raises(RunError, match="out of range"):
@@ -162,16 +164,16 @@ def test_a_finished_run_has_nothing_to_do_unless_more_is_asked_for(models, tmp_p
 
 def test_several_particles_have_a_turntable_a_mesh_and_scores_each(models, tmp_path):
     settings = TINY.with_(particles=2, iterations=1)
-    told = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
-    assert [event.particle for event in told if isinstance(event, events.Artefact)] == [0, 0, 1, 1]
+    run_events = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
+    assert [event.particle for event in run_events if isinstance(event, events.Artefact)] == [0, 0, 1, 1]
     check_files(tmp_path, particles=2)
 
 
-def test_an_object_without_a_surface_is_said_and_the_rest_is_made(models, tmp_path):
+def test_an_object_without_a_surface_is_warned_of_and_has_its_other_results(models, tmp_path):
     settings = TINY.with_(method="sds", iterations=1, field={"density_scale": -50.0, "density_radius": 5.0})
-    told = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
-    assert kinds(told) == ["Started", "Preview", "Artefact", "Warned", "Scored", "Finished"]
-    assert "no surface" in next(event.sentence for event in told if isinstance(event, events.Warned))
+    run_events = follow(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
+    assert kinds(run_events) == ["Started", "Preview", "Artefact", "Warned", "Scored", "Finished"]
+    assert "no surface" in next(event.sentence for event in run_events if isinstance(event, events.Warned))
     assert not (tmp_path / "mesh-0.glb").exists()
 
 
@@ -196,7 +198,7 @@ assert not large, large
     assert (request.prompt, request.stack, request.settings) == (PROMPT, str(tiny_stack), PRESETS["mini"]["redream"])
 
 
-def test_what_the_environment_replaced_in_a_stack_is_remembered(tiny_stack, tiny_stack_v, tmp_path):
+def test_a_request_keeps_what_the_environment_replaced_in_its_stack(tiny_stack, tiny_stack_v, tmp_path):
     stack = Stack.load(tiny_stack, environ={"REDREAM_PRIOR": str(tiny_stack_v / "prior"), "REDREAM_INDEX": "a/b@c"})
     pipeline.generate(PROMPT, stack=stack, settings=TINY, out=tmp_path / "run")
     request = Run.open(tmp_path / "run").request
@@ -213,9 +215,9 @@ def test_a_prompt_that_cannot_be_used_is_refused_before_there_is_a_folder(prompt
     assert not (tmp_path / "run").exists()
 
 
-def test_words_that_are_not_known_are_warned_of(models, tmp_path):
-    told = pipeline.generate("a glittering owl", settings=TINY, out=tmp_path, models=models)
-    assert next(told).prompt == "a owl" and "glittering" in next(told).sentence
+def test_unknown_words_of_a_prompt_are_warned_of(models, tmp_path):
+    run_events = pipeline.generate("a glittering owl", settings=TINY, out=tmp_path, models=models)
+    assert next(run_events).prompt == "a owl" and "glittering" in next(run_events).sentence
 
 
 def test_a_stack_or_a_folder_that_cannot_be_used_is_refused(models, tmp_path):
@@ -226,27 +228,29 @@ def test_a_stack_or_a_folder_that_cannot_be_used_is_refused(models, tmp_path):
         pipeline.generate(PROMPT, out=tmp_path, models=models)
 
 
-def test_given_assets_are_used_instead_and_kept_with_the_run(models, tmp_path):
+def test_uploaded_assets_replace_retrieved_ones_and_are_kept_with_the_run(models, tmp_path):
     mine = tmp_path / "my owl.glb"
     mine.write_bytes(tiny_glb((90, 20, 160)))
     run = tmp_path / "run"
     settings = TINY.with_(iterations=1)
-    told = pipeline.generate(PROMPT, settings=settings, assets=[(mine, "an owl"), (mine, "")], out=run, models=models)
+    run_events = pipeline.generate(
+        PROMPT, settings=settings, assets=[(mine, "an owl"), (mine, "")], out=run, models=models
+    )
     mine.unlink()
-    follow(told)
+    follow(run_events)
     first, second = Run.open(run).read_json("retrieved.json")["assets"]
     assert (first["source"], first["caption"], second["caption"]) == ("my owl.glb", "an owl", PROMPT)
     assert -1 <= first["similarity"] <= 1 and first["uid"] != second["uid"]
     check_files(run)
 
 
-def test_assets_chosen_from_the_library_are_used_instead_and_recorded_with_their_licence(models, tmp_path):
+def test_assets_named_by_uid_replace_retrieved_ones_and_are_recorded_with_their_licence(models, tmp_path):
     uids, run = ["tiny-vase", "tiny-mug"], tmp_path / "run"
     follow(pipeline.generate(PROMPT, settings=TINY.with_(iterations=1), uids=uids, out=run, models=models))
     record = Run.open(run).read_json("record.json")
     assert [(asset["uid"], asset["license"]) for asset in record["assets"]] == [(uid, "CC0") for uid in uids]
-    for wrong, said in ((["no-such"], "no asset no-such"), (uids * 2, "limit is 3")):
-        with pytest.raises(ValueError, match=said):
+    for wrong, sentence in ((["no-such"], "no asset no-such"), (uids * 2, "limit is 3")):
+        with pytest.raises(ValueError, match=sentence):
             pipeline.generate(PROMPT, settings=TINY, uids=wrong, out=tmp_path / "other", models=models)
     with pytest.raises(pipeline.PipelineError, match="not both"):
         pipeline.generate(
@@ -255,7 +259,7 @@ def test_assets_chosen_from_the_library_are_used_instead_and_recorded_with_their
     assert not (tmp_path / "other").exists()
 
 
-def test_given_assets_are_refused_where_they_are_not_used_or_not_fit(models, tmp_path):
+def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malformed(models, tmp_path):
     file = tmp_path / "bad.glb"
     file.write_bytes(b"not a glb")
     for settings in (TINY.with_(method="vsd"), TINY.with_(initialise=False, adapt=False)):
@@ -268,7 +272,31 @@ def test_given_assets_are_refused_where_they_are_not_used_or_not_fit(models, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_an_asset_that_cannot_be_had_is_left_out_with_a_warning(models, tmp_path, monkeypatch):
+def test_an_upload_is_validated_once_and_again_when_the_run_is_resumed(models, tmp_path, monkeypatch):
+    validated, validate = [], glb_validation.check
+    monkeypatch.setattr(
+        glb_validation, "check", lambda source, *limits: validated.append(source) or validate(source, *limits)
+    )
+    (tmp_path / "owl.glb").write_bytes(tiny_glb((90, 20, 160)))
+    uploads, run = [(tmp_path / "owl.glb", "an owl")], tmp_path / "run"
+    settings = TINY.with_(iterations=1, adapt=False)
+    follow(pipeline.generate(PROMPT, settings=settings, assets=uploads, out=run, models=models))
+    assert validated == [tmp_path / "owl.glb"]
+    (run / "upload-0.glb").write_bytes(b"changed by hand")
+    with pytest.raises(GlbError):
+        follow(pipeline.resume(run, 1, models=models))
+    assert len(validated) == 2
+
+
+def test_the_index_is_loaded_once_for_a_request_by_uid(tiny_stack, tmp_path, monkeypatch):
+    loaded, load = [], Index.load
+    monkeypatch.setattr(Index, "load", lambda folder: loaded.append(folder) or load(folder))
+    run_events = pipeline.generate(PROMPT, stack=tiny_stack, settings=TINY, uids=["tiny-vase"], out=tmp_path / "run")
+    assert next(event for event in run_events if isinstance(event, events.Retrieved)).assets[0]["uid"] == "tiny-vase"
+    assert len(loaded) == 1
+
+
+def test_an_asset_whose_file_is_unavailable_is_left_out_with_a_warning(models, tmp_path, monkeypatch):
     best = pipeline.retrieve(PROMPT, k=4, models=models)
     path_of = Index.asset_path
 
@@ -279,13 +307,13 @@ def test_an_asset_that_cannot_be_had_is_left_out_with_a_warning(models, tmp_path
 
     monkeypatch.setattr(Index, "asset_path", without_the_best)
     settings = TINY.with_(retrieval={"candidates": PRESETS["mini"]["redream"].retrieval.candidates})
-    told = pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models)
-    _, warned, retrieved = next(told), next(told), next(told)
+    run_events = pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models)
+    _, warned, retrieved = next(run_events), next(run_events), next(run_events)
     assert "Objaverse did not answer" in warned.sentence
     assert [asset["uid"] for asset in retrieved.assets] == [hit.uid for hit in best[1:4]]
 
 
-def test_a_fault_ends_the_history_with_a_sentence(models, tmp_path, monkeypatch):
+def test_the_last_event_of_a_run_that_broke_off_is_a_sentence(models, tmp_path, monkeypatch):
     def gone(index: Index, uid: str) -> Path:
         raise AssetUnavailable(f"The file of asset {uid} is missing.")
 
@@ -301,19 +329,19 @@ def test_a_fault_ends_the_history_with_a_sentence(models, tmp_path, monkeypatch)
     assert "fault of this program" in list(Run.open(tmp_path / "b").events())[-1].sentence
 
 
-def test_retrieval_gives_as_many_as_asked_for_best_first(models):
+def test_retrieval_returns_k_assets_best_first(models):
     hits = pipeline.retrieve(PROMPT, k=5, models=models)
     assert len({hit.uid for hit in hits}) == 5
     assert [hit.similarity for hit in hits] == sorted((hit.similarity for hit in hits), reverse=True)
 
 
 def test_samples_differ_by_view_and_adaptation_and_by_nothing_else(models):
-    told = []
+    steps = []
     pictures = [
-        pipeline.sample(PROMPT, view, adapt, 2, models=models, settings=TINY, progress=lambda *at: told.append(at))
+        pipeline.sample(PROMPT, view, adapt, 2, models=models, settings=TINY, progress=lambda *at: steps.append(at))
         for view, adapt in [("front", False), ("front", False), ("back", False), ("front", True), (None, True)]
     ]
     assert all(p.shape == (2, 3, 64, 64) and 0 <= p.min() and p.max() <= 1 for p in pictures)
     assert torch.equal(pictures[0], pictures[1])
     assert len({p.sum().item() for p in pictures}) == 4
-    assert told == [(1, 2), (2, 2)] * 2
+    assert steps == [(1, 2), (2, 2)] * 2

@@ -1,4 +1,4 @@
-"""What a run tells while it forms: small events, each of them also one line of the run's events.jsonl.
+"""The events of a run, each of them one line of the run's events.jsonl.
 
 Files are named relative to the run's folder.
 """
@@ -19,48 +19,49 @@ class Event:
 
 @dataclass(frozen=True)
 class Started(Event):
-    """The first event, again when a run is resumed."""
+    """The first event of a session: of a new run, and again when it is resumed."""
 
     run: str  # the run's folder
-    prompt: str  # as the models get it
+    prompt: str  # as the models get it (`ParsedPrompt.prompt`)
     settings: Settings
-    iteration: int  # done before, over all particles
-    total: int  # planned, over all particles
+    iteration: int  # iterations done before, over all particles
+    total: int  # iterations planned, over all particles
 
 
 @dataclass(frozen=True)
 class Retrieved(Event):
-    """What the library has for the prompt, best first."""
+    """The assets that the run starts from, best first."""
 
     assets: tuple[dict, ...]  # as in retrieved.json: uid, caption, author, license, similarity, source
-    strips: tuple[str, ...]  # a PNG of views in a row per asset, once around it
+    strips: tuple[str, ...]  # of each asset a PNG of its views once around it, in one row
 
 
 @dataclass(frozen=True)
 class Oriented(Event):
-    """Where an asset's front was found; it faces +x from now on."""
+    """An asset was oriented: its front faces +x from now on."""
 
     asset: int  # its place in `Retrieved.assets`
     yaw_deg: float
     margin: float
-    clear: bool  # False: no clear front, left as it is
+    clear: bool  # False: it has no clear front and was not rotated
     strip: str  # a PNG of views in a row, the front first
 
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """An iteration is done, or a stage without iterations begins or goes on ("loading", "filming", "meshing", "scoring")."""
+    """An iteration of "warm-up" or "distillation" is done, or another stage begins or goes on: "loading", "filming",
+    "meshing", "scoring"."""
 
     stage: str
     iteration: int  # done, over all particles
     total: int
-    seconds_left: float | None = None  # until everything is made
+    seconds_left: float | None = None  # estimated, until all results are made; None: unknown
     losses: dict[str, float | None] = dataclasses.field(default_factory=dict)  # None: not a number
 
 
 @dataclass(frozen=True)
 class Preview(Event):
-    """A small picture of what there is."""
+    """A small rendering of one particle."""
 
     file: str
     iteration: int
@@ -71,7 +72,7 @@ class Preview(Event):
 
 @dataclass(frozen=True)
 class Artefact(Event):
-    """A result's file: kind "turntable" (MP4) or "mesh" (GLB)."""
+    """A result is written: kind "turntable" (MP4) or "mesh" (GLB)."""
 
     kind: str
     particle: int
@@ -80,14 +81,14 @@ class Artefact(Event):
 
 @dataclass(frozen=True)
 class Scored(Event):
-    """What scores.json says."""
+    """The content of scores.json."""
 
     scores: dict
 
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something a person should know; the run goes on."""
+    """A warning to show; the run goes on."""
 
     sentence: str
 
@@ -101,9 +102,9 @@ class Failed(Event):
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """The last event of a run; everything is made."""
+    """The last event of a session: all results are made."""
 
-    stopped: bool  # before its planned iterations were done
+    stopped: bool  # before all planned iterations were done
 
 
 KINDS = {kind.__name__.lower(): kind for kind in Event.__subclasses__()}
@@ -129,7 +130,7 @@ def from_line(line: str) -> Event:
 
 
 def finite(value):
-    """The same JSON value with None in place of numbers that JSON has no word for."""
+    """The same JSON value with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {key: finite(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):

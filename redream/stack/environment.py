@@ -1,4 +1,4 @@
-"""What is here: the device, the versions, the memory held, and which stack this computer can run."""
+"""Device, versions and memory of this computer, and the stack that it can run."""
 
 import importlib.metadata
 import os
@@ -26,25 +26,25 @@ class Diagnosis:
 
 
 def device() -> str:
-    """Where models run: "cuda" where there is one, else "cpu"."""
+    """The device that models run on: "cuda" if available, else "cpu"."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that numbers depend on; packages that are not installed are left out."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES + OPTIONAL:
         try:
-            found[package] = importlib.metadata.version(package)
+            installed[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def device_name(name: str) -> str:
-    """A device in words."""
+    """Describe a device: the GPU and CUDA's version, or the processor and its cores."""
     import torch
 
     if name.startswith("cuda"):
@@ -74,7 +74,7 @@ def missing_entries(stack: Stack) -> list[str]:
 
 
 def is_here(stack: Stack, entry: Entry) -> bool:
-    """Whether an entry is a folder that exists, or in the Hub's cache; asks nobody."""
+    """Whether an entry is a folder that exists, or in the Hub's cache; the network is not used."""
     if (stack.base / entry.source).is_dir():  # an absolute source stays what it is
         return True
     try:
@@ -91,7 +91,7 @@ def is_here(stack: Stack, entry: Entry) -> bool:
 
 def peak_memory_gb() -> float | None:
     """The most memory this process has held so far, in GB (10⁹ bytes), without what lies on a GPU; None where the
-    system does not tell."""
+    system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

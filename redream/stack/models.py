@@ -1,4 +1,4 @@
-"""A stack's models on one device, each loaded when it is first asked for. Importing this is cheap."""
+"""A stack's models on one device, each loaded when it is first used. Importing this is cheap."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,19 +13,21 @@ HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their re
 
 
 class Models:
-    """What runs share, one after the other, and retrieval beside them, in any thread: each model is loaded once.
-    Retrieval needs only its CLIP and the index, which load in a moment."""
+    """The models that runs share, each loaded once, from any thread.
+
+    Runs use them one after the other, retrieval beside them; it needs only its CLIP and the index, which load fast.
+    """
 
     def __init__(self, stack: Stack, device: str) -> None:
         self.stack, self.device = stack, device
-        self.origins: dict[str, dict] = {}  # where what was loaded came from, by its name in stack.json
+        self.origins: dict[str, dict] = {}  # where loaded models came from, by their name in stack.json
         self._loaded: dict = {}  # by its name in stack.json
         self._loading = threading.Lock()  # one model after the other
 
     @staticmethod
     def load(stack: Stack | str | Path = "mini", device: str | None = None) -> "Models":
-        """The models of a stack, on CUDA where there is one. Raises `StackError`; each model raises its own errors
-        when it is first used."""
+        """The models of a stack, on CUDA if available. Raises `StackError`; each model raises its own errors when it
+        is first used."""
         stack = stack if isinstance(stack, Stack) else Stack.load(stack)
         return Models(stack, device or environment.device())
 
@@ -56,11 +58,11 @@ class Models:
 
     @property
     def score_size(self) -> int:
-        """Pixels a side of the pictures that are scored: as many as the larger of the scoring CLIPs sees, at least 64."""
+        """Side in pixels of the images that are scored: the larger input of the scoring CLIPs, at least 64."""
         return max(64, *(self.clip(name).size for name in ("a", "b")))
 
     def perceptual(self, name: str):
-        """A perceptual distance for scores, "a" or "b"; None where its weights are not here."""
+        """A perceptual distance for scores, "a" or "b"; None if its weights are missing."""
         from redream.scoring.perceptual import PerceptualError, PerceptualNet, load_lpips
 
         def load():
@@ -88,16 +90,16 @@ class Models:
 
     def _folder(self, name: str) -> Path:
         entry = self._entry(name)
-        found = self.stack.resolve(entry)
+        resolved = self.stack.resolve(entry)
         self.origins[name] = {
-            "source": Path(entry.source).name if found.revision is None else entry.source,
-            "revision": found.revision,
-            "files": _hashes(found.folder),
+            "source": Path(entry.source).name if resolved.revision is None else entry.source,
+            "revision": resolved.revision,
+            "files": _hashes(resolved.folder),
         }
-        return found.folder
+        return resolved.folder
 
     def _once(self, name: str, load: Callable[[], object]):
-        if name not in self._loaded:  # what is here already waits for nothing
+        if name not in self._loaded:  # a loaded model is returned without waiting
             with self._loading:
                 if name not in self._loaded:
                     self._loaded[name] = load()
@@ -106,7 +108,7 @@ class Models:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the bars and remarks that the libraries print while they read files."""
+    """Without the progress bars and messages that diffusers and transformers print while they load."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
 
@@ -123,6 +125,6 @@ def _quietly() -> Iterator[None]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files in a model's folder that are small enough to be read again."""
+    """SHA-256 of the files in a model's folder that are at most `HASHED` bytes."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors"))
     return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files if path.stat().st_size <= HASHED}

@@ -1,6 +1,6 @@
 """A stack: the prior, the index, the CLIPs and the perceptual nets that a run works with, named by a `stack.json`.
 
-Every entry is a folder beside `stack.json` or a Hub id, and is fetched when it is first asked for. A stack may have a
+Every entry is a folder beside `stack.json` or a Hub id, and is fetched when it is first used. A stack may have a
 vocabulary (`redream.stack.vocabulary`), for models that know only so many words.
 """
 
@@ -19,7 +19,7 @@ from redream.stack.vocabulary import Vocabulary
 STACKS = Path(__file__).parents[2] / "assets_index"  # NAME → STACKS/NAME/stack.json
 CLIPS = ("retrieval", "a", "b")
 PERCEPTUALS = ("a", "b")
-SCORING_ENTRIES = ("clips.a", "clips.b", "perceptual.a", "perceptual.b")  # entries that only score what the others make
+SCORING_ENTRIES = ("clips.a", "clips.b", "perceptual.a", "perceptual.b")  # entries that only score results
 LPIPS_NETWORKS = ("vgg", "alex")
 
 
@@ -35,12 +35,12 @@ class Entry:
     revision: str | None = None  # branch, tag or commit on the Hub
     files: tuple[str, ...] | None = None  # which files of the Hub's repository are needed
     lpips: str | None = None  # "vgg" or "alex", perceptual entries only
-    note: str | None = None  # a sentence added to the error when the source cannot be had
+    note: str | None = None  # a sentence added to the error if the source is unavailable
 
 
 @dataclass(frozen=True)
 class Stack:
-    """What `stack.json` says; `folder(entry)` turns one of its entries into a local folder."""
+    """The entries of a `stack.json`; `folder(entry)` is the local folder of one of them."""
 
     name: str
     preset: str
@@ -51,8 +51,8 @@ class Stack:
     perceptual: dict[str, Entry]  # "a" and "b"
     vocabulary_file: str | None = None
     note: str | None = None
-    truth: Entry | None = None  # a folder with truth.csv: what things really look like, for `redream.evaluation.scorer`
-    true_scores: Mapping[str, float] = field(default_factory=dict)  # theirs in the mean, by name in scores.json
+    truth: Entry | None = None  # a folder with truth.csv: true objects of the prompts, for `redream.evaluation.scorer`
+    true_scores: Mapping[str, float] = field(default_factory=dict)  # their mean scores, by name in scores.json
 
     @staticmethod
     def load(name_or_folder: str | Path, environ: Mapping[str, str] = os.environ) -> "Stack":
@@ -82,7 +82,7 @@ class Stack:
         return named | {f"perceptual.{name}": entry for name, entry in self.perceptual.items() if entry.source}
 
     def resolve(self, entry: Entry) -> hub.Resolved:
-        """The entry's local folder and its commit, fetched from the Hub if need be. Raises `hub.HubError`."""
+        """The entry's local folder and its commit, fetched from the Hub if necessary. Raises `hub.HubError`."""
         if entry.source is None:
             raise StackError("This entry has no folder: it names an LPIPS network.")
         try:
@@ -96,7 +96,7 @@ class Stack:
 
     @cached_property
     def vocabulary(self) -> Vocabulary | None:
-        """The words this stack's models know; None where any prompt goes."""
+        """The words that this stack's models know; None if they take any prompt."""
         return Vocabulary.load(self.base / self.vocabulary_file) if self.vocabulary_file else None
 
 

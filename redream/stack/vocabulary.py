@@ -1,4 +1,4 @@
-"""The words that small models know, and the one door through which prompts come in."""
+"""Prompts: `parse_prompt` checks every prompt from outside, against the vocabulary of models that know few words."""
 
 import json
 import re
@@ -20,12 +20,12 @@ class PromptError(RedreamError):
 
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """A prompt as the models get it, and what to tell its author."""
+    """A prompt as the models get it, with warnings for its author."""
 
     prompt: str
     warnings: tuple[str, ...] = ()
     kind: str | None = None  # the kind of thing it names, and
-    colour: str | None = None  # its colour, where a vocabulary tells
+    colour: str | None = None  # its colour, if a vocabulary has them
     has_front: bool | None = None  # whether things of that kind look different from the front
 
 
@@ -50,7 +50,7 @@ class Vocabulary:
             raise VocabularyError(f"The vocabulary {path.name} cannot be read; restore the stack's files.") from error
 
     def parse(self, prompt: str) -> ParsedPrompt:
-        """Drop the words that the models do not know, with a warning. Raises `PromptError` if no known kind is named."""
+        """Parse a prompt; unknown words are dropped with a warning. Raises `PromptError` if no known kind is named."""
         tokens = re.findall(r"[^\W_]+(?:'[^\W_]+)?", prompt.lower().replace("’", "'"))
         kinds, colours = _phrases(tokens, self.kinds), _phrases(tokens, self.colours)
         phrases = [phrase for table in (self.kinds, self.colours) for group in table.values() for phrase in group]
@@ -68,7 +68,7 @@ class Vocabulary:
 
 
 def parse_prompt(prompt: str, vocabulary: Vocabulary | None = None) -> ParsedPrompt:
-    """Any prompt from outside comes through here: one line of 1 to `PROMPT_LIMIT` characters. Raises `PromptError`."""
+    """Parse a prompt from outside: one line of 1 to `PROMPT_LIMIT` characters, in NFC. Raises `PromptError`."""
     if len(prompt) > PROMPT_LIMIT:
         raise PromptError(f"This prompt has {len(prompt):,} characters; the limit is {PROMPT_LIMIT}. Shorten it.")
     prompt = " ".join(unicodedata.normalize("NFC", prompt).split())
@@ -84,14 +84,14 @@ def _phrases(tokens: list[str], table: dict[str, list[str]]) -> list[str]:
     """The entries of a table {entry: phrases} that the tokens name, in order; at one place the longest phrase wins."""
     spelled = {tuple(phrase.lower().split()): entry for entry, phrases in table.items() for phrase in phrases}
     longest = max((len(phrase) for phrase in spelled), default=0)
-    found, place = [], 0
+    entries, place = [], 0
     while place < len(tokens):
         lengths = range(min(longest, len(tokens) - place), 0, -1)
         length = next((n for n in lengths if tuple(tokens[place : place + n]) in spelled), 0)
         if length:
-            found.append(spelled[tuple(tokens[place : place + length])])
+            entries.append(spelled[tuple(tokens[place : place + length])])
         place += max(length, 1)
-    return found
+    return entries
 
 
 def _words(words: list[str]) -> str:

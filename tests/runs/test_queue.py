@@ -1,4 +1,4 @@
-"""The worker: runs in turn, followed by who comes and goes, stopped, and refused in a sentence when too many wait."""
+"""The run queue: runs in turn, followed, stopped, resumed, and refused in a sentence when too many wait."""
 
 import os
 import threading
@@ -59,13 +59,13 @@ def worker(models, fake):
 
 
 def all_of(followed):
-    return [event for news in followed for event in news]
+    return [event for update in followed for event in update]
 
 
 DONE = [*(Progress("distillation", iteration, 3) for iteration in (1, 2, 3)), Finished(stopped=False)]
 
 
-def test_a_run_is_made_though_nobody_looks_and_is_followed_from_its_start_by_who_comes_late(worker, fake):
+def test_a_run_that_no_page_follows_is_made_and_a_late_follower_gets_its_events_from_the_first(worker, fake):
     run = worker.submit("a")
     fake.go.set()
     assert all_of(worker.follow(run)) == DONE
@@ -73,7 +73,7 @@ def test_a_run_is_made_though_nobody_looks_and_is_followed_from_its_start_by_who
     assert all_of(worker.follow(run)) == DONE
 
 
-def test_a_page_may_go_while_another_one_stays(worker, fake):
+def test_a_follower_that_leaves_disturbs_no_other(worker, fake):
     run = worker.submit("a")
     worker.submit("b")
     leaving = worker.follow(worker.submit("c"))
@@ -83,7 +83,7 @@ def test_a_page_may_go_while_another_one_stays(worker, fake):
     assert all_of(worker.follow(run)) == DONE
 
 
-def test_runs_are_made_in_turn_and_who_waits_is_told_how_many_come_before(worker, fake):
+def test_runs_are_made_in_turn_and_followers_of_a_waiting_run_get_its_queue_position(worker, fake):
     runs = [worker.submit(prompt) for prompt in "abc"]
     assert [worker.queue_position(run) for run in runs] == [0, 1, 2]
     fake.go.set()
@@ -92,7 +92,7 @@ def test_runs_are_made_in_turn_and_who_waits_is_told_how_many_come_before(worker
     assert fake.made == ["a", "b", "c"]
 
 
-def test_stopping_ends_a_run_with_what_there_is(worker, fake):
+def test_stopping_a_run_ends_it_with_the_results_so_far(worker, fake):
     run = worker.submit("a")
     assert not worker.stopping(run)
     worker.stop(run)
@@ -114,7 +114,7 @@ def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
     assert fake.made == ["a", "c"]
 
 
-def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fake, runs_folder):
+def test_a_run_beyond_the_queues_limit_is_refused_and_makes_no_folder(worker, fake, runs_folder):
     taken = [worker.submit("a") for _ in range(1 + MAX_WAITING)]  # one is being made, the others wait
     with pytest.raises(QueueError, match="20 runs are waiting already"):
         worker.submit("a")
@@ -123,7 +123,7 @@ def test_when_too_many_wait_a_sentence_says_so_and_no_folder_is_made(worker, fak
     worker.submit("a")  # there is room again
 
 
-def test_who_waits_is_told_for_how_long_once_this_machine_is_known(models, fake):
+def test_the_waiting_time_is_the_sum_of_the_runs_before_once_the_device_is_known(models, fake):
     worker = Worker(models, fake, pipeline.resume)
     first, second = worker.submit("a"), worker.submit("b")
     assert worker.seconds_to_start(first) == 0 and worker.seconds_to_start(second) is None
@@ -134,14 +134,14 @@ def test_who_waits_is_told_for_how_long_once_this_machine_is_known(models, fake)
 
 
 @pytest.mark.parametrize("prompt", ["broken", "unlucky"])
-def test_a_run_that_breaks_off_does_not_take_the_worker_with_it(worker, fake, prompt):
+def test_the_worker_goes_on_after_a_run_that_breaks_off(worker, fake, prompt):
     run, following = worker.submit(prompt), worker.submit("a")
     fake.go.set()
     assert all_of(worker.follow(run))[-1] == Failed("It broke.")
     assert all_of(worker.follow(following))[-4:] == DONE
 
 
-def test_nor_does_one_whose_files_cannot_be_read_afterwards(worker, fake, monkeypatch):
+def test_the_worker_goes_on_after_a_run_whose_files_cannot_be_read(worker, fake, monkeypatch):
     def fail(run):
         raise OSError("an error of the disk")
 
@@ -151,14 +151,14 @@ def test_nor_does_one_whose_files_cannot_be_read_afterwards(worker, fake, monkey
     assert all_of(worker.follow(following))[-4:] == DONE
 
 
-def test_runs_outside_their_folder_are_nobodys(worker, tmp_path_factory):
+def test_runs_outside_the_folder_of_runs_cannot_be_followed(worker, tmp_path_factory):
     outside = Run.create(Request("a", Settings(), "tiny", {}), tmp_path_factory.mktemp("elsewhere") / "run-x").folder
     for name in (str(outside), f"../{outside.parent.name}/run-x", "run-x", "", ".."):
         with pytest.raises(RunError):
             next(worker.follow(name))
 
 
-def test_only_what_has_the_form_of_an_id_is_looked_up(runs_folder, monkeypatch):
+def test_only_names_with_the_form_of_an_id_are_looked_up(runs_folder, monkeypatch):
     run = Run.create(Request("a", Settings(), "tiny", {})).folder
     others = [Run.create(Request("a", Settings(), "tiny", {}), runs_folder / name) for name in ("mine", "run-x")]
     (runs_folder / "settings.json").write_bytes((run / "settings.json").read_bytes())
@@ -174,7 +174,7 @@ def test_only_what_has_the_form_of_an_id_is_looked_up(runs_folder, monkeypatch):
             queue.find_run(other.folder.name)
 
 
-def test_old_runs_are_removed_at_the_start_and_again_later_and_only_where_asked_for(models, fake, monkeypatch):
+def test_a_worker_with_keep_days_removes_old_runs_at_its_start_and_regularly(models, fake, monkeypatch):
     def old():
         run = Run.create(Request("a", Settings(), "tiny", {}))
         run.log(Finished(stopped=False))
@@ -198,30 +198,30 @@ def gone(folder):
     return not folder.exists()
 
 
-def test_half_a_line_is_left_for_later_and_a_broken_one_is_skipped(runs_folder):
+def test_an_incomplete_line_of_events_is_read_later_and_a_malformed_one_is_skipped(runs_folder):
     run = Run.create(Request("a", Settings(), "tiny", {}))
     run.log(Warned("eins"))
     history = run.folder / "events.jsonl"
     whole = history.read_bytes()
     history.write_bytes(whole + b'{"event": "warn\n' + whole[:-9])
-    found, offset = queue.events_after(history, 0)
-    assert found == [Warned("eins")]
+    update, offset = queue.events_after(history, 0)
+    assert update == [Warned("eins")]
     history.write_bytes(history.read_bytes() + whole[-9:])
     assert queue.events_after(history, offset) == ([Warned("eins")], history.stat().st_size)
 
 
-def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_once(models, runs_folder):
+def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_submission(models, runs_folder):
     worker = Worker(models, pipeline.generate, pipeline.resume)
     with pytest.raises(PromptError, match="ironman"):
         worker.submit("ironman")
     assert not list(runs_folder.iterdir())
     run = worker.submit("a purple owl", TINY)
-    told = all_of(worker.follow(run))
-    assert told == list(Run.open(run).events()) and told[-1] == Finished(stopped=False)
+    updates = all_of(worker.follow(run))
+    assert updates == list(Run.open(run).events()) and updates[-1] == Finished(stopped=False)
     assert (runs_folder / run / "scores.json").is_file()
 
 
-def test_a_run_goes_on_by_its_id_also_by_another_worker_and_only_if_there_is_something_to_do(models, runs_folder):
+def test_another_worker_resumes_a_run_by_its_id_if_iterations_are_left_or_added(models, runs_folder):
     worker = Worker(models, pipeline.generate, pipeline.resume)
     run = worker.submit("a purple owl", TINY.with_(method="sds"))
     assert all_of(worker.follow(run))[-1] == Finished(stopped=False)
@@ -234,50 +234,50 @@ def test_a_run_goes_on_by_its_id_also_by_another_worker_and_only_if_there_is_som
     assert other.resume(run, 3) == run
     with pytest.raises(QueueError, match="stop it first"):
         other.resume(run, 3)
-    told = all_of(other.follow(run))
-    assert [type(event) for event in told].count(Finished) == 2 and told[-1] == Finished(stopped=False)
+    updates = all_of(other.follow(run))
+    assert [type(event) for event in updates].count(Finished) == 2 and updates[-1] == Finished(stopped=False)
     assert Run.open(run).read_json("record.json")["done"] == TINY.iterations + 3
 
 
-def test_what_is_prepared_tells_how_long_a_first_run_takes(models):
+def test_a_prepared_worker_estimates_the_time_of_its_first_run(models):
     worker = Worker(models, pipeline.generate, pipeline.resume)
     assert worker.eta.seconds(TINY) is None
     worker.prepare()
     assert worker.eta.seconds(TINY) > 0
 
 
-def test_something_else_than_a_run_has_its_turn_between_runs(worker, fake):
+def test_exclusive_work_has_its_turn_between_runs(worker, fake):
     first, order = worker.submit("a"), []
 
     def work(stop):
         order.append("work")
         yield from (1, 2)
 
-    told = worker.run_exclusive(work)
-    assert next(told) == Queued(1)
+    updates = worker.run_exclusive(work)
+    assert next(updates) == Queued(1)
     last = worker.submit("b")
     assert not order and worker.queue_position(last) == 2
     fake.go.set()
-    assert list(told) == [1, 2]
+    assert list(updates) == [1, 2]
     for run in (first, last):
         assert [event for event in all_of(worker.follow(run)) if not isinstance(event, Queued)] == DONE
     assert fake.made == ["a", "b"] and order == ["work"]
 
 
-def test_what_goes_wrong_in_it_is_raised_where_it_was_asked_for_and_the_worker_goes_on(worker, fake):
+def test_an_error_of_exclusive_work_is_raised_to_its_caller_and_the_worker_goes_on(worker, fake):
     def work(stop):
         yield 1
         raise RunError("It broke.")
 
-    told = worker.run_exclusive(work)
-    assert next(told) == 1
+    updates = worker.run_exclusive(work)
+    assert next(updates) == 1
     with pytest.raises(RunError, match="It broke"):
-        next(told)
+        next(updates)
     fake.go.set()
     assert all_of(worker.follow(worker.submit("a"))) == DONE
 
 
-def test_it_is_stopped_when_nobody_listens_any_more(worker, fake):
+def test_exclusive_work_is_stopped_when_its_iterator_is_closed(worker, fake):
     stopped = threading.Event()
 
     def work(stop):
@@ -286,7 +286,7 @@ def test_it_is_stopped_when_nobody_listens_any_more(worker, fake):
             time.sleep(0.01)
         stopped.set()
 
-    told = worker.run_exclusive(work)
-    assert next(told) == 0
-    told.close()
+    updates = worker.run_exclusive(work)
+    assert next(updates) == 0
+    updates.close()
     assert stopped.wait(10)

@@ -1,4 +1,4 @@
-"""A run's folder: complete or absent files, a history that survives a kill, checkpoints, and how it is found again."""
+"""A run's folder: complete or absent files, events that survive a kill, checkpoints, locks, and opening it again."""
 
 import dataclasses
 import json
@@ -32,23 +32,34 @@ REQUEST = Request("a purple owl", Settings(iterations=10, particles=2), "mini", 
 
 
 def test_a_request_is_read_as_it_was_written():
-    given = (UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),)
-    request = dataclasses.replace(REQUEST, assets=given, overrides={"REDREAM_PRIOR": "a/b@c"}, extra=3)
+    uploads = (UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),)
+    request = dataclasses.replace(REQUEST, assets=uploads, overrides={"REDREAM_PRIOR": "a/b@c"}, extra=3)
     assert Request.from_json(request.to_json()) == request
     assert request.total == (10 + 3) * 2
 
 
-def test_the_command_says_all_that_differs_from_a_preset():
+def test_a_request_is_the_same_if_prompt_settings_and_assets_are_and_no_iterations_were_added():
+    settings, replaced = REQUEST.settings, dataclasses.replace
+    assert REQUEST.is_same("a purple owl", settings) and not REQUEST.is_same("an owl", settings)
+    assert not REQUEST.is_same("a purple owl", settings.with_(seed=1))
+    by_uid = replaced(REQUEST, uids=("u", "v"))
+    assert by_uid.is_same("a purple owl", settings, ["u", "v"]) and not by_uid.is_same("a purple owl", settings)
+    uploaded = replaced(REQUEST, assets=(UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),))
+    assert uploaded.is_same("a purple owl", settings, assets=True) and not uploaded.is_same("a purple owl", settings)
+    assert not replaced(REQUEST, extra=1).is_same("a purple owl", settings)
+
+
+def test_the_command_names_all_that_differs_from_a_preset():
     settings = PRESETS["mini-fast"]["redream"].with_(seed=7, initialise=False, particles=2)
     request = Request("it's an owl", settings, "mini", {"REDREAM_PRIOR": "a/b"})
     words = shlex.split(request.command)
     assert words[:5] == ["REDREAM_PRIOR=a/b", "python", "-m", "redream", "generate"] and words[-1] == "it's an owl"
-    said = dict(pairwise(words))
-    assert (said["--preset"], said["--seed"], said["--particles"]) == ("mini-fast", "7", "2")
+    value = dict(pairwise(words))
+    assert (value["--preset"], value["--seed"], value["--particles"]) == ("mini-fast", "7", "2")
     assert "--no-init" in words and "--no-adapt" not in words
     assert "settings.json" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}).command
-    given = (UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),)
-    assert "upload-0.glb" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}, given).command
+    uploads = (UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),)
+    assert "upload-0.glb" in Request("an owl", settings.with_(distillation={"t_min": 0.3}), "mini", {}, uploads).command
 
 
 NASTY = [
@@ -74,14 +85,14 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
     (tmp_path / "bin" / "python").write_text(f"""#!/bin/sh\nexec "{sys.executable}" -c "{say}" "$@"\n""")
     (tmp_path / "bin" / "python").chmod(0o755)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
-    said = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, env=environment).stdout
+    value = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, env=environment).stdout
     made = []
 
     def generate(prompt, *, stack, settings, assets, uids, out):
-        given = tuple(UploadedAsset(f"upload-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
-        made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), given, uids=tuple(uids)), out))
+        uploads = tuple(UploadedAsset(f"upload-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
+        made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), uploads, uids=tuple(uids)), out))
 
-    for words, variables in map(json.loads, said.splitlines()):
+    for words, variables in map(json.loads, value.splitlines()):
         assert words[:2] == ["-m", "redream"]
         with monkeypatch.context() as patch:
             patch.chdir(tmp_path)  # FOLDER is there
@@ -95,12 +106,12 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
 
 @pytest.mark.parametrize("extra", [0, 5])
 @pytest.mark.parametrize("text", NASTY)
-def test_the_command_asks_for_the_same_whatever_the_texts_are(text, extra, tmp_path, monkeypatch):
+def test_the_command_makes_the_same_request_whatever_the_texts_are(text, extra, tmp_path, monkeypatch):
     caption = text.removeprefix("--") or "-"  # no option of argparse takes "--" itself
-    given = (UploadedAsset("upload-0.glb", "-my owl.glb", caption), UploadedAsset("upload-1.glb", "owl", text + "!"))
+    uploads = (UploadedAsset("upload-0.glb", "-my owl.glb", caption), UploadedAsset("upload-1.glb", "owl", text + "!"))
     settings = PRESETS["mini-fast"]["redream"].with_(seed=7, adapt=False, particles=2, iterations=11)
     overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
-    request = Request(text, settings, "mini", overrides, given, extra, (caption, "-a"))
+    request = Request(text, settings, "mini", overrides, uploads, extra, (caption, "-a"))
     assert asked_by(request.command, tmp_path, monkeypatch) == request
 
 
@@ -165,7 +176,7 @@ def test_the_lock_file_is_no_content_of_a_new_folder(tmp_path):
     assert Run.create(REQUEST, tmp_path / "new").folder == tmp_path / "new"
 
 
-def test_what_killed_programs_left_half_written_is_removed_and_nothing_else():
+def test_incomplete_files_of_killed_programs_are_removed_and_no_others():
     run = Run.create(REQUEST)
     for name in ("checkpoint/.100-0a1b2c3d/state.json", "checkpoint/000100/state.json", ".mine/note", "mesh-0.glb"):
         (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +221,7 @@ def test_old_runs_are_pruned_later_if_they_broke_off(runs, tmp_path):
     assert not locked.folder.exists()
 
 
-def test_a_run_that_somebody_comes_back_to_is_not_pruned(runs, monkeypatch):
+def test_a_run_that_is_resumed_while_runs_are_pruned_is_kept(runs, monkeypatch):
     run = Run.create(REQUEST)
     run.log(events.Finished(False))
     for path in run.folder.iterdir():
@@ -227,17 +238,17 @@ def test_a_run_that_somebody_comes_back_to_is_not_pruned(runs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("said", "space", "days"), [("", "", None), ("0", "x", None), ("", "x", 2.0), ("7.5", "", 7.5)]
+    ("value", "space", "days"), [("", "", None), ("0", "x", None), ("", "x", 2.0), ("7.5", "", 7.5)]
 )
-def test_how_long_runs_are_kept_is_said_by_the_environment(said, space, days, monkeypatch):
-    monkeypatch.setenv("REDREAM_KEEP_DAYS", said)
+def test_the_environment_sets_how_many_days_runs_are_kept(value, space, days, monkeypatch):
+    monkeypatch.setenv("REDREAM_KEEP_DAYS", value)
     monkeypatch.setenv("SPACE_ID", space) if space else monkeypatch.delenv("SPACE_ID", raising=False)
     assert days_kept() == days
 
 
-@pytest.mark.parametrize("said", ["-1", "nan", "inf", "a week"])
-def test_a_time_that_is_none_is_refused(said, monkeypatch):
-    monkeypatch.setenv("REDREAM_KEEP_DAYS", said)
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", "a week"])
+def test_a_number_of_days_that_is_none_is_refused(value, monkeypatch):
+    monkeypatch.setenv("REDREAM_KEEP_DAYS", value)
     with pytest.raises(RunError, match="REDREAM_KEEP_DAYS"):
         days_kept()
 
@@ -247,7 +258,7 @@ def test_there_is_nothing_to_prune_where_no_run_was_made(runs):
     assert not runs.exists()
 
 
-def test_every_run_has_a_folder_of_its_own_that_nobody_can_guess(runs):
+def test_every_run_has_a_folder_of_its_own_whose_name_is_hard_to_guess(runs):
     folders = {Run.create(REQUEST).folder for _ in range(20)}
     assert len(folders) == 20 and {f.parent for f in folders} == {runs}
     assert all(len(f.name) >= len("run-") + 16 for f in folders)
@@ -271,7 +282,7 @@ def test_only_a_new_or_an_empty_folder_becomes_a_run(tmp_path):
         Run.create(REQUEST, tmp_path / "file")
 
 
-def test_what_is_no_run_is_said_in_a_sentence(tmp_path):
+def test_a_folder_that_is_no_run_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(RunError, match="no run nothing"):
         Run.open("nothing")
     for text in ("{", "[]", "{}", REQUEST.to_json().replace('"seed"', '"sed"')):
@@ -293,7 +304,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one(monkeypatch):
     assert not [path for path in run.folder.glob(".*") if path.name != LOCK]
 
 
-def test_the_history_gives_back_the_events_that_were_logged():
+def test_events_are_read_as_they_were_logged():
     run = Run.create(REQUEST)
     history = [
         events.Started(str(run.folder), "an owl", REQUEST.settings, 0, 20),
@@ -313,7 +324,7 @@ def test_the_history_gives_back_the_events_that_were_logged():
     assert list(run.events()) == history
 
 
-def test_a_line_that_was_cut_off_harms_no_other():
+def test_a_line_of_events_that_was_cut_off_harms_no_other():
     run = Run.create(REQUEST)
     run.log(events.Warned("first"))
     with (run.folder / "events.jsonl").open("a") as file:
@@ -323,7 +334,7 @@ def test_a_line_that_was_cut_off_harms_no_other():
     assert list(run.events()) == [events.Warned("first"), events.Warned("second")]
 
 
-def test_a_line_that_was_cut_off_within_a_letter_and_unusual_line_ends_harm_no_other():
+def test_a_line_of_events_cut_off_within_a_letter_and_unusual_line_ends_harm_no_other():
     run = Run.create(REQUEST)
     run.log(events.Warned("a caption\u2028of two lines\x85"))
     with (run.folder / "events.jsonl").open("ab") as file:
@@ -340,7 +351,7 @@ def test_the_last_two_checkpoints_are_kept_in_the_order_of_their_numbers():
     assert [(path / "state.json").read_text() for path in run.checkpoints()] == ["1000000", "1000001"]
 
 
-def test_a_checkpoint_that_breaks_off_does_not_count():
+def test_a_checkpoint_that_was_not_written_completely_is_none():
     run = Run.create(REQUEST)
     with run.checkpoint(1) as folder:
         (folder / "state.json").write_text("whole")

@@ -34,7 +34,7 @@ def test_threads_that_ask_at_once_share_one_model(models, monkeypatch):
     assert all(len(set(map(id, same))) == 1 for same in (clips, libraries, nets))
 
 
-def test_what_is_loaded_already_does_not_wait_for_what_is_being_loaded(models, monkeypatch):
+def test_a_loaded_model_is_returned_while_another_one_is_being_loaded(models, monkeypatch):
     clip, begun, go = models.clip("retrieval"), threading.Event(), threading.Event()
     real = Prior.load
 

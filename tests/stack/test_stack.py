@@ -50,7 +50,7 @@ def test_a_stack_names_its_parts_and_finds_their_folders(folder):
     assert stack.perceptual["b"].lpips == "alex" and stack.vocabulary.symmetric == ["vase"]
 
 
-def test_nothing_is_looked_for_until_it_is_asked_for(folder):
+def test_a_missing_part_is_an_error_only_when_its_folder_is_asked_for(folder):
     stack = Stack.load(folder, environ={})  # neither clip nor index is there
     with pytest.raises(HubError, match="no folder clip here"):
         stack.folder(stack.clips["a"])
@@ -101,7 +101,7 @@ def test_files_that_are_not_stacks_are_refused(folder):
         Stack.load("nowhere", environ={})
 
 
-def test_a_stack_may_name_the_truth_and_need_not(folder):
+def test_a_stack_may_name_a_folder_of_true_objects(folder):
     assert Stack.load(folder, environ={}).truth is None
     (folder / "stack.json").write_text(json.dumps(VALUES | {"truth": {"source": "prior"}}))
     stack = Stack.load(folder, environ={})
@@ -111,7 +111,7 @@ def test_a_stack_may_name_the_truth_and_need_not(folder):
         Stack.load(folder, environ={})
 
 
-def test_the_scores_of_true_objects_may_stand_there(folder):
+def test_a_stack_may_state_the_scores_of_true_objects(folder):
     assert Stack.load(folder, environ={}).true_scores == {}
     (folder / "stack.json").write_text(json.dumps(VALUES | {"true_scores": {"clip_a": 1}}))
     assert Stack.load(folder, environ={}).true_scores == {"clip_a": 1.0}
@@ -130,7 +130,7 @@ def test_the_note_of_an_entry_explains_why_it_cannot_be_had(folder):
         stack.folder(stack.prior)
 
 
-def test_a_prompt_of_known_words_comes_through(vocabulary):
+def test_a_prompt_of_known_words_is_kept(vocabulary):
     checked = parse_prompt("A photo of a Violet OWL!", vocabulary)
     assert checked.prompt == "a photo of a violet owl" and not checked.warnings
     assert (checked.kind, checked.colour) == ("owl", "purple")
@@ -143,7 +143,7 @@ def test_unknown_words_are_dropped_with_a_warning(vocabulary):
     assert "*grumpy*, *old* and *tired*" in parse_prompt("grumpy old tired owl", vocabulary).warnings[0]
 
 
-def test_a_prompt_without_a_known_kind_is_refused_with_what_is_known(vocabulary):
+def test_a_prompt_without_a_known_kind_is_refused_with_a_list_of_the_known_ones(vocabulary):
     sentence = (
         "The miniature model does not know the word *ironman*. It knows 4 kinds of things: car, fire engine, owl, vase."
     )
@@ -156,18 +156,18 @@ def test_a_prompt_without_a_known_kind_is_refused_with_what_is_known(vocabulary)
         parse_prompt("?!", vocabulary)
 
 
-def test_kinds_of_two_words_are_found_whole(vocabulary):
+def test_a_kind_of_two_words_needs_both(vocabulary):
     assert parse_prompt("a red fire engine", vocabulary).kind == "fire engine"
     with pytest.raises(PromptError):
         parse_prompt("a red engine", vocabulary)
 
 
-def test_the_first_of_two_kinds_counts(vocabulary):
+def test_of_two_kinds_in_a_prompt_the_first_counts(vocabulary):
     checked = parse_prompt("an owl of a car", vocabulary)
     assert checked.kind == "owl" and checked.colour is None
 
 
-def test_without_a_vocabulary_any_prompt_goes():
+def test_without_a_vocabulary_any_prompt_is_accepted():
     checked = parse_prompt("  Ein Würfel,\n\taus Glas ", None)
     assert checked.prompt == "Ein Würfel, aus Glas" and checked.kind is None
 
@@ -178,7 +178,7 @@ def test_an_empty_prompt_is_refused(prompt):
         parse_prompt(prompt, None)
 
 
-def test_the_limit_of_a_prompt_is_exact_and_said(vocabulary):
+def test_the_length_of_a_prompt_is_limited_exactly_and_the_error_names_the_limit(vocabulary):
     assert parse_prompt("x" * PROMPT_LIMIT, None).prompt
     with pytest.raises(PromptError, match="301 characters; the limit is 300"):
         parse_prompt("x" * 301, None)
@@ -187,10 +187,10 @@ def test_the_limit_of_a_prompt_is_exact_and_said(vocabulary):
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\ud800"])
-def test_control_characters_are_refused(character):
+def test_control_characters_in_a_prompt_are_refused(character):
     with pytest.raises(PromptError, match="control characters"):
         parse_prompt(f"an owl{character}", None)
 
 
-def test_marks_that_cannot_be_seen_are_dropped():
+def test_invisible_marks_in_a_prompt_are_dropped():
     assert parse_prompt("an\u200b owl\u202e", None).prompt == "an owl"
