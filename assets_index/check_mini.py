@@ -18,7 +18,7 @@ from redream.distillation.adaptation import ADAPTER, Adaptation
 from redream.retrieval.clip import Clip
 from redream.retrieval.orientation import align
 from redream.runs.outputs import as_bytes, grid
-from redream.runs.retrieved import as_reference, search, turned
+from redream.runs.retrieved import oriented, search
 from redream.scene import assets
 from redream.scene.cameras import VIEWS
 from redream.settings import PRESETS, Settings
@@ -98,7 +98,7 @@ def adaptation(models: Models, settings: Settings, out: Path, limit: int | None 
     for kind, colour in things:
         prompt = f"a {colour} {kind}"
         found, _ = search(prompt, models, settings)
-        retrieved = [as_reference(turned(f, models, settings)[0]) for f in found]
+        retrieved = [oriented(asset, models, settings)[0].captioned for asset in found]
         adapted = Adaptation(models.prior, settings, retrieved, torch.Generator().manual_seed(0))
         while not adapted.finished:
             adapted.step()
