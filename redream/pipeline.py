@@ -256,7 +256,7 @@ def _validated(
         return (), {}
     from redream.scene import glb_validation
 
-    files = {f"upload-{number}.glb": glb_validation.check(Path(path)) for number, (path, _) in enumerate(assets)}
+    files = {f"upload-{number}.glb": glb_validation.validate(Path(path)) for number, (path, _) in enumerate(assets)}
     uploads = (
         UploadedAsset(file, Path(path).name, caption.strip() or prompt)
         for file, (path, caption) in zip(files, assets, strict=True)

@@ -155,7 +155,7 @@ def load(
     With `normalise` off it keeps its place and size. Transparency is taken as opaque. Raises `GlbError` for a file
     that is refused unread, `AssetError` for one that turns out unusable.
     """
-    data = glb_validation.check(Path(source) if isinstance(source, str) else source, limits)
+    data = glb_validation.validate(Path(source) if isinstance(source, str) else source, limits)
     return load_validated(data, normalise=normalise)
 
 

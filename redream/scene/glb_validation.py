@@ -1,4 +1,4 @@
-"""Intake: check a stranger's GLB before anything parses it, and keep only what is drawn of it.
+"""Validation of a stranger's GLB before anything parses it; only what is drawn is kept.
 
 A GLB is JSON that describes and bytes that are described (`redream.scene.glb`). Every size the JSON states is
 compared with the bytes that are there, so that memory stays within a small multiple of the file. What comes back is the
@@ -47,7 +47,7 @@ class Limits:
 LIMITS = Limits()
 
 
-def check(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
+def validate(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
     """The GLB at `source` reduced to what is drawn of it and safe to parse, as the bytes of another GLB.
 
     Raises `GlbError`. Whether the indices are within range is left to whoever reads the arrays.
@@ -71,7 +71,7 @@ class _Reduction:
     def __init__(self, document: dict, binary: bytes, limits: Limits) -> None:
         self.document, self.binary, self.limits = document, binary, limits
         self.stated = self._list("accessors")
-        self.accessors: dict[int, dict] = {}  # those that are drawn, checked, by their number in the file
+        self.accessors: dict[int, dict] = {}  # those that are drawn, validated, by their number in the file
         self.textures: dict[int, int] = {}  # those that are drawn: the number of their image
         self.spent = {"bytes of arrays": 0, "bytes of buffer views": 0, "pixels": 0, "parts": 0}
         self.views = [self._view(v) for v in self._list("bufferViews")]
@@ -128,15 +128,15 @@ class _Reduction:
     def _view(self, view: dict) -> dict:
         """3.6.1: a slice of the binary chunk."""
         length = _whole(view, "byteLength", below=len(self.binary) + 1, least=1)
-        checked = {
+        validated = {
             "buffer": _whole(view, "buffer", below=1),
             "byteOffset": _whole(view, "byteOffset", below=len(self.binary) - length + 1, default=0),
             "byteLength": length,
         }
         self._spend("bytes of buffer views", length, 4 * len(self.binary))
         if "byteStride" in view:
-            checked["byteStride"] = _whole(view, "byteStride", below=253, least=1)
-        return checked
+            validated["byteStride"] = _whole(view, "byteStride", below=253, least=1)
+        return validated
 
     def _accessor(self, number: int, components: tuple[int, ...], types: tuple[str, ...]) -> dict:
         """3.6.2: an array in a buffer view. Its stated length must lie within that view."""
@@ -180,15 +180,15 @@ class _Reduction:
         mode = _whole(primitive, "mode", below=7, default=TRIANGLES)
         if mode not in (TRIANGLES, TRIANGLE_STRIP) or "POSITION" not in attributes:
             return None
-        checked, counts = {}, set()
+        validated, counts = {}, set()
         for name, (components, types) in ATTRIBUTES.items():
             if name in attributes:
-                checked[name] = _whole(attributes, name, below=len(self.stated))
-                counts.add(self._accessor(checked[name], components, types)["count"])
+                validated[name] = _whole(attributes, name, below=len(self.stated))
+                counts.add(self._accessor(validated[name], components, types)["count"])
         if len(counts) > 1:
             raise malformed("its colours do not belong to its vertices")
         material = _whole(primitive, "material", below=materials, default=materials)
-        reduced = {"attributes": checked, "mode": mode, "material": material}
+        reduced = {"attributes": validated, "mode": mode, "material": material}
         corners = counts.pop()
         if "indices" in primitive:
             reduced["indices"] = _whole(primitive, "indices", below=len(self.stated))
@@ -258,7 +258,7 @@ class _Reduction:
             if name in node:
                 reduced[name] = _numbers(node[name], length)
         if "children" in node:
-            reduced["children"] = node["children"]  # followed, and so checked, by `_follow`
+            reduced["children"] = node["children"]  # followed, and so validated, by `_follow`
         return reduced
 
     def _roots(self, nodes: int) -> list[int]:
@@ -297,7 +297,7 @@ class _Reduction:
             nodes[number].clear()  # placed by no scene
 
     def _size(self, mesh: dict) -> tuple[int, int, int]:
-        """Faces, vertices and parts of a checked mesh."""
+        """Faces, vertices and parts of a validated mesh."""
         faces = vertices = 0
         for primitive in mesh["primitives"]:
             points = self.accessors[primitive["attributes"]["POSITION"]]["count"]
