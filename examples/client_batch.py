@@ -1,9 +1,9 @@
-"""Make objects of many prompts over the app's API, as many at once as it takes: python -m examples.client_batch FILE --out DIR
+"""Generate objects of many prompts over the app's API: python -m examples.client_batch FILE --out DIR
 
     [--url http://127.0.0.1:7860] [--method redream|vsd|sds] [--iterations N] [--seed S]
 
-FILE is a list as `python -m redream evaluate` reads them, a prompt per line. The app makes one object after the other and
-lets the others wait. What is there already is not made again, and what somebody stopped is continued.
+FILE is a list as `python -m redream evaluate` reads them, a prompt per line. Several requests are sent at once; the app
+makes one object after the other and queues the rest. Finished objects are not made again, stopped ones are continued.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from gradio_client import Client
@@ -24,10 +25,60 @@ from redream.evaluation.scorer import EvaluationError
 from redream.evaluation.trials import read_prompts
 from redream.files import read_json, replacing
 
-AT_ONCE = 8  # requests; the app says no when too many wait
+CONCURRENT_REQUESTS = 8  # fewer than the app's queue holds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    try:
+        prompts = read_prompts(options.file)
+    except EvaluationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    client = Client(options.url, verbose=False, analytics_enabled=False)
+    with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
+        for sentence in pool.map(partial(generate, client, options), (prompt.text for prompt in prompts)):
+            print(sentence, flush=True)
+    return 0
+
+
+def generate(client: Client, options: argparse.Namespace, prompt: str) -> str:
+    """Make or continue a prompt's object and fetch its files; return the result as a sentence."""
+    form = {"method": options.method, "iterations": options.iterations, "seed": options.seed}
+    folder = options.out / name_of(options.url, prompt, form)
+    earlier = read_json(folder / "result.json")
+    if earlier and earlier["done"] == 1:
+        return f"{prompt}: is there already."
+    try:
+        result = resume(client, earlier["run"]) if earlier else None
+        state, turntables, meshes = result or client.predict(prompt, **form, api_name="/generate")
+    except (AppError, OSError, HTTPError) as error:
+        return f"{prompt}: {error}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (*turntables, *meshes):
+        shutil.copy(file, folder)
+    with replacing(folder / "result.json") as file:  # complete or absent: with it the object counts as made
+        file.write_text(json.dumps(state, indent=2))
+    score = f"CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else "no scores"
+    return f"{prompt}: {score}. {state['state']}"
+
+
+def resume(client: Client, run: str) -> tuple | None:
+    """Continue a stopped run and return its result; None if the app no longer has it."""
+    try:
+        return client.predict(run, api_name="/continue")
+    except AppError:
+        return None
+
+
+def name_of(url: str, prompt: str, form: dict) -> str:
+    """Return the folder's name of a prompt's object, different for another app or form."""
+    slug = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:50]
+    return f"{slug}-{hashlib.sha256(json.dumps([url, prompt, *form.values()]).encode()).hexdigest()[:8]}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="of the app, or a Space's name")
@@ -35,53 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="folder with a folder for each prompt")
-    asked = parser.parse_args(arguments)
-    client = Client(asked.url, verbose=False, analytics_enabled=False)
-
-    def make(prompt: str) -> str:
-        """A prompt's object; what became of it, in a sentence."""
-        wish = {"method": asked.method, "iterations": asked.iterations, "seed": asked.seed}
-        folder = asked.out / name_of(asked.url, prompt, wish)
-        before = read_json(folder / "result.json")
-        if before and before["done"] == 1:
-            return f"{prompt}: is there already."
-        try:
-            state, turntables, models = continued(client, before) or client.predict(
-                prompt, **wish, api_name="/generate"
-            )
-        except (AppError, OSError, HTTPError) as error:
-            return f"{prompt}: {error}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in (*turntables, *models):
-            shutil.copy(file, folder)
-        with replacing(folder / "result.json") as file:  # whole or not there: it says that this object is made
-            file.write_text(json.dumps(state, indent=2))
-        score = f"CLIP {state['scores'][0]['clip_a']:.3f}" if state["scores"] else "no scores"
-        return f"{prompt}: {score}. {state['state']}"
-
-    try:
-        prompts = read_prompts(asked.file)
-    except EvaluationError as error:
-        print(error, file=sys.stderr)
-        return 2
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for sentence in pool.map(make, (prompt.text for prompt in prompts)):
-            print(sentence, flush=True)
-    return 0
-
-
-def continued(client: Client, before: dict | None) -> tuple | None:
-    """What becomes of a run that was stopped; None if there was none, or if the app has it no more."""
-    try:
-        return client.predict(before["run"], api_name="/continue") if before else None
-    except AppError:
-        return None
-
-
-def name_of(url: str, prompt: str, wish: dict) -> str:
-    """The folder of a prompt's object, another one for another app or wish."""
-    words = re.sub(r"\W+", "-", prompt.lower()).strip("-")[:50]
-    return f"{words}-{hashlib.sha256(json.dumps([url, prompt, *wish.values()]).encode()).hexdigest()[:8]}"
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make one object over the app's API, watching it form: python -m examples.client_generate "a purple owl" --out my-owl
+"""Generate one object over the app's API and follow its progress: python -m examples.client_generate "a purple owl" --out my-owl
 
     [--url http://127.0.0.1:7860] [--method redream|vsd|sds] [--iterations N] [--seed S] [--asset FILE.glb]
 
@@ -16,8 +16,54 @@ from pathlib import Path
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+POLL_SECONDS = 0.5
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    client = Client(options.url, verbose=False, analytics_enabled=False)
+    job = client.submit(
+        options.prompt,
+        options.method,
+        iterations=options.iterations,
+        seed=options.seed,
+        asset=handle_file(options.asset) if options.asset else None,
+        api_name="/generate",
+    )
+    if not follow(client, job):
+        return 130
+    try:
+        state, turntables, meshes = job.result()
+    except AppError as error:
+        print(error, file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    for file in (*turntables, *meshes):
+        shutil.copy(file, options.out)
+    (options.out / "result.json").write_text(json.dumps(state, indent=2))
+    print(f"{state['state']} {len(turntables) + len(meshes)} files are in {options.out}; the run is {state['run']}.")
+    return 0
+
+
+def follow(client: Client, job) -> bool:
+    """Print a job's states to stderr until it ends; False if it is interrupted before it begins."""
+    printed = None
+    while not job.done():
+        try:
+            state = job.outputs()[-1][0]["state"] if job.outputs() else "Sent"
+            if state != printed:
+                printed = state
+                print(printed, file=sys.stderr, flush=True)
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if not job.outputs():
+                return False
+            client.predict(job.outputs()[-1][0]["run"], api_name="/stop")
+    return True
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prompt")
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="of the app, or a Space's name")
@@ -26,41 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--asset", type=Path, help="a GLB to start from")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
-    asked = parser.parse_args(arguments)
-
-    client = Client(asked.url, verbose=False, analytics_enabled=False)
-    job = client.submit(
-        asked.prompt,
-        asked.method,
-        iterations=asked.iterations,
-        seed=asked.seed,
-        asset=handle_file(asked.asset) if asked.asset else None,
-        api_name="/generate",
-    )
-    said = None
-    while not job.done():
-        try:
-            state = job.outputs()[-1][0] if job.outputs() else {"state": "Sent"}
-            if state["state"] != said:
-                said = state["state"]
-                print(said, file=sys.stderr, flush=True)
-            time.sleep(0.5)
-        except KeyboardInterrupt:
-            if not job.outputs():  # nobody has begun
-                return 130
-            client.predict(job.outputs()[-1][0]["run"], api_name="/stop")
-    try:
-        state, turntables, models = job.result()
-    except AppError as error:
-        print(error, file=sys.stderr)
-        return 2
-
-    asked.out.mkdir(parents=True, exist_ok=True)
-    for file in (*turntables, *models):
-        shutil.copy(file, asked.out)
-    (asked.out / "result.json").write_text(json.dumps(state, indent=2))
-    print(f"{state['state']} {len(turntables) + len(models)} files are in {asked.out}; the run is {state['run']}.")
-    return 0
+    return parser
 
 
 if __name__ == "__main__":

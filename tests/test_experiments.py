@@ -1,4 +1,4 @@
-"""examples.experiments: every experiment runs on a tiny stack, and its distances and 2D distillation are right."""
+"""examples.experiments: every experiment runs on a tiny stack; its distances and its 2D distillation are right."""
 
 import json
 from dataclasses import replace
@@ -10,14 +10,13 @@ from PIL import Image
 from tiny_stack import TINY
 
 from examples.experiments import in_2d, in_3d, samples
-from examples.experiments.__main__ import EXPERIMENTS, main, perform
+from examples.experiments.__main__ import EXPERIMENTS, main, run_experiment
+from examples.experiments.context import Context, ExperimentError, Row
 from examples.experiments.distances import frechet, pairwise
 from examples.experiments.in_2d import distil
-from examples.experiments.lab import ExperimentError, Lab, Row
-from examples.experiments.objects import BeforeAfter, Made, from_library, generate
+from examples.experiments.objects import GeneratedObject, RingViews, best_asset, generate
 from examples.experiments.sheet import GAP, sheet
-from redream.evaluation import sweep as evaluation
-from redream.evaluation import trials
+from redream.evaluation import sweep, trials
 from redream.runs.run import Run
 from redream.settings import by_method
 from redream.stack.stack import STACKS
@@ -26,30 +25,32 @@ PROMPTS = {
     "away": ("a red owl", "a purple cat"),
     "overfit": ("a red owl", "a blue cat"),
 }
+VSD_CHANGES = {"distillation": {"guidance": 7.5}}
 ASSETS = {name: ("a red owl", "a green cat") for name in ("away", "assets", "overfit")}
 
 
 @pytest.fixture(scope="module")
-def lab(models, tmp_path_factory):
-    """A folder for all experiments here: they share runs."""
+def context_for(models, tmp_path_factory):
+    """A function of an experiment's name that returns its context; all have the same folder and so share runs."""
     out = tmp_path_factory.mktemp("experiments")
 
-    def make(name, **more):
+    def make(name, **options):
         prompts = PROMPTS.get(name, ("a red owl",))
-        return Lab(models, by_method(TINY), out, prompts, ASSETS.get(name, ()), samples=4, **more)
+        return Context(models, by_method(TINY), out, prompts, ASSETS.get(name, ()), samples=4, **options)
 
     return make
 
 
 @pytest.fixture(scope="module")
 def evaluated(models, tmp_path_factory):
-    """An evaluation of two methods that share one finished prompt of two, and a run of other settings."""
-    out, prompts = (
-        tmp_path_factory.mktemp("evaluated"),
-        [trials.Prompt("a blue cat"), trials.Prompt("a red owl")],
-    )
-    list(evaluation.evaluate(out, prompts[:1], ["vsd"], models=models, settings=by_method(TINY.with_(iterations=1))))
-    list(evaluation.evaluate(out, prompts, ["vsd", "sds"], models=models, settings=by_method(TINY)))
+    """An evaluation of two methods that share one finished prompt of two, and a run of other settings.
+
+    VSD's guidance is not ReDream's, while other settings of its group are those of the tiny preset.
+    """
+    out, prompts = tmp_path_factory.mktemp("evaluated"), [trials.Prompt("a blue cat"), trials.Prompt("a red owl")]
+    preset, shorter = by_method(TINY, vsd=VSD_CHANGES), by_method(TINY.with_(iterations=1), vsd=VSD_CHANGES)
+    list(sweep.evaluate(out, prompts[:1], ["vsd"], models=models, settings=shorter))
+    list(sweep.evaluate(out, prompts, ["vsd", "sds"], models=models, settings=preset))
     for folder in (out / "runs/vsd").glob("a-blue-cat*"):
         run = Run.open(folder)
         if run.request.settings.iterations == TINY.iterations:
@@ -64,52 +65,55 @@ EXPECTED = {
     "particles-no-init": {"from nothing, 2 particles against 2 seeds: CLIP a, change in %"},
     "progress": {"a red owl, vsd, iteration 4: CLIP a", "a red owl, redream-no-init, iteration 1: CLIP a"},
     "views": {"before: back by CLIP a", "after, prefixes frozen: all views by CLIP b"},
-    "overfit": {"loss on renders of the asset: after", "a blue cat, before: likeness"},
+    "overfit": {"loss on renders of the asset: after", "a blue cat, before: similarity to the asset"},
     "distil2d": {"VSD, 7.5: CLIP-feature distance", "samples, another seed: CLIP-feature distance"},
     "views3d": {"vsd: CLIP-feature distance", "sds: CLIP-feature distance"},
     "beside": {"prompts"},
     "blind": {"objects"},
 }
-TWICE = {"assets": (": IoU with the asset", ": IoU with the others", ": CLIP a")}  # how keys of two assets end
+ENDINGS = {"assets": (": IoU with the asset", ": IoU with the others", ": CLIP a")}  # of two keys each, one per asset
 FOLDERS = {name: [["runs", "vsd"], ["runs", "sds"]] for name in ("views3d", "beside", "blind")}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_leaves_a_picture_and_its_figures(name, lab, evaluated, monkeypatch):
+def test_every_experiment_writes_a_picture_and_its_metrics(name, context_for, evaluated, monkeypatch):
     monkeypatch.setattr(in_3d, "PARTICLES", (2,))
     for module in (in_2d, samples):
-        monkeypatch.setattr(module, "COUNT", 3)
-    monkeypatch.setattr(in_3d, "TO_NAME", 1)
-    own = lab(name, runs=evaluated if name in FOLDERS else None)
-    lines = list(perform(name, own))
-    found = json.loads((own.out / f"{name}.json").read_text())
-    assert set(found["figures"]) >= EXPECTED[name]
-    assert all(sum(key.endswith(end) for key in found["figures"]) == 2 for end in TWICE.get(name, ()))
-    assert [line.rpartition(": ")[0] for line in lines] == [*found["figures"], "seconds"]
-    assert found["settings"]["iterations"] == TINY.iterations and found["prompts"]
-    assert sorted(folder.split("/")[:2] for folder in found["folders"]) == sorted(FOLDERS.get(name, []))
-    with Image.open(own.out / f"{name}.png") as picture:
+        monkeypatch.setattr(module, "BATCH", 3)
+    monkeypatch.setattr(in_3d, "OBJECTS_DRAWN", 1)
+    context = context_for(name, sweep=evaluated if name in FOLDERS else None)
+    lines = list(run_experiment(name, context))
+    result = json.loads((context.out / f"{name}.json").read_text())
+    assert set(result["metrics"]) >= EXPECTED[name]
+    assert all(sum(key.endswith(end) for key in result["metrics"]) == 2 for end in ENDINGS.get(name, ()))
+    assert [line.rpartition(": ")[0] for line in lines] == [*result["metrics"], "seconds"]
+    assert result["settings"]["iterations"] == TINY.iterations and result["prompts"]
+    assert sorted(folder.split("/")[:2] for folder in result["folders"]) == sorted(FOLDERS.get(name, []))
+    with Image.open(context.out / f"{name}.png") as picture:
         assert picture.width > 400 and picture.height > 100
 
 
-def test_only_prompts_that_all_methods_have_are_compared(lab, evaluated):
-    outcome = in_3d.views3d(lab("views3d", runs=evaluated))
-    assert outcome.figures["sds: pictures"] == outcome.figures["vsd: pictures"] == 10
+def test_only_prompts_that_all_methods_have_are_compared(context_for, evaluated):
+    outcome = in_3d.views3d(context_for("views3d", sweep=evaluated))
+    assert outcome.metrics["sds: pictures"] == outcome.metrics["vsd: pictures"] == 10
     assert [row.label for row in outcome.rows if row.images is None] == ["a red owl"]
 
 
-def test_methods_are_shown_between_the_best_asset_and_the_true_object(lab, evaluated):
+def test_methods_stand_between_the_best_asset_and_the_true_object(context_for, evaluated):
     """From three sides each; the tiny stack knows no true objects, so that column is left out."""
-    outcome = in_3d.beside(lab("beside", runs=evaluated))
+    outcome = in_3d.beside(context_for("beside", sweep=evaluated))
     assert outcome.heads == ("the best asset", "vsd", "sds") and [row.label for row in outcome.rows] == ["a red owl"]
-    asset, first = from_library(lab("beside"), "a red owl").seen.images, outcome.rows[0].images
+    asset, first = best_asset(context_for("beside"), "a red owl").views.images, outcome.rows[0].images
     assert torch.equal(first[:3], asset[[0, 2, 4]]) and len(first) == 9
 
 
-def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_prompts(lab, evaluated, monkeypatch):
-    """Methods are mixed and so are prompts; of a method with more runs than are shown, some are left out."""
-    monkeypatch.setattr(in_3d, "TO_NAME", 1)
-    drawn = [in_3d.blind(replace(lab("blind", runs=evaluated), preset=by_method(TINY.with_(seed=s)))) for s in range(9)]
+def test_the_objects_of_blind_are_drawn_by_the_seed_and_shown_without_their_prompts(
+    context_for, evaluated, monkeypatch
+):
+    """Methods are shuffled and so are prompts; of a method with more runs than are drawn, some are left out."""
+    monkeypatch.setattr(in_3d, "OBJECTS_DRAWN", 1)
+    context = context_for("blind", sweep=evaluated)
+    drawn = [in_3d.blind(replace(context, preset=by_method(TINY.with_(seed=seed)))) for seed in range(9)]
     assert all([row.label for row in outcome.rows] == ["1", "2"] for outcome in drawn)
     methods = {tuple(folder.split("/")[1] for folder in outcome.folders) for outcome in drawn}
     assert methods == {("vsd", "sds"), ("sds", "vsd")}
@@ -117,38 +121,39 @@ def test_objects_to_be_named_are_drawn_by_the_seed_and_shown_without_their_promp
     for outcome in drawn:
         pairs = zip(outcome.prompts, outcome.folders, strict=True)
         assert all(prompt.replace(" ", "-") in folder for prompt, folder in pairs)
-    monkeypatch.setattr(in_3d, "TO_NAME", 3)
+    monkeypatch.setattr(in_3d, "OBJECTS_DRAWN", 3)
     with pytest.raises(ExperimentError, match="too few to draw 3 from"):
-        in_3d.blind(lab("blind", runs=evaluated))
+        in_3d.blind(context)
 
 
-def test_runs_of_other_weights_are_not_compared(lab, evaluated, monkeypatch):
-    monkeypatch.setattr(trials.ModelDigests, "of", lambda stack: trials.ModelDigests("other makers", "other judges"))
+def test_runs_of_other_models_are_not_compared(context_for, evaluated, monkeypatch):
+    others = trials.ModelDigests("other generators", "other scorers")
+    monkeypatch.setattr(trials.ModelDigests, "of", lambda stack: others)
     with pytest.raises(ExperimentError, match="no finished runs"):
-        in_3d.views3d(lab("views3d", runs=evaluated))
+        in_3d.views3d(context_for("views3d", sweep=evaluated))
 
 
-def test_particles_are_compared_with_as_many_single_runs_from_the_best_asset_and_from_others(lab, monkeypatch):
-    asked, own = [], lab("particles")
+def test_particles_are_compared_with_as_many_single_runs_from_the_best_asset_and_from_others(context_for, monkeypatch):
+    calls, context = [], context_for("particles")
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    seen = BeforeAfter(images, images[:, :1])
+    views = RingViews(images, images[:, :1])
 
-    def generate(lab, prompt, *, uids=(), particles=1, initialise, seed=0):
+    def generate(context, prompt, *, uids=(), particles=1, initialise, seed=0):
         """Runs of one have a score of .5, of others .5 + .1 · particles, from assets other than the best 1; from nothing
         all of them have half of it."""
-        asked.append((initialise, particles, "".join(uids), seed))
+        calls.append((initialise, particles, "".join(uids), seed))
         score = (1 if uids else 0.5 if particles == 1 else 0.5 + 0.1 * particles) * (1 if initialise else 0.5)
-        return [Made(seen, {"CLIP a": score, "CLIP b": 2 * score})] * particles
+        return [GeneratedObject(views, {"CLIP a": score, "CLIP b": 2 * score})] * particles
 
     monkeypatch.setattr(in_3d, "generate", generate)
-    monkeypatch.setattr(in_3d, "uids_for", lambda lab, prompt: ["p", "q", "r"])
-    figures = in_3d.particles(own).figures | in_3d.particles(own, initialise=False).figures
+    monkeypatch.setattr(in_3d, "retrieved_uids", lambda context, prompt: ["p", "q", "r"])
+    metrics = in_3d.particles(context).metrics | in_3d.particles(context, initialise=False).metrics
     of_one, of_more = [(1, "", seed) for seed in range(4)], [(2, "", 0), (4, "", 0)]
     from_others = [(1, "qrp", 1), (1, "rpq", 2)]  # the first and the fourth start from the first asset anyway
-    assert asked == [(True, *run) for run in of_one + from_others + of_more] + [
+    assert calls == [(True, *run) for run in of_one + from_others + of_more] + [
         (False, *run) for run in of_one + of_more
     ]
-    assert all(abs(value) < 1e-5 for key, value in figures.items() if "distance" in key)  # all objects look alike
+    assert all(abs(value) < 1e-5 for key, value in metrics.items() if "distance" in key)  # all objects look alike
     expected = {"from assets, 4 seeds: CLIP a": 0.5, "from nothing, 4 particles: CLIP b": 0.9}
     expected |= {"from assets, 4 starts: CLIP a": 0.75}  # two of the four start from another asset
     expected |= {"from assets, 4 starts against 4 seeds: CLIP a, change in %": 50}
@@ -156,24 +161,24 @@ def test_particles_are_compared_with_as_many_single_runs_from_the_best_asset_and
     for start in ("from assets", "from nothing"):
         expected[f"{start}, 2 particles against 2 seeds: CLIP a, change in %"] = 40
         expected[f"{start}, 4 particles against 4 seeds: CLIP b, change in %"] = 80
-    assert {key: figures[key] for key in expected} == pytest.approx(expected)
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
 
 
-def test_the_usual_prompts_are_those_that_settings_are_chosen_with():
-    dev = {p.text for p in trials.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "validation")}
-    assert {prompt for experiment in EXPERIMENTS.values() for prompt in experiment.prompts} <= dev
+def test_the_default_prompts_are_validation_prompts():
+    validation = {p.text for p in trials.read_prompts(STACKS.parent / "examples/prompts_mini.txt", "validation")}
+    assert {prompt for experiment in EXPERIMENTS.values() for prompt in experiment.prompts} <= validation
 
 
-def test_a_run_that_was_made_is_used_again(lab):
-    own = lab("particles")
-    first = generate(own, "a red owl", seed=5)
-    history = {path: path.read_bytes() for path in own.out.glob("runs/*/events.jsonl")}
-    again = generate(own, "a red owl", seed=5)
-    assert torch.equal(first[0].seen.images, again[0].seen.images) and first[0].scores == again[0].scores
-    assert {path: path.read_bytes() for path in own.out.glob("runs/*/events.jsonl")} == history
+def test_a_finished_run_is_reused(context_for):
+    context = context_for("particles")
+    first = generate(context, "a red owl", seed=5)
+    logs = {path: path.read_bytes() for path in context.out.glob("runs/*/events.jsonl")}
+    reused = generate(context, "a red owl", seed=5)
+    assert torch.equal(first[0].views.images, reused[0].views.images) and first[0].scores == reused[0].scores
+    assert {path: path.read_bytes() for path in context.out.glob("runs/*/events.jsonl")} == logs
 
 
-def test_what_makes_no_experiment_is_refused_in_a_sentence(tiny_stack, tmp_path, capsys):
+def test_wrong_options_end_with_status_2_and_a_sentence(tiny_stack, tmp_path, capsys):
     always = ["--stack", str(tiny_stack), "--out", str(tmp_path)]
     assert main(["views3d", *always]) == 2
     assert "--runs DIR" in capsys.readouterr().err
@@ -219,7 +224,7 @@ def test_pairwise_distance_is_one_minus_the_cosine_whatever_the_lengths():
 
 # ---------------------------------------------------------------- 2D distillation
 
-MEAN, SPREAD = 1.5, 0.8  # of the data that the stand-in prior knows
+MEAN, SPREAD = 1.5, 0.8  # of the data that `NormalPrior` models
 
 
 def normal_score(noised, alpha, sigma, mean, variance):
@@ -229,7 +234,7 @@ def normal_score(noised, alpha, sigma, mean, variance):
 
 
 class NormalPrior:
-    """A prior that is right about data which are N(1.5, 0.8²), whatever the prompt."""
+    """The exact prior of data which are N(1.5, 0.8²), whatever the prompt."""
 
     timesteps = 1000
 
@@ -244,12 +249,12 @@ class NormalPrior:
         alpha, sigma = (a[:, None, None, None] for a in self.alpha_sigma(t))
         return alpha * latents + sigma * noise
 
-    def guided_noise(self, noised, t, words, empty, scale):
+    def guided_noise(self, noised, t, embedding, empty, scale):
         return normal_score(noised, *self.alpha_sigma(t), MEAN, SPREAD**2)
 
 
 class NormalVariational:
-    """A variational score that is right about the particles: they are taken to be normal."""
+    """The exact score of the normal distribution fitted to the particles."""
 
     def __init__(self, prior, latents):
         self.prior, self.latents = prior, latents
@@ -277,9 +282,9 @@ def test_2d_sds_seeks_the_mode_and_2d_vsd_samples_the_distribution(generator):
 # ---------------------------------------------------------------- pictures
 
 
-def test_a_sheet_has_a_line_per_row_and_its_pictures_side_by_side():
+def test_a_sheet_has_its_rows_below_each_other_and_the_images_of_a_row_side_by_side():
     red, blue = (torch.tensor(c)[:, None, None].expand(3, 8, 8) for c in ([1.0, 0, 0], [0, 0, 1.0]))
-    picture = sheet([Row("heading"), Row("a", torch.stack([red, blue])), Row("b", blue[None])], ("x", "y"), side=20)
+    picture = sheet([Row("heading"), Row("a", torch.stack([red, blue])), Row("b", blue[None])], ("x", "y"), size=20)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # (3, h, w)
     is_red, is_blue = ((pixels == torch.tensor(c)[:, None, None]).all(0) for c in ([255, 0, 0], [0, 0, 255]))
     assert int(is_red.sum()) == 20 * 20 and int(is_blue.sum()) == 2 * 20 * 20

@@ -1,4 +1,4 @@
-"""How unlike pictures and objects are, by their CLIP embeddings."""
+"""Distances between images and between objects, by their CLIP embeddings."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from examples.experiments.lab import Figures, Lab, Outcome, Row, mean, under
-from examples.experiments.objects import AROUND, Made
+from examples.experiments.context import Context, Metrics, Outcome, Row, mean, prefixed
+from examples.experiments.objects import RING_VIEWS, GeneratedObject
 from redream.retrieval.clip import Clip
 
 
@@ -28,40 +28,44 @@ def frechet(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> float:
 
 
 def pairwise(vectors: Float[Tensor, "n d"]) -> float:
-    """Mean of 1 − cosine over all pairs; 0 for a single vector."""
+    """Return the mean of 1 − cosine over all pairs; 0 for a single vector."""
     unit = torch.nn.functional.normalize(vectors, dim=1)
     pairs = list(itertools.combinations(range(len(unit)), 2))
     return mean(float(1 - unit[i] @ unit[j]) for i, j in pairs) if pairs else 0.0
 
 
-def distances(clip: Clip, group: Sequence[Made]) -> Figures:
-    """How unlike the objects are: of their mean embeddings over eight views, and view by view."""
-    features = torch.stack([clip.embed_images(o.seen.images) for o in group]).cpu()  # (objects, 8, d)
-    by_view = mean(pairwise(features[:, view]) for view in range(AROUND))
+def distances(clip: Clip, objects: Sequence[GeneratedObject]) -> Metrics:
+    """Return the pairwise distance of objects' mean embeddings over eight views, and the mean of that of each view."""
+    features = torch.stack([clip.embed_images(o.views.images) for o in objects]).cpu()  # (objects, 8, d)
+    by_view = mean(pairwise(features[:, view]) for view in range(RING_VIEWS))
     return {"distance": pairwise(features.mean(dim=1)), "distance by view": by_view}
 
 
 PROMPTS_SHOWN = 4
 
 
-def compared(
-    lab: Lab, prompts: Sequence[str], reference: Sequence[Tensor], sets: dict[str, list[Float[Tensor, "n 3 h w"]]]
+def compare_with_samples(
+    context: Context,
+    prompts: Sequence[str],
+    samples: Sequence[Tensor],
+    sets: dict[str, list[Float[Tensor, "n 3 h w"]]],
 ) -> Outcome:
-    """Sets of pictures, each with an equal number per prompt, against the prior's own samples."""
+    """Compare sets of images, each with an equal number per prompt, with the prior's own `samples` per prompt."""
 
-    def features(pictures: Iterable[Tensor]) -> Tensor:
-        return lab.clip.embed_images(torch.cat(list(pictures))).cpu()
+    def features(batches: Iterable[Tensor]) -> Tensor:
+        return context.clip.embed_images(torch.cat(list(batches))).cpu()
 
-    rows, figures = [], {"samples of the prior": float(sum(map(len, reference)))}
-    known = features(reference)
-    for name, pictures in sets.items():
-        own = {"pictures": float(sum(map(len, pictures))), "CLIP-feature distance": frechet(features(pictures), known)}
-        scores = [lab.clips(images, prompt) for images, prompt in zip(pictures, prompts, strict=True)]
-        own |= {key: mean(s[key] for s in scores) for key in scores[0]}
-        own["distance in a prompt"] = mean(pairwise(features([images])) for images in pictures)
-        figures |= under(name, own)
+    rows, metrics = [], {"samples of the prior": float(sum(map(len, samples)))}
+    sample_features = features(samples)
+    for name, batches in sets.items():
+        of_set = {"pictures": float(sum(map(len, batches)))}
+        of_set["CLIP-feature distance"] = frechet(features(batches), sample_features)
+        scores = [context.clip_scores(images, prompt) for images, prompt in zip(batches, prompts, strict=True)]
+        of_set |= {key: mean(s[key] for s in scores) for key in scores[0]}
+        of_set["distance in a prompt"] = mean(pairwise(features([images])) for images in batches)
+        metrics |= prefixed(name, of_set)
     for number, prompt in enumerate(prompts[:PROMPTS_SHOWN]):
-        shown = len(next(iter(sets.values()))[number])
-        rows += [Row(prompt), Row("samples of the prior", reference[number][:shown])]
-        rows += [Row(name, pictures[number]) for name, pictures in sets.items()]
-    return Outcome(rows, figures)
+        columns = len(next(iter(sets.values()))[number])
+        rows += [Row(prompt), Row("samples of the prior", samples[number][:columns])]
+        rows += [Row(name, batches[number]) for name, batches in sets.items()]
+    return Outcome(rows, metrics)

@@ -1,4 +1,4 @@
-"""The papers' experiments with pictures of the prior."""
+"""The papers' experiments with samples of the 2D prior."""
 
 import itertools
 
@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from examples.experiments.distances import compared
-from examples.experiments.lab import Lab, Outcome, Row, labelled, mean, say, under
-from examples.experiments.objects import found_for, from_library
-from examples.experiments.samples import COUNT, adapted, conditioned, prior_samples, sampled, view_loss
+from examples.experiments.context import Context, Metrics, Outcome, Row, label_of, log, mean, prefixed
+from examples.experiments.distances import compare_with_samples
+from examples.experiments.objects import LibraryAsset, best_asset, retrieve_oriented
+from examples.experiments.samples import BATCH, adapt_prior, embed_view, sample, sample_prior, view_loss
+from redream.distillation.adaptation import Adaptation
 from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
@@ -17,89 +18,124 @@ from redream.scene.cameras import VIEWS, Camera
 from redream.scoring.metrics import view_accuracy
 
 AZIMUTH_DEG = {"front": 0.0, "side": 90.0, "back": 180.0}
-FIXED = Camera(0.0, 0.0, 1.0, 40.0)  # where a camera is asked for and nothing is seen from one
+FIXED = Camera(0.0, 0.0, 1.0, 40.0)  # for functions that need a camera where nothing is rendered
+VIEW_STEPS = (  # (view, next view, weight of the next view)
+    ("back", "side", 0.0),
+    ("back", "side", 0.5),
+    ("side", "front", 0.0),
+    ("side", "front", 0.5),
+    ("side", "front", 1.0),
+)
+ADAPTATIONS = {  # state of the prior → whether its prefixes are learned; None: no adaptation
+    "before": None,
+    "after": True,
+    "after, prefixes frozen": False,
+}
 
 
-def views(lab: Lab) -> Outcome:
-    """Does the prior show the view it is asked for, before and after adaptation? (ReDream fig. 4 and 14)
+def views(context: Context) -> Outcome:
+    """Does the prior show the requested view, before and after adaptation? (ReDream fig. 4 and 14)
 
-    Text features are mixed from back through side to front, the noise stays; shares are counted at the three views.
+    Embeddings are interpolated from back through side to front, from equal noise; view accuracy is that of the three views.
     """
-    rows, shares = [], {}
-    for prompt in lab.prompts:
-        say(prompt)
-        text, known = lab.understood(prompt), found_for(lab, prompt)
+    rows, accuracies = [], {}
+    for prompt in context.prompts:
+        log(prompt)
+        text, assets = context.parsed(prompt), retrieve_oriented(context, prompt)
         rows.append(Row(prompt))
-        for name, learned in (("before", None), ("after", True), ("after, prefixes frozen", False)):
-            learning = None if learned is None else adapted(lab, known, prefix_learned=learned)
-            ends = {view: conditioned(lab.prior, text, view, learning) for view in VIEWS}
-            pictures = []
-            for share in (0.0, 0.5, 1.0, 1.5, 2.0):
-                first, second = ("back", "side") if share < 1 else ("side", "front")
-                embedding = torch.lerp(ends[first], ends[second], share % 1 if share < 2 else 1.0)  # (1, l, d)
-                pictures.append(sampled(lab.prior, embedding, COUNT, lab.settings.seed, learning))
-            rows.append(Row(name, torch.cat([p[:2] for p in pictures])))
-            for view, images in zip(("back", "side", "front"), pictures[::2]):
+        for state, prefix_learned in ADAPTATIONS.items():
+            changes = {"adaptation": {"prefix_learned": prefix_learned}}
+            adapted = None if prefix_learned is None else adapt_prior(context, assets, **changes)
+            batches = _sample_view_steps(context, text, adapted)
+            rows.append(Row(state, torch.cat([batch[:2] for batch in batches])))
+            for view, images in zip(("back", "side", "front"), batches[::2], strict=True):
                 cameras = [Camera(AZIMUTH_DEG[view], 0.0, 1.0, 40.0)] * len(images)
                 for clip in ("a", "b"):
-                    share = view_accuracy(lab.models.clip(clip), images, cameras, text)
-                    shares.setdefault(f"{name}: {view} by CLIP {clip}", []).append(share)
-    figures = {key: mean(values) for key, values in shares.items()}
-    for name, clip in itertools.product(("before", "after", "after, prefixes frozen"), ("a", "b")):
-        figures[f"{name}: all views by CLIP {clip}"] = mean(figures[f"{name}: {v} by CLIP {clip}"] for v in VIEWS)
-    return Outcome(rows, figures, ("back", "between", "side", "between", "front"))
+                    accuracy = view_accuracy(context.models.clip(clip), images, cameras, text)
+                    accuracies.setdefault(f"{state}: {view} by CLIP {clip}", []).append(accuracy)
+    metrics = {key: mean(values) for key, values in accuracies.items()}
+    for state, clip in itertools.product(ADAPTATIONS, ("a", "b")):
+        metrics[f"{state}: all views by CLIP {clip}"] = mean(metrics[f"{state}: {v} by CLIP {clip}"] for v in VIEWS)
+    return Outcome(rows, metrics, ("back", "between", "side", "between", "front"))
 
 
-def overfit(lab: Lab) -> Outcome:
+def _sample_view_steps(context: Context, text: str, adapted: Adaptation | None) -> list[Float[Tensor, "n 3 h w"]]:
+    """Samples along `VIEW_STEPS`."""
+    by_view = {view: embed_view(context.prior, text, view, adapted) for view in VIEWS}  # (1, l, d) each
+    embeddings = [torch.lerp(by_view[view], by_view[other], weight) for view, other, weight in VIEW_STEPS]
+    return [sample(context.prior, embedding, BATCH, context.settings.seed, adapted) for embedding in embeddings]
+
+
+UNDER_HEADS = [7, 0, 1, 1, 2, 3, 3, 4, 5]  # of the eight views: front, side and back with their neighbours
+
+
+def overfit(context: Context) -> Outcome:
     """Does adaptation to one asset show in samples of other prompts? (ReDream fig. 15)
 
-    The likeness is the mean cosine between samples and the asset's views. Losses are those of Eq. 5 on fresh renders,
+    The similarity is the mean cosine between samples and the asset's views. Losses are those of Eq. 5 on fresh renders,
     of the asset and of others that the prior was not adapted to.
     """
-    known = [from_library(lab, words) for words in lab.assets]
-    asset, features = known[0], lab.clip.embed_images(known[0].seen.images)  # (8, d)
-    under_heads = [7, 0, 1, 1, 2, 3, 3, 4, 5]  # of the eight views: front, side and back with their neighbours
-    rows, figures = [Row(f"the asset:\n{asset.caption}", asset.seen.images[under_heads])], {}
-    say(f"adaptation to: {asset.caption}")
-    learning = adapted(lab, [asset.reference])
-    for name, state in (("before", None), ("after", learning)):
-        for number, other in enumerate(known):
-            what = "the asset" if number == 0 else f"unseen {number}, {other.caption}"
-            figures[f"loss on renders of {what}: {name}"] = view_loss(lab, other.reference, state)
-    for prompt in lab.prompts:
-        for name, state in (("before", None), ("after", learning)):
-            embeddings = [conditioned(lab.prior, lab.understood(prompt), view, state) for view in VIEWS]
-            pictures = [sampled(lab.prior, e, COUNT, lab.settings.seed, state) for e in embeddings]
-            images = torch.cat(pictures)  # (24, 3, h, w)
-            own = lab.clips(images, prompt)
-            own["likeness"] = float((lab.clip.embed_images(images) @ features.T).mean())
-            rows.append(Row(labelled(f"{prompt}: {name}", own), torch.cat([p[:3] for p in pictures])))
-            figures |= under(f"{prompt}, {name}", own)
-    return Outcome(rows, figures, VIEWS)
+    assets = [best_asset(context, query) for query in context.assets]
+    asset, features = assets[0], context.clip.embed_images(assets[0].views.images)  # (8, d)
+    rows = [Row(f"the asset:\n{asset.caption}", asset.views.images[UNDER_HEADS])]
+    log(f"adaptation to: {asset.caption}")
+    states = {"before": None, "after": adapt_prior(context, [asset.captioned])}
+    metrics = _view_losses(context, assets, states)
+    for prompt in context.prompts:
+        for state, adapted in states.items():
+            embeddings = [embed_view(context.prior, context.parsed(prompt), view, adapted) for view in VIEWS]
+            batches = [sample(context.prior, e, BATCH, context.settings.seed, adapted) for e in embeddings]
+            images = torch.cat(batches)  # (24, 3, h, w)
+            of_prompt = context.clip_scores(images, prompt)
+            of_prompt["similarity to the asset"] = float((context.clip.embed_images(images) @ features.T).mean())
+            rows.append(Row(label_of(f"{prompt}: {state}", of_prompt), torch.cat([batch[:3] for batch in batches])))
+            metrics |= prefixed(f"{prompt}, {state}", of_prompt)
+    return Outcome(rows, metrics, VIEWS)
+
+
+def _view_losses(context: Context, assets: list[LibraryAsset], states: dict[str, Adaptation | None]) -> Metrics:
+    """Eq. 5 of each asset in each state of the prior, which is adapted to the first asset."""
+    losses = {}
+    for state, adapted in states.items():
+        for number, asset in enumerate(assets):
+            name = "the asset" if number == 0 else f"unseen {number}, {asset.caption}"
+            losses[f"loss on renders of {name}: {state}"] = view_loss(context, asset.captioned, adapted)
+    return losses
 
 
 LEARNING_RATE_2D = 0.03  # PD G
 T_2D = (0.02, 0.98)  # PD G: not annealed
 VARIATIONAL_RATE_2D = 1e-3  # PD G: 1e-4 over 6,000 steps; ours over a tenth of them
+METHODS_2D = {  # name → (guidance, whether there is a variational score)
+    "SDS, 100": (100.0, False),
+    "SDS, 7.5": (7.5, False),
+    "VSD, 7.5": (7.5, True),
+}
 
 
-def distil2d(lab: Lab) -> Outcome:
-    """SDS and VSD where nothing is 3D: g(θ) = θ, eight latents a prompt (PD fig. 3, table 6)."""
-    methods = {"SDS, 100": (100.0, False), "SDS, 7.5": (7.5, False), "VSD, 7.5": (7.5, True)}
-    reference = [prior_samples(lab, prompt, lab.samples, lab.settings.seed) for prompt in lab.prompts]
-    sets = {"samples, another seed": [prior_samples(lab, p, COUNT, lab.settings.seed + 1) for p in lab.prompts]}
-    for name, (guidance, varied) in methods.items():
-        for prompt in lab.prompts:
-            say(f"{prompt}, {name}")
-            text, generator = lab.understood(prompt), torch.Generator().manual_seed(lab.settings.seed)
-            shape = (COUNT, lab.prior.unet.config.in_channels, lab.prior.latent_size, lab.prior.latent_size)
-            start = torch.randn(shape, generator=generator).to(lab.prior.device)
-            settings = lab.settings.with_(variational={"learning_rate": VARIATIONAL_RATE_2D})
-            score = Variational(lab.prior, settings, text, generator) if varied else None
-            latents = distil(lab.prior, text, start, lab.settings.iterations, guidance, generator, score)
-            with torch.no_grad():
-                sets.setdefault(name, []).append(lab.prior.decode(latents).cpu())
-    return compared(lab, lab.prompts, reference, sets)
+def distil2d(context: Context) -> Outcome:
+    """SDS and VSD where nothing is 3D: g(θ) = θ, eight latents per prompt (PD fig. 3, table 6)."""
+    seed = context.settings.seed
+    samples = [sample_prior(context, prompt, context.samples, seed) for prompt in context.prompts]
+    sets = {"samples, another seed": [sample_prior(context, prompt, BATCH, seed + 1) for prompt in context.prompts]}
+    for name, (guidance, is_variational) in METHODS_2D.items():
+        for prompt in context.prompts:
+            log(f"{prompt}, {name}")
+            sets.setdefault(name, []).append(_distilled_images(context, prompt, guidance, is_variational))
+    return compare_with_samples(context, context.prompts, samples, sets)
+
+
+def _distilled_images(context: Context, prompt: str, guidance: float, is_variational: bool) -> Float[Tensor, "n 3 h w"]:
+    """Images of latents that `distil` makes from noise."""
+    prior, text = context.prior, context.parsed(prompt)
+    generator = torch.Generator().manual_seed(context.settings.seed)
+    shape = (BATCH, prior.unet.config.in_channels, prior.latent_size, prior.latent_size)
+    start = torch.randn(shape, generator=generator).to(prior.device)
+    settings = context.settings.with_(variational={"learning_rate": VARIATIONAL_RATE_2D})
+    variational = Variational(prior, settings, text, generator) if is_variational else None
+    latents = distil(prior, text, start, context.settings.iterations, guidance, generator, variational)
+    with torch.no_grad():
+        return prior.decode(latents).cpu()
 
 
 def distil(
@@ -111,20 +147,20 @@ def distil(
     generator: torch.Generator,
     variational: Variational | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Latents after `steps` of Adam from `start`: VSD with a variational score, which learns beside them, else SDS.
+    """Return latents after `steps` of Adam from `start`: VSD with a variational score, which learns beside them, else SDS.
 
     θ ← θ − η w(t) (ε̂ − ε_q),    ε_q = ε_{φ,ζ}(x_t, t, y) or ε,    t ~ U(0.02, 0.98) for each latent
     """
     latents = start.clone().requires_grad_()
     optimizer = torch.optim.Adam([latents], lr=LEARNING_RATE_2D)
-    words, empty = (prior.embed([text] * len(start)) for text in (prompt, ""))
+    embeddings, empty = (prior.embed([text] * len(start)) for text in (prompt, ""))  # (b, l, d): y, ∅
     for _ in range(steps):
-        share = T_2D[0] + (T_2D[1] - T_2D[0]) * torch.rand(len(start), generator=generator)
-        t = (share * (prior.timesteps - 1)).long().to(start.device)  # (b,)
+        fraction = T_2D[0] + (T_2D[1] - T_2D[0]) * torch.rand(len(start), generator=generator)
+        t = (fraction * (prior.timesteps - 1)).long().to(start.device)  # (b,)
         noise = torch.randn(start.shape, generator=generator).to(start)
         noised, sigma = prior.add_noise(latents.detach(), t, noise), prior.alpha_sigma(t)[1]
         with torch.no_grad():
-            prior_noise = prior.guided_noise(noised, t, words, empty, guidance)
+            prior_noise = prior.guided_noise(noised, t, embeddings, empty, guidance)
         if variational is None:
             gradient = sds_gradient(prior_noise, noise, sigma)
         else:
