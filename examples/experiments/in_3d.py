@@ -31,10 +31,10 @@ from examples.experiments.objects import (
 )
 from examples.experiments.samples import sample_prior
 from redream.distillation.loop import Distillation
-from redream.evaluation import trials
 from redream.evaluation.scorer import RenderableAsset, objects_of, true_objects
 from redream.runs.run import Run
 from redream.scoring.metrics import clip_score, silhouette_iou
+from redream.settings import VARIANTS
 from redream.stack.vocabulary import parse_prompt
 
 
@@ -143,7 +143,8 @@ def progress(context: Context) -> Outcome:
         rows.append(Row(prompt))
         for method in ("redream", "redream-no-init", "vsd"):
             log(f"{prompt}, {method}")
-            settings = trials.own_settings(method, context.preset)
+            variant = VARIANTS[method]
+            settings = context.preset[variant.method].with_(**variant.changes)
             retrieved = retrieve_oriented(context, prompt) if settings.uses_assets else []
             distillation, images = Distillation(context.prior, settings, text, retrieved), {}
             for step in distillation.steps():
