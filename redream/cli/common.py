@@ -3,14 +3,16 @@
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
 from redream.runs import events
+from redream.scoring.scores import QUANTITIES, keys_of
 
+SHOWN_SCORES = ("clip", "a_lpips", "view_accuracy")  # of `QUANTITIES`
 RUN_AFTER_INTERRUPT = "a run goes on from its last checkpoint with: resume"
 
 
@@ -31,61 +33,62 @@ def follow(updates: Iterator[events.Event]) -> bool:
 
     On a terminal its progress is a bar, elsewhere lines; the paths of results and the scores go to stdout.
     """
-    started = None
+    folder = None
     with tqdm(disable=not sys.stderr.isatty(), unit="it") as bar:
-        written = None  # stage and tenth of the run in the last line
+        last_line = None  # stage and tenth of the run in the last line
         for event in updates:
             match event:
-                case events.Started():
-                    started = event
-                    bar.total, bar.initial, bar.n = event.total, event.iteration, event.iteration
-                    tqdm.write(f"The run's folder is {event.run}.", file=sys.stderr)
+                case events.Started(run, iteration=iteration, total=total):
+                    folder = Path(run)
+                    bar.total, bar.initial, bar.n = total, iteration, iteration
+                    tqdm.write(f"The run's folder is {folder}.", file=sys.stderr)
                 case events.Warned(sentence):
                     tqdm.write(sentence, file=sys.stderr)
                 case events.Retrieved(assets):
                     captions = "; ".join(asset["caption"] for asset in assets)
                     tqdm.write(f"Retrieved assets: {captions}.", file=sys.stderr)
-                case events.Progress(stage, iteration, total, seconds_left):
+                case events.Progress(stage, iteration, total):
                     bar.set_description_str(stage.capitalize(), refresh=False)
                     bar.update(iteration - bar.n)
-                    now = (stage, iteration * 10 // total)
-                    if bar.disable and now != written:
-                        left = "" if seconds_left is None else f", {seconds_left:.0f} s left"
-                        print(f"{stage.capitalize()}, iteration {iteration} of {total}{left}", file=sys.stderr)
-                        written = now
+                    line = (stage, iteration * 10 // total)
+                    if bar.disable and line != last_line:
+                        print(_progress_line(event), file=sys.stderr)
+                        last_line = line
                 case events.Artefact(kind, particle, file):
-                    print(f"{kind.capitalize()} {particle}: {Path(started.run) / file}")
+                    print(f"{kind.capitalize()} {particle}: {folder / file}")
                 case events.Scored(scores):
                     print(*score_sentences(scores), sep="\n")
                 case events.Finished(stopped):
                     if stopped:
-                        print(f"Stopped before its end; go on with: python -m redream resume {started.run}")
-                    print(f"Everything is in {started.run}.")
-    return started is not None
+                        print(f"Stopped before its end; go on with: python -m redream resume {folder}")
+                    print(f"Everything is in {folder}.")
+    return folder is not None
+
+
+def _progress_line(progress: events.Progress) -> str:
+    left = "" if progress.seconds_left is None else f", {progress.seconds_left:.0f} s left"
+    return f"{progress.stage.capitalize()}, iteration {progress.iteration} of {progress.total}{left}"
 
 
 def score_sentences(scores: dict) -> list[str]:
-    """One sentence for each object of scores.json."""
+    """One sentence for each object of scores.json, with both models' values of `SHOWN_SCORES`."""
     sentences = []
-    for number, score in enumerate(scores["objects"]):
-        both = {
-            key: [score.get(f"{key}_{name}") for name in ("a", "b")] for key in ("clip", "a_lpips", "view_accuracy")
-        }
-        parts = [f"CLIP score (higher is better) {_numbers(both['clip'])}"]
-        parts.append(f"A-LPIPS (lower is steadier) {_numbers(both['a_lpips'])}")
-        if both["view_accuracy"] != [None, None]:
-            parts.append(f"view accuracy {_numbers(both['view_accuracy'], '{:.0%}')}")
+    for number, object_scores in enumerate(scores["objects"]):
+        parts = []
+        for quantity in SHOWN_SCORES:
+            score = QUANTITIES[quantity]
+            values = [object_scores.get(key) for key in keys_of(quantity)]
+            if quantity == "view_accuracy" and set(values) == {None}:  # of an object without a front
+                continue
+            texts = ("not available" if value is None else score.text(value) for value in values)
+            parts.append(f"{score.name} {' and '.join(texts)} ({score.better} is better)")
         sentences.append(f"Object {number}: {'; '.join(parts)}.")
     return sentences
 
 
-def _numbers(values: Sequence[float | None], form: str = "{:.3f}") -> str:
-    return " and ".join("not available" if value is None else form.format(value) for value in values)
-
-
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed; pressed again, it interrupts as usual."""
+    """Yield a function that returns whether Ctrl-C was pressed. Pressed again, it raises `KeyboardInterrupt`."""
     pressed = []
 
     def press(number, frame) -> None:

@@ -3,19 +3,18 @@
 import argparse
 import json
 import sys
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from redream.cli.common import add_stack
-from redream.runs import locks
 from redream.settings import PRESETS, VARIANTS, Settings, SettingsError
 from redream.stack.models import Models
 
 AFTER_INTERRUPT = "the same command goes on from there"
 PROMPTS = Path(__file__).parents[2] / "examples"
+MAX_PROCESSES = 64
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,88 +23,112 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=PRESETS, help="default: the stack's")
     add("--prompts", type=Path, metavar="FILE", help="one per line; default: those in examples")
     add("--split", choices=("validation", "test"), help="only the prompts that are marked so")
-    add("--methods", type=_listed(str), metavar="A,B,...", help="default: all")
-    add("--seeds", type=_listed(int), default=[0], metavar="0,1,...")
+    add("--methods", type=_list_of(str), metavar="A,B,...", help="default: all")
+    add("--seeds", type=_list_of(int), default=[0], metavar="0,1,...")
     add("--limit", type=int, metavar="N", help="only the first prompts")
     setting_help = "a setting, for every method or, as METHOD.GROUP.NAME=VALUE, for one of them"
     add("--set", type=_setting, action="append", default=[], metavar="GROUP.NAME=VALUE", help=setting_help)
-    processes_help = "programs at once, which share the cores"
-    add("--processes", type=int, default=1, choices=range(1, 65), metavar="N", help=processes_help)
-    add("--helper", action="store_true", help=argparse.SUPPRESS)  # started by another one
+    processes = {"choices": range(1, MAX_PROCESSES + 1), "help": "runs at once, which share the cores"}
+    add("--processes", type=int, default=1, metavar="N", **processes)
     add("--out", type=Path, required=True, metavar="DIR", help="may hold earlier runs, which are reused")
 
 
 def run(options: argparse.Namespace) -> None:
     from redream.evaluation import sweep, trials
 
-    if options.helper:
-        threading.Thread(target=locks.end_with_input, daemon=True).start()
     models = Models.load(options.stack)
-    changes: dict[str, dict] = {}  # method, "" for all → changes of its settings
-    for method, path, value in options.set:
-        group, _, name = path.rpartition(".")
-        own = changes.setdefault(method, {})
-        (own.setdefault(group, {}) if group else own)[name] = value
-    preset, common = PRESETS[options.preset or models.stack.preset], changes.pop("", {})
-    settings = {method: own.with_(**common) for method, own in preset.items()}
+    common, tuned = _changes(options.set)
+    preset = PRESETS[options.preset or models.stack.preset]
+    settings = {method: values.with_(**common) for method, values in preset.items()}
     file = options.prompts or PROMPTS / ("prompts_mini.txt" if models.stack.vocabulary else "prompts.txt")
     prompts = trials.read_prompts(file, options.split, options.limit)
-    methods, missing = options.methods or list(trials.METHODS), 0
     updates = sweep.evaluate(
-        options.out, prompts, methods, options.seeds, models=models, settings=settings, tuned=changes
+        options.out,
+        prompts,
+        options.methods or trials.METHODS,
+        options.seeds,
+        models=models,
+        settings=settings,
+        tuned=tuned,
+        processes=options.processes,
     )
-    if options.processes > 1 and not locks.possible(options.out / sweep.CLAIMS):
-        raise sweep.EvaluationError("Here programs cannot share an evaluation; leave --processes out.")
-    form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
-    with (
-        locks.worker_processes([*options.arguments, "--processes", "1", "--helper"], options.processes) as helpers,
-        tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=form) as bar,
-    ):
-        for now in updates:
-            minutes = None if now.seconds_left is None else now.seconds_left / options.processes / 60
-            left = "" if minutes is None else f", about {minutes:.0f} min left"
-            bar.total, bar.n = now.total, now.done
-            bar.set_description_str(f"{now.trial.method}: {now.trial.prompt.text}", refresh=False)
-            bar.set_postfix_str(f"{int(now.done)} of {now.total} runs{left}")
-            if now.failure:
-                missing += 1
-                tqdm.write(f"{now.trial.method}, “{now.trial.prompt.text}”: {now.failure}", file=sys.stderr)
-            if now.ended and bar.disable:
-                print(f"{int(now.done)} of {now.total}: {bar.desc}{left}", file=sys.stderr)
-            if options.helper and now.ended and now.done == now.total:
-                return  # the tables are for the program that was called to write
-    if any(helper.returncode for helper in helpers):
-        print("A worker process ended early; the others did its share.", file=sys.stderr)
+    missing, total = _follow(updates)
     print(f"Tables and gallery are in {options.out}: table.md, table.json, results.parquet, gallery.html.")
     if missing:
-        print(
-            f"{missing} of {now.total} runs are missing; table.md lists them. The same command tries again to make them."
-        )
+        print(f"{missing} of {total} runs are missing; table.md lists them. The same command tries again to make them.")
 
 
-def _listed(kind: type) -> Callable[[str], list]:
-    """A parser of lists with commas."""
-    return lambda text: [kind(word.strip()) for word in text.split(",") if word.strip()]
+def _follow(updates: Iterator) -> tuple[int, int]:
+    """Show a sweep's progress, on a terminal as a bar, elsewhere a line for each run; return how many runs are missing, and
+    the number of all of them."""
+    missing, total = 0, 0
+    bar_format = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
+    with tqdm(unit="run", disable=not sys.stderr.isatty(), bar_format=bar_format) as bar:
+        for update in updates:
+            total = update.total
+            name = f"{update.trial.method}: {update.trial.prompt.text}"
+            left = "" if update.seconds_left is None else f", about {update.seconds_left / 60:.0f} min left"
+            bar.total, bar.n = update.total, update.done
+            bar.set_description_str(name, refresh=False)
+            bar.set_postfix_str(f"{int(update.done)} of {total} runs{left}")
+            if update.warning:
+                tqdm.write(update.warning, file=sys.stderr)
+            if update.failure:
+                missing += 1
+                tqdm.write(f"{name}: {update.failure}", file=sys.stderr)
+            if update.ended and bar.disable:
+                print(f"{int(update.done)} of {total}: {name}{left}", file=sys.stderr)
+    return missing, total
+
+
+def _list_of(kind: type) -> Callable[[str], list]:
+    """A parser of values with commas between them."""
+
+    def parse(text: str) -> list:
+        return [kind(value.strip()) for value in text.split(",") if value.strip()]
+
+    parse.__name__ = f"list of {kind.__name__}"  # argparse names it when it refuses a text
+    return parse
 
 
 def _setting(text: str) -> tuple[str, str, object]:
-    """[METHOD.][GROUP.]NAME=VALUE as (METHOD or "", "GROUP.NAME", VALUE in JSON or plain); none of those that methods or
-    seeds differ by."""
+    """Parse [METHOD.][GROUP.]NAME=VALUE as (METHOD or "", "GROUP.NAME", value); VALUE is JSON or plain text.
+
+    Refuses settings that methods or seeds differ by.
+    """
     from redream.evaluation.trials import VARIED
 
     path, _, value = text.partition("=")
-    method, _, rest = path.partition(".")
-    method, path = (method, rest) if method in VARIANTS else ("", path)
+    first, _, rest = path.partition(".")
+    method, path = (first, rest) if first in VARIANTS else ("", path)
     try:
         value = json.loads(value)
     except json.JSONDecodeError:
         pass
-    group, _, name = path.rpartition(".")
     if path in VARIED:
         raise argparse.ArgumentTypeError(f"methods or seeds differ by {path}: it is not to be changed")
+    if isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{path} is a group; give one setting of it, as {path}.NAME=VALUE")
     try:
-        Settings().with_(**({group: {name: value}} if group else {name: value}))
-    except (SettingsError, AttributeError, TypeError) as error:
-        known = isinstance(error, SettingsError)
-        raise argparse.ArgumentTypeError(str(error).rstrip(".") if known else f"there is no setting {path}") from error
+        Settings().with_(**_nested(path, value))
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
+    except (AttributeError, TypeError) as error:  # of with_, for a group that there is not
+        raise argparse.ArgumentTypeError(f"there is no setting {path}") from error
     return method, path, value
+
+
+def _changes(settings: Iterable[tuple[str, str, object]]) -> tuple[dict, dict[str, dict]]:
+    """What `_setting` parsed, as changes for `Settings.with_`: for every method, and by method."""
+    by_method: dict[str, dict] = {"": {}}
+    for method, path, value in settings:
+        changes = by_method.setdefault(method, {})
+        for name, change in _nested(path, value).items():
+            changes[name] = changes.get(name, {}) | change if isinstance(change, dict) else change
+    return by_method.pop(""), by_method
+
+
+def _nested(path: str, value: object) -> dict:
+    """A change of "GROUP.NAME" or "NAME" for `Settings.with_`."""
+    group, _, name = path.rpartition(".")
+    return {group: {name: value}} if group else {name: value}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pandas as pd
 from scipy import stats
 
-from redream.evaluation.scorer import beside_the_truth, rounded
+from redream.evaluation.scorer import rounded, truth_differences
 from redream.files import replacing, write_json, write_text
 from redream.scoring.scores import SCORES
 
@@ -95,7 +95,7 @@ def with_truth(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return [
         o
         if o.failure or o.method == TRUTH
-        else replace(o, scores=o.scores | rounded(beside_the_truth(o.scores, truths.get(o.prompt, {}))))
+        else replace(o, scores=o.scores | rounded(truth_differences(o.scores, truths.get(o.prompt, {}))))
         for o in outcomes
     ]
 

@@ -24,6 +24,10 @@ from redream.stack.models import Models
 STRIP_VIEWS, STRIP_SIZE = 8, 96  # views, pixels
 PREVIEW_SIZE = 128  # pixels
 PREVIEW_STEP_DEG = 30.0  # between one preview and the next
+SPRITE_COLUMNS = 6  # of a sprite sheet, which has as many rows
+SPRITE_FRAMES = SPRITE_COLUMNS**2  # views once around, 10° apart
+SPRITE_SIDE = 96  # pixels of each
+SPRITE_QUALITY = 75  # of JPEG, 0 to 100
 MESH_TEXTURE = 512  # texels along a side
 SPRITE_COLUMNS = 6  # of a sprite sheet, which has as many rows
 SPRITE_FRAMES = SPRITE_COLUMNS**2  # views once around, 10° apart
