@@ -5,21 +5,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from tiny_stack import TINY
 
 from redream import pipeline
 from redream.cli import main
-from redream.evaluation.trials import VARIED
-from redream.files import read_json
-from redream.runs import events, locks
-from redream.runs.events import Started
+from redream.cli.common import score_sentences
+from redream.evaluation import sweep
+from redream.evaluation.sweep import SweepProgress
+from redream.evaluation.trials import ModelDigests, Prompt, plan
+from redream.runs import events
 from redream.runs.run import Run
 from redream.settings import PRESETS, by_method
 
@@ -49,7 +47,7 @@ def test_generate_says_where_the_files_are_and_the_scores_in_words(tiny_stack, c
     (folder,) = (tmp_path / "runs").iterdir()
     assert str(folder / "turntable-0.mp4") in out and str(folder / "mesh-0.glb") in out
     assert "CLIP" in out and "higher is better" in out and "A-LPIPS" in out
-    assert "Found in the library" in err and "iteration 2 of 2" in err
+    assert "Retrieved assets" in err and "iteration 2 of 2" in err
     assert Run.open(folder).request.settings == PRESETS["mini"]["redream"].with_(seed=3)
 
     assert main(["resume", folder.name]) == 0
@@ -59,14 +57,14 @@ def test_generate_says_where_the_files_are_and_the_scores_in_words(tiny_stack, c
 
 
 def test_every_switch_reaches_the_settings(tiny_stack, tmp_path, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(pipeline, "generate", lambda prompt, **values: asked.update(values) or iter(()))
+    values = {}
+    monkeypatch.setattr(pipeline, "generate", lambda prompt, **options: values.update(options) or iter(()))
     words = "generate owl --preset mini-fast --method redream --no-init --particles 2 --iterations 7 --seed 5"
     words = [*words.split(), "--asset", "a.glb", "b.glb", "--asset", "c.glb", "--asset-caption", "an owl"]
     assert main([*words, "--stack", str(tiny_stack), "--out", str(tmp_path / "run")]) == 0
     expected = PRESETS["mini-fast"]["redream"].with_(initialise=False, particles=2, iterations=7, seed=5)
-    assert asked["settings"] == expected and asked["out"] == tmp_path / "run"
-    assert asked["assets"] == [("a.glb", "an owl"), ("b.glb", "an owl"), ("c.glb", "an owl")]
+    assert values["settings"] == expected and values["out"] == tmp_path / "run"
+    assert values["assets"] == [("a.glb", "an owl"), ("b.glb", "an owl"), ("c.glb", "an owl")]
 
 
 def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
@@ -101,9 +99,8 @@ def test_ctrl_c_once_stops_and_keeps_what_there_is(tiny_stack, capsys, tmp_path,
     assert main(["generate", "an owl", "--stack", str(tiny_stack), "--out", str(tmp_path / "run")]) == 0
     out, err = capsys.readouterr()
     assert "Stopping" in err and "resume" in out
-    assert (tmp_path / "run/turntable-0.mp4").is_file() and Run.open(tmp_path / "run").read_json("record.json")[
-        "done"
-    ] == 1
+    assert (tmp_path / "run/turntable-0.mp4").is_file()
+    assert Run.open(tmp_path / "run").read_json("record.json")["done"] == 1
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -133,94 +130,47 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
     assert Image.open(tmp_path / "owls.png").size == (4 * 64, 2 * 64)
 
 
-def test_evaluate_makes_tables_and_goes_on_where_it_was(tiny_stack, capsys, tmp_path):
-    (tmp_path / "prompts.txt").write_text("dev\ta purple owl\ntest\tan ironman\n")
+def test_evaluate_makes_tables_of_a_split_and_goes_on_where_it_was(tiny_stack, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("validation\ta purple owl\ntest\tan ironman\n")
     words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
-    words += ["--set", "iterations=1", "--set", "sds.t_max=[1, 0.5]", "--out", str(tmp_path / "out")]
+    words += ["--set", "iterations=1", "--set", "sds.distillation.t_max=[1, 0.5]", "--out", str(tmp_path / "out")]
     assert main([*words, "--split", "validation"]) == 0
     out, err = capsys.readouterr()
     assert "table.md" in out and "missing" not in out and "1 of 1: sds: a purple owl" in err
     (folder,) = (tmp_path / "out/runs/sds").iterdir()
-    assert Run.open(folder).request.settings == PRESETS["mini"]["redream"].with_(
-        method="sds", iterations=1, distillation={"t_max": (1.0, 0.5)}
-    )
+    settings = PRESETS["mini"]["sds"].with_(iterations=1, distillation={"t_max": (1.0, 0.5)})
+    assert Run.open(folder).request.settings == settings
     assert main(words) == 0
     out, err = capsys.readouterr()
     assert "1 of 2 runs are missing" in out and "*ironman*" in err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "runs",
-        "gallery.html",
-        "results.parquet",
-        "table.json",
-        "table.md",
-    }
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"runs", "gallery.html", "results.parquet", "table.json", "table.md"}
 
 
-def test_two_programs_make_each_run_of_an_evaluation_once(tiny_stack, tmp_path, monkeypatch):
-    helpers, begin = [], subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: helpers.append(begin(*a, **k)) or helpers[-1])
-    real, worker_processes = pipeline.generate, []
+def test_the_options_of_evaluate_reach_the_sweep(tiny_stack, capsys, tmp_path, monkeypatch):
+    values = {}
 
-    def patient(*arguments, **values):
-        """This program begins its first run when the helper has begun one."""
-        while not worker_processes:
-            worker_processes.extend(tmp_path.glob("out/runs/sds/*/events.jsonl"))
-            time.sleep(0.1)
-        return real(*arguments, **values)
+    def evaluate(out, prompts, methods, seeds, **others):
+        values.update(others, out=out, prompts=prompts, methods=methods, seeds=seeds)
+        trial = plan(out, prompts[0], "sds", 0, PRESETS["mini"]["sds"], ModelDigests("", ""))
+        yield SweepProgress(trial, 0.5, 1, None, warning="A worker process ended early.")
+        yield SweepProgress(trial, 1.0, 1, 120.0, ended=True, failure="The asset is gone.")
 
-    monkeypatch.setattr(pipeline, "generate", patient)
-    (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
-    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
-    for name, value in asdict(TINY.with_(iterations=2)).items():  # the other program knows no preset of these tests
-        words += ["--set", f"{name}={json.dumps(value)}"] if name not in VARIED else []
-    threads = torch.get_num_threads()
-    assert main([*words, "--processes", "2", "--out", str(tmp_path / "out")]) == 0
-    assert [helper.returncode for helper in helpers if "--helper" in helper.args] == [0]
-    runs = [Run.open(folder) for folder in (tmp_path / "out/runs/sds").iterdir()]
-    assert len(runs) == 2 and all(sum(isinstance(e, Started) for e in run.events()) == 1 for run in runs)
-    rows = read_json(tmp_path / "out/table.json")["methods"]
-    assert (
-        (rows["sds"]["runs"], rows["sds"]["missing"]) == (2, 0)
-        and len(worker_processes) == 1
-        and torch.get_num_threads() == threads
-    )
-
-
-def test_who_helps_an_evaluation_ends_with_who_started_it(tiny_stack, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
-    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--helper"]
-    command = [*COMMAND, *words, "--methods", "vsd", "--out", str(tmp_path / "out")]  # a run of many minutes
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as helper:
-        while not list((tmp_path / "out").glob("runs/vsd/*/events.jsonl")):
-            assert helper.poll() is None
-            time.sleep(0.1)
-        helper.stdin.close()
-        assert helper.wait(timeout=60) == 130
-
-
-def test_an_evaluation_says_that_a_helper_failed_and_is_complete_without_it(tiny_stack, capsys, tmp_path, monkeypatch):
-    begin = subprocess.Popen
-    fail = [sys.executable, "-c", "raise SystemExit(1)"]
-    monkeypatch.setattr(subprocess, "Popen", lambda words, **k: begin(fail if "--helper" in words else words, **k))
-    (tmp_path / "prompts.txt").write_text("a purple owl")
-    words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--methods", "sds"]
-    assert main([*words, "--processes", "2", "--out", str(tmp_path / "out")]) == 0
+    monkeypatch.setattr(sweep, "evaluate", evaluate)
+    (tmp_path / "prompts.txt").write_text("validation\ta purple owl\ntest\ta red vase\ntest\ta blue cat\n")
+    words = f"evaluate --stack {tiny_stack} --preset mini-fast --split test --limit 1 --methods redream,sds --seeds 0,2"
+    words += f" --processes 3 --prompts {tmp_path / 'prompts.txt'} --out {tmp_path / 'out'}"
+    changes = ["iterations=7", "field.levels=2", "distillation.t_max=[0.9,0.6]", "sds.distillation.guidance=30"]
+    changes += ["sds.distillation.opaque=50", "sds.iterations=9"]
+    assert main([*words.split(), *(word for change in changes for word in ("--set", change))]) == 0
+    common = {"iterations": 7, "field": {"levels": 2}, "distillation": {"t_max": (0.9, 0.6)}}
+    assert values["settings"] == {name: own.with_(**common) for name, own in PRESETS["mini-fast"].items()}
+    assert values["tuned"] == {"sds": {"distillation": {"guidance": 30, "opaque": 50}, "iterations": 9}}
+    assert values["prompts"] == [Prompt("a red vase", "test")] and values["processes"] == 3
+    assert (values["methods"], values["seeds"], values["out"]) == (["redream", "sds"], [0, 2], tmp_path / "out")
     out, err = capsys.readouterr()
-    assert "A helping program ended early" in err and "missing" not in out
-    assert [one["prompt"] for one in read_json(tmp_path / "out/table.json")["prompts"]] == ["a purple owl"]
-
-
-def test_where_programs_cannot_share_an_evaluation_helpers_are_refused(tiny_stack, capsys, tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise OSError("no locks here")
-
-    (tmp_path / "prompts.txt").write_text("a purple owl")
-    monkeypatch.setattr(locks.fcntl, "lockf", refuse)
-    words = ("evaluate", "--stack", tiny_stack, "--processes", "2", "--out", tmp_path / "out")
-    words += ("--prompts", tmp_path / "prompts.txt")
-    assert "leave --processes out" in refused(capsys, *words)
-    monkeypatch.setattr(locks, "fcntl", None)
-    assert "leave --processes out" in refused(capsys, *words)
+    assert "A worker process ended early.\nsds: a red vase: The asset is gone.\n1 of 1" in err
+    assert "about 2 min left" in err and "1 of 1 runs are missing" in out
 
 
 def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack, capsys, tmp_path, monkeypatch):
@@ -235,25 +185,52 @@ def test_an_interrupted_evaluation_says_that_the_same_command_goes_on(tiny_stack
     assert "the same command goes on" in capsys.readouterr().err
 
 
-def test_evaluate_refuses_in_a_sentence(tiny_stack, capsys, tmp_path):
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ("colour=1", "no setting colour"),
+        ("magic.iterations=1", "no setting magic.iterations"),
+        ("retrieval.iterations=1", "no setting retrieval.iterations"),
+        ("iterations.guidance=1", "no setting iterations.guidance"),
+        ("distillation.guidance.more=1", "no setting distillation.guidance.more"),
+        ("seed=1", "differ by seed"),
+        ("sds.method=vsd", "differ by method"),
+        ("initialise=false", "differ by initialise"),
+        ("distillation.delta_every=0", "differ by distillation.delta_every"),
+        ('distillation={"delta_every": 0}', "distillation is a group"),
+        ("distillation.t_max=high", "t_max"),
+        ("distillation.t_max=[0.7]", "t_max"),
+        ("distillation.t_max=[0.7, 0.6, 0.5]", "t_max"),
+        ("field.levels=2.5", "levels = 2.5 is out of its range"),
+        ("rendering.resolutions=[]", "resolutions"),
+        ("initialisation.warmup=2", "warmup = 2 is out of its range"),
+    ],
+)
+def test_evaluate_refuses_a_setting_in_a_sentence(tiny_stack, capsys, tmp_path, change, sentence):
     words = ("evaluate", "--stack", tiny_stack, "--out", tmp_path / "out")
-    assert "no setting colour" in refused(capsys, *words, "--set", "colour=1")
-    for method in ("magic", "retrieval"):
-        assert f"no method {method} that has settings" in refused(capsys, *words, "--set", f"{method}.iterations=1")
-    assert "no setting seed" in refused(capsys, *words, "--set", "seed=1")
-    assert "t_max is not like [0.7, 0.5]" in refused(capsys, *words, "--set", "t_max=high")
-    for name in ("method", "initialise", "adapt", "delta_every"):
-        assert f"no setting {name}" in refused(capsys, *words, "--set", f"{name}=0")
-    for text in ("t_max=[0.7]", "t_max=0.7", "t_max=[0.7, 0.6, 0.5]", "t_max=[0.7, true]"):
-        assert "t_max is not like [0.7, 0.5]" in refused(capsys, *words, "--set", text)
-    assert "levels is not like 4" in refused(capsys, *words, "--set", "levels=2.5")
-    assert "render_size is not like" in refused(capsys, *words, "--set", "render_size=[[0.0]]")
-    assert "render_size" in refused(capsys, *words, "--set", "render_size=[]")
-    assert "out of its range" in refused(capsys, *words, "--set", "warmup=2")
+    assert sentence in refused(capsys, *words, "--set", change)
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluate_refuses_other_options_in_a_sentence(tiny_stack, capsys, tmp_path):
+    words = ("evaluate", "--stack", tiny_stack, "--out", tmp_path / "out")
     assert "no method magic" in refused(capsys, *words, "--methods", "magic")
     assert "--seeds" in refused(capsys, *words, "--seeds", "0,x")
+    assert "invalid choice: 'dev'" in refused(capsys, *words, "--split", "dev")
+    assert "--processes" in refused(capsys, *words, "--processes", "0")
     assert "cannot be read" in refused(capsys, *words, "--prompts", tmp_path / "none.txt")
+    (tmp_path / "prompts.txt").write_text("validation\ta purple owl\n")
+    assert "no test prompts" in refused(capsys, *words, "--split", "test", "--prompts", tmp_path / "prompts.txt")
     assert not (tmp_path / "out").exists()
+
+
+def test_score_sentences_name_direction_and_decimals_of_the_table_of_scores():
+    scores = {"clip_a": 0.3123, "clip_b": None, "a_lpips_a": 0.01234, "a_lpips_b": 0.02, "coverage": 0.4}
+    views = {"view_accuracy_a": 0.5, "view_accuracy_b": 0.75}
+    first, second = score_sentences({"objects": [scores, scores | views]})
+    both = "CLIP score 0.312 and not available (higher is better); A-LPIPS 0.0123 and 0.0200 (lower is better)"
+    assert first == f"Object 0: {both}."
+    assert second == f"Object 1: {both}; View accuracy 0.500 and 0.750 (higher is better)."
 
 
 def test_doctor_names_a_stack_and_why(capsys):
@@ -263,14 +240,14 @@ def test_doctor_names_a_stack_and_why(capsys):
 
 
 def test_the_program_itself_ends_with_2_without_a_traceback(tiny_stack):
-    here = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     words = [*COMMAND, "generate", "an ironman", "--stack", str(tiny_stack)]
-    ended = subprocess.run(words, check=False, capture_output=True, text=True, cwd=here, env=os.environ)
+    ended = subprocess.run(words, check=False, capture_output=True, text=True, cwd=root, env=os.environ)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.startswith("The tiny model does not know the word *ironman*.") and ended.stderr.count("\n") == 1
 
 
-def test_a_fault_of_the_program_is_not_taken_for_the_users(monkeypatch):
+def test_a_fault_of_the_program_is_raised_and_not_reported_as_bad_input(monkeypatch):
     monkeypatch.setattr(pipeline, "retrieve", lambda *a: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         main(["retrieve", "an owl"])

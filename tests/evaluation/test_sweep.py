@@ -10,15 +10,13 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 from tiny_stack import TINY
 
 from redream import pipeline
-from redream.evaluation import gallery, trials
+from redream.evaluation import gallery, trials, workers
 from redream.evaluation import sweep as evaluation
 from redream.evaluation.scorer import EvaluationError, Scorer, objects_of
 from redream.evaluation.trials import Prompt
@@ -40,22 +38,22 @@ def models(models_with_truth) -> Models:
 
 
 def sweep(out: Path, models: Models, **changes) -> list[evaluation.SweepProgress]:
-    asked = {"prompts": PROMPTS, "methods": METHODS, "seeds": [0], "settings": by_method(SETTINGS)} | changes
-    return list(evaluation.evaluate(out, models=models, **asked))
+    request = {"prompts": PROMPTS, "methods": METHODS, "seeds": [0], "settings": by_method(SETTINGS)} | changes
+    return list(evaluation.evaluate(out, models=models, **request))
 
 
 @pytest.fixture(scope="module")
 def whole(models, tmp_path_factory) -> Path:
     """A sweep that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole")
-    told = sweep(out, models)
-    assert [t.done for t in told if t.ended] == list(range(1, 9)) and not any(t.failure for t in told)
+    updates = sweep(out, models)
+    assert [update.done for update in updates if update.ended] == list(range(1, 9)) and not any(update.failure for update in updates)
     return out
 
 
 @pytest.fixture
-def begun(monkeypatch) -> list[str]:
-    """The folders in which a run is begun from here on."""
+def begun_runs(monkeypatch) -> list[str]:
+    """The folders in which a run is begun_runs from here on."""
     folders, generate = [], pipeline.generate
     monkeypatch.setattr(pipeline, "generate", lambda *a, **k: folders.append(k["out"].name) or generate(*a, **k))
     return folders
@@ -64,28 +62,28 @@ def begun(monkeypatch) -> list[str]:
 # ---------------------------------------------------------------- runs
 
 
-def test_a_finished_run_with_equal_settings_is_not_run_again_and_the_tables_stay_equal(whole, models, begun, tmp_path):
+def test_a_finished_run_with_equal_settings_is_not_run_again_and_the_tables_stay_equal(whole, models, begun_runs, tmp_path):
     before = (whole / "table.json").read_bytes()
     (whole / "table.json").unlink()
     sweep(whole, models)
-    assert begun == [] and (whole / "table.json").read_bytes() == before
+    assert begun_runs == [] and (whole / "table.json").read_bytes() == before
 
 
-def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun, tmp_path, monkeypatch):
+def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun_runs, tmp_path, monkeypatch):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
-    sweep(out, models, settings=by_method(SETTINGS.with_(distillation={"t_min": 0.2})), **asked)
-    assert len(begun) == 1 and len(list((out / "runs/sds").iterdir())) == 1 + len(PROMPTS)
+    request = {"methods": ["sds"], "prompts": PROMPTS[:1]}
+    sweep(out, models, settings=by_method(SETTINGS.with_(distillation={"t_min": 0.2})), **request)
+    assert len(begun_runs) == 1 and len(list((out / "runs/sds").iterdir())) == 1 + len(PROMPTS)
     monkeypatch.setattr(trials.ModelDigests, "of", lambda stack: trials.ModelDigests("other makers", "scorers"))
-    sweep(out, models, **asked)
-    assert len(set(begun)) == 2
+    sweep(out, models, **request)
+    assert len(set(begun_runs)) == 2
 
 
 @pytest.mark.parametrize(
     "group, scores", [("clips", ("clip", "view_accuracy")), ("perceptual", ("a_lpips", "a_lpips_error"))]
 )
-def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path, group, scores):
+def test_other_judges_score_the_same_runs_again(whole, models, begun_runs, tmp_path, group, scores):
     """Judges that change places give the same scores, changed about; what the runs themselves say stays as it was."""
     stack, out = models.stack, tmp_path / "out"
     shutil.copytree(whole, out)
@@ -93,7 +91,7 @@ def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path, 
     changed = entries | {"a": entries["b"], "b": entries["a"]}
     sweep(out, Models.load(dataclasses.replace(stack, **{group: changed}), "cpu"))
     before, after = (pq.read_table(folder / "results.parquet").to_pylist() for folder in (whole, out))
-    assert begun == [] and len(before) == len(after) == 7  # nobody knows the true vase
+    assert begun_runs == [] and len(before) == len(after) == 7  # nobody knows the true vase
     for row, again in zip(before, after, strict=True):
         assert row["scorers"] != again["scorers"]
         for score in scores:
@@ -104,39 +102,42 @@ def test_other_judges_score_the_same_runs_again(whole, models, begun, tmp_path, 
     assert any(row[f"{scores[0]}_a"] != row[f"{scores[0]}_b"] for row in before)
 
 
-def test_a_damaged_run_that_other_judges_are_to_score_is_made_anew(whole, models, begun, tmp_path):
+def test_a_damaged_run_that_other_judges_are_to_score_is_made_anew(whole, models, begun_runs, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
     damaged(folder, "checkpoint")
     clips = models.stack.clips | {"a": models.stack.clips["b"]}
     other = Models.load(dataclasses.replace(models.stack, clips=clips), "cpu")
-    told = sweep(tmp_path / "out", other, methods=["sds"], prompts=PROMPTS[:1])
-    assert begun == [folder.name] and not any(now.failure for now in told)
+    updates = sweep(tmp_path / "out", other, methods=["sds"], prompts=PROMPTS[:1])
+    assert begun_runs == [folder.name] and not any(update.failure for update in updates)
 
 
-def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun, tmp_path):
+def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun_runs, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    sweep(out, models, tuned={"sds": {"t_max": (0.9, 0.6)}}, prompts=PROMPTS[:1])
-    (made,) = begun
+    sweep(out, models, tuned={"sds": {"distillation": {"t_max": (0.9, 0.6)}}}, prompts=PROMPTS[:1])
+    (made,) = begun_runs
     assert Run.open(out / "runs/sds" / made).request.settings == SETTINGS.with_(
         method="sds", distillation={"t_max": (0.9, 0.6)}
     )
-    assert json.loads((out / "table.json").read_text())["changes"]["sds"] == {"method": "sds", "t_max": [0.9, 0.6]}
+    assert json.loads((out / "table.json").read_text())["changes"]["sds"] == {
+        "method": "sds",
+        "distillation": {"t_max": [0.9, 0.6]},
+    }
     with pytest.raises(EvaluationError, match="no method magic"):
         sweep(out, models, tuned={"magic": {}})
 
 
-def test_a_score_whose_net_was_missing_is_made_when_the_net_is_there(models, begun, tmp_path, monkeypatch):
-    asked, real = {"methods": ["sds"], "prompts": PROMPTS[:1]}, Models.perceptual
+def test_a_score_whose_net_was_missing_is_made_when_the_net_is_there(models, begun_runs, tmp_path, monkeypatch):
+    request, real = {"methods": ["sds"], "prompts": PROMPTS[:1]}, Models.perceptual
     with monkeypatch.context() as patch:
         patch.setattr(Models, "perceptual", lambda self, name: None if name == "b" else real(self, name))
-        sweep(tmp_path, models, **asked)
+        sweep(tmp_path, models, **request)
         assert "a_lpips_b" not in json.loads((tmp_path / "table.json").read_text())["methods"]["sds"]["scores"]
-    sweep(tmp_path, models, **asked)
+    sweep(tmp_path, models, **request)
     rows = json.loads((tmp_path / "table.json").read_text())["methods"]
     assert rows["sds"]["scores"]["a_lpips_b"]["prompts"] == rows["truth"]["scores"]["a_lpips_b"]["prompts"] == 1
-    assert len(begun) == 1
+    assert len(begun_runs) == 1
 
 
 def test_an_object_that_diverged_is_missing_instead_of_out_of_the_means(whole, models, tmp_path):
@@ -147,20 +148,20 @@ def test_an_object_that_diverged_is_missing_instead_of_out_of_the_means(whole, m
     run = Run.open(folder)
     scores = run.read_json("scores.json")
     run.write_json("scores.json", scores | {"objects": [one | {"clip_a": float("nan")} for one in scores["objects"]]})
-    (failed,) = [t.failure for t in sweep(out, models) if t.failure]
+    (failed,) = [update.failure for update in sweep(out, models) if update.failure]
     assert "not numbers" in failed
     assert json.loads((out / "table.json").read_text())["methods"]["sds"]["missing"] == 1
 
 
-def test_methods_that_are_one_with_these_settings_are_made_once(models, begun, tmp_path):
+def test_methods_that_are_one_with_these_settings_are_made_once(models, begun_runs, tmp_path):
     own = SETTINGS.with_(distillation={"guidance": 100.0})
     sweep(tmp_path, models, settings=by_method(own), methods=["sds", "sds-100"], prompts=PROMPTS[:1])
     table = json.loads((tmp_path / "table.json").read_text())
-    assert len(begun) == 1 and set(table["methods"]) == {"sds", "truth"} and table["same"] == {"sds-100": "sds"}
+    assert len(begun_runs) == 1 and set(table["methods"]) == {"sds", "truth"} and table["same"] == {"sds-100": "sds"}
     assert "With these settings sds-100 is sds" in (tmp_path / "table.md").read_text()
 
 
-def test_a_sweep_that_was_killed_twice_ends_with_the_same_table(whole, models, begun, tmp_path):
+def test_a_sweep_that_was_killed_twice_ends_with_the_same_table(whole, models, begun_runs, tmp_path):
     """First its process dies within a run, after the first checkpoint; then it is left after a run."""
     code = f"""
 import os
@@ -170,29 +171,29 @@ torch.set_num_threads(1)  # as here: sums are equal then
 from test_sweep import METHODS, PROMPTS, SETTINGS
 from redream.evaluation import sweep as evaluation
 from redream.stack.models import Models
-from redream.settings import by_method
+from redream.settings import VARIANTS, by_method
 models = Models.load({str(models.stack.base)!r}, "cpu")
-for now in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=by_method(SETTINGS)):
-    if now.trial.method == "sds" and list(now.trial.folder.glob("checkpoint/0*")):
+for update in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=by_method(SETTINGS)):
+    if update.trial.method == "sds" and list(update.trial.folder.glob("checkpoint/0*")):
         os._exit(9)
 """
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent)])
     died = subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ, "PYTHONPATH": path})
     assert died.returncode == 9
-    told = evaluation.evaluate(tmp_path, PROMPTS, METHODS, models=models, settings=by_method(SETTINGS))
-    next(now for now in told if now.trial.method == "sds" and now.ended)
-    told.close()
+    updates = evaluation.evaluate(tmp_path, PROMPTS, METHODS, models=models, settings=by_method(SETTINGS))
+    next(update for update in updates if update.trial.method == "sds" and update.ended)
+    updates.close()
     assert not (tmp_path / "table.json").exists()
     sweep(tmp_path, models)
-    assert len(begun) == len(set(begun)) == 2  # the other two were begun before the process died
+    assert len(begun_runs) == len(set(begun_runs)) == 2  # the other two were begun_runs before the process died
     assert (tmp_path / "table.json").read_bytes() == (whole / "table.json").read_bytes()
     sessions = {row["sessions"] for row in pq.read_table(tmp_path / "results.parquet").to_pylist()}
     assert 2 in sessions  # whose seconds are not those of a whole run
 
 
-def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models, begun, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "PAUSE_S", 0.0)
+def test_a_trial_that_another_program_works_on_is_left_to_that_program(whole, models, begun_runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.0)
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "table.json").unlink()
@@ -200,33 +201,32 @@ def test_what_another_program_works_on_is_left_to_it_until_it_ends(whole, models
     trial = trials.plan(out, PROMPTS[1], "redream", 0, by_method(SETTINGS)["redream"], digests)
     code = f"""
 import sys
-from pathlib import Path
-from redream.runs.locks import Claims
-claims = Claims(Path({str(out / "runs/.claims")!r}))
-print(claims.take({trial.number}), flush=True)
+from filelock import FileLock
+FileLock({str(trial.folder.with_name(f".{trial.folder.name}.lock"))!r}).acquire()
+print("locked", flush=True)
 sys.stdin.read()
 """
-    command, here = [sys.executable, "-c", code], Path(__file__).parent.parent
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=here) as other:
-        assert other.stdout.readline() == b"True\n"
-        told = evaluation.evaluate(out, PROMPTS, METHODS, models=models, settings=by_method(SETTINGS))
-        before = [next(now.trial for now in told if now.ended) for _ in range(7)]
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"locked\n"
+        updates = evaluation.evaluate(out, PROMPTS, METHODS, models=models, settings=by_method(SETTINGS))
+        before = [next(update.trial for update in updates if update.ended) for _ in range(7)]
         assert trial not in before
-        waiting = next(told)
+        waiting = next(updates)
         assert waiting.trial == trial and not waiting.ended and not (out / "table.json").exists()
         other.kill()
-    assert [now.trial for now in told if now.ended] == [trial] and begun == []
+    assert [update.trial for update in updates if update.ended] == [trial] and begun_runs == []
     assert (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
-def test_a_run_without_usable_settings_is_begun_anew(whole, models, begun, tmp_path):
+def test_a_run_without_usable_settings_is_begun_anew(whole, models, begun_runs, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     first, second = sorted((out / "runs/sds").iterdir())[:2]
     (first / "settings.json").write_text("{")
     (second / "settings.json").unlink()
     sweep(out, models)
-    assert sorted(begun) == [first.name, second.name]
+    assert sorted(begun_runs) == [first.name, second.name]
     assert (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
@@ -237,47 +237,47 @@ def damaged(folder: Path, file: str) -> None:
 
 @pytest.mark.parametrize("file", ["scores.json", "checkpoint", "checkpoint/*2/state.safetensors", "record.json"])
 def test_a_finished_run_whose_files_are_damaged_is_made_anew_unless_its_scores_are_known(
-    whole, models, begun, tmp_path, file
+    whole, models, begun_runs, tmp_path, file
 ):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
-    asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
+    request = {"methods": ["sds"], "prompts": PROMPTS[:1]}
     damaged(folder, file)
-    sweep(tmp_path / "out", models, **asked)
-    assert begun == [folder.name] * (file == "record.json")
+    sweep(tmp_path / "out", models, **request)
+    assert begun_runs == [folder.name] * (file == "record.json")
     damaged(folder, file)
     (folder / "evaluation.json").unlink()
-    begun.clear()
+    begun_runs.clear()
     before = (tmp_path / "out/table.json").read_bytes()
-    told = sweep(tmp_path / "out", models, **asked)
-    assert begun == [folder.name] and not any(now.failure for now in told)
+    updates = sweep(tmp_path / "out", models, **request)
+    assert begun_runs == [folder.name] and not any(update.failure for update in updates)
     assert (tmp_path / "out/table.json").read_bytes() == before
 
 
-def test_a_finished_run_without_scores_is_scored_and_not_made_anew(whole, models, begun, tmp_path):
+def test_a_finished_run_without_scores_is_scored_and_not_made_anew(whole, models, begun_runs, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
-    asked = {"methods": ["sds"], "prompts": PROMPTS[:1]}
-    sweep(tmp_path / "out", models, **asked)
+    request = {"methods": ["sds"], "prompts": PROMPTS[:1]}
+    sweep(tmp_path / "out", models, **request)
     before = (tmp_path / "out/table.json").read_bytes()
     for file in ("scores.json", "evaluation.json"):
         (folder / file).unlink()
-    told = sweep(tmp_path / "out", models, **asked)
-    assert not begun and not any(now.failure for now in told)
+    updates = sweep(tmp_path / "out", models, **request)
+    assert not begun_runs and not any(update.failure for update in updates)
     assert (tmp_path / "out/table.json").read_bytes() == before
 
 
-def test_an_interrupted_run_without_a_whole_checkpoint_is_made_anew(whole, models, begun, tmp_path):
+def test_an_interrupted_run_without_a_whole_checkpoint_is_made_anew(whole, models, begun_runs, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
     for name in ("record.json", "evaluation.json"):
         (folder / name).unlink()
     damaged(folder, "checkpoint/*/state.safetensors")
-    told = sweep(tmp_path / "out", models, methods=["sds"], prompts=PROMPTS[:1])
-    assert begun == [folder.name] and not any(now.failure for now in told)
+    updates = sweep(tmp_path / "out", models, methods=["sds"], prompts=PROMPTS[:1])
+    assert begun_runs == [folder.name] and not any(update.failure for update in updates)
 
 
-def test_scores_of_another_version_are_made_again_without_a_new_run(whole, models, begun, tmp_path):
+def test_scores_of_another_version_are_made_again_without_a_new_run(whole, models, begun_runs, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     for name in ("evaluation.json", "scores.json"):
         for file in (tmp_path / "out/runs").glob(f"*/*/{name}"):
@@ -287,25 +287,25 @@ def test_scores_of_another_version_are_made_again_without_a_new_run(whole, model
             (one if "objects" in values else one["scores"])["clip_a"] = 9.0
             file.write_text(json.dumps(values))
     sweep(tmp_path / "out", models)
-    assert begun == [] and (tmp_path / "out/table.json").read_bytes() == (whole / "table.json").read_bytes()
+    assert begun_runs == [] and (tmp_path / "out/table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
-def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole, models, begun, tmp_path):
+def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole, models, begun_runs, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     shutil.rmtree(out / "runs/sds")
     for method in METHODS:
         sweep(out, models, methods=[method])
         assert set(json.loads((out / "table.json").read_text())["methods"]) == {method, "truth"}
-    begun.clear()
+    begun_runs.clear()
     sweep(out, models)
-    assert begun == [] and (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
+    assert begun_runs == [] and (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
 def test_a_run_that_fails_is_listed_and_the_others_are_made(models, tmp_path, monkeypatch):
     prompts = [Prompt("an ironman"), Prompt("a purple owl")]
-    told = sweep(tmp_path, models, prompts=prompts, methods=["sds"], seeds=[0])
-    assert [bool(now.failure) for now in told if now.ended and now.trial.method == "sds"] == [True, False]
+    updates = sweep(tmp_path, models, prompts=prompts, methods=["sds"], seeds=[0])
+    assert [bool(update.failure) for update in updates if update.ended and update.trial.method == "sds"] == [True, False]
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["methods"]["sds"]["missing"] == 1 and table["methods"]["sds"]["runs"] == 2
     assert "*ironman*" in table["failures"][0]["reason"] and "*ironman*" in (tmp_path / "table.md").read_text()
@@ -314,19 +314,19 @@ def test_a_run_that_fails_is_listed_and_the_others_are_made(models, tmp_path, mo
         raise AssetUnavailable("The asset is gone.")
 
     monkeypatch.setattr(pipeline, "generate", gone)
-    told = sweep(tmp_path, models, prompts=prompts, methods=["sds", "redream"], seeds=[0])
-    assert [now.failure for now in told if now.trial.method == "redream"][-1] == "The asset is gone."
+    updates = sweep(tmp_path, models, prompts=prompts, methods=["sds", "redream"], seeds=[0])
+    assert [update.failure for update in updates if update.trial.method == "redream"][-1] == "The asset is gone."
     monkeypatch.setattr(pipeline, "generate", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a fault of the program is not a result
         sweep(tmp_path, models, prompts=prompts, methods=["redream"], seeds=[0])
 
 
 def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
-    asked = {}
+    request = {}
 
     def generate(prompt, *, settings, out, models):
-        asked[out.parent.name] = settings
-        raise AssetUnavailable("Only asked.")
+        request[out.parent.name] = settings
+        raise AssetUnavailable("Only request.")
 
     monkeypatch.setattr(pipeline, "generate", generate)
     changed = SETTINGS.with_(distillation={"guidance": 5.0})
@@ -338,13 +338,13 @@ def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
         prompts=PROMPTS[:1],
         seeds=[7],
     )
-    assert set(asked) == set(trials.METHODS) - {"retrieval"}
-    assert asked["redream"] == changed.with_(seed=7)
-    assert all(settings.distillation.guidance == 5.0 for settings in asked.values())
-    assert [asked[name].distillation.guidance for name in ("sds", "sds-100")] == [30.0, 100.0]
-    assert not asked["vsd"].uses_assets and asked["redream-no-init"].uses_assets
-    different = {json.dumps(dataclasses.asdict(s)) for s in asked.values()}
-    assert len(different) == len(asked)
+    assert set(request) == set(trials.METHODS) - {"retrieval"}
+    assert request["redream"] == changed.with_(seed=7)
+    assert all(settings.distillation.guidance == 5.0 for settings in request.values())
+    assert [request[name].distillation.guidance for name in ("sds", "sds-100")] == [30.0, 100.0]
+    assert not request["vsd"].uses_assets and request["redream-no-init"].uses_assets
+    different = {json.dumps(dataclasses.asdict(s)) for s in request.values()}
+    assert len(different) == len(request)
 
 
 def test_what_cannot_be_evaluated_is_refused(models, tmp_path):
@@ -436,7 +436,7 @@ def test_the_gallery_shows_every_run_and_fetches_nothing(whole):
     page = Page(text)
     assert all(address.startswith("data:image/jpeg;base64,") for address in page.addresses)
     assert not page.tags["link"] and "http:" not in text and "https:" not in text and "@import" not in text
-    assert text.count('class="turning"') == 2 * 3 + 1  # prompts × methods, and the owl's truth
+    assert text.count('class="sprite"') == 2 * 3 + 1  # prompts × methods, and the owl's truth
     assert page.tags["figure"] >= 2 and page.tags["tr"] == 1 + len(PROMPTS)
     assert "prefers-reduced-motion" in text and text.count("setInterval") == 1
 
@@ -449,11 +449,3 @@ def test_what_people_write_is_text_on_the_page(tmp_path):
     text = gallery.page(nasty, [row])
     assert Page(text).tags["script"] == 1
     assert "".join(Page(text).words).count(nasty) >= 5 and "<script>alert" not in text
-
-
-def test_a_sprite_has_the_views_in_order(tmp_path):
-    pictures = [np.full((10, 10, 3), value, np.uint8) for value in range(0, 240, 2)]  # 120 pictures
-    gallery.save_sprites(pictures, tmp_path / "sprite.jpg")
-    sheet = np.asarray(Image.open(tmp_path / "sprite.jpg"))
-    middles = sheet[gallery.SIDE // 2 :: gallery.SIDE, gallery.SIDE // 2 :: gallery.SIDE, 0].ravel().astype(int)
-    assert len(middles) == gallery.FRAMES and np.abs(middles - [2 * (k * 120 // 36) for k in range(36)]).max() <= 2
