@@ -6,16 +6,18 @@ import shutil
 from collections import Counter
 
 import pytest
+from filelock import FileLock
+from tiny_stack import TINY
 
 from redream.evaluation.scorer import EvaluationError
-from redream.evaluation.trials import ModelDigests, Prompt, read_prompts
+from redream.evaluation.trials import ModelDigests, Prompt, plan, read_prompts
 from redream.stack.stack import STACKS, Stack
 from redream.stack.vocabulary import Vocabulary, parse_prompt
 
 EXAMPLES = STACKS.parent / "examples"
 
 
-def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
+def test_a_list_of_prompts_is_read_with_its_splits(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("# a comment\nvalidation\tan owl\n\ntest\ta cat\na dog, sitting\n")
     assert read_prompts(file) == [
@@ -36,27 +38,27 @@ def test_a_list_of_prompts_is_read_by_its_marks(tmp_path):
         read_prompts(file, limit=-1)
 
 
-def test_the_prompts_of_the_miniature_are_fair():
-    """25 to choose with, 25 and 25 more to report on; no pair in two of them; at least 10 held-out pairs and 13 kinds
+def test_the_prompts_of_the_miniature_have_held_out_pairs_and_true_objects_in_every_split():
+    """25 for validation, 25 and 25 more for the test; no pair in two of them; at least 10 held-out pairs and 13 kinds
     with a front in each; and three true objects of each pair, which no model has seen."""
-    words = Vocabulary.load(STACKS / "mini/vocabulary.json")
+    vocabulary = Vocabulary.load(STACKS / "mini/vocabulary.json")
     with (STACKS / "mini/heldout.csv").open() as file:
         held_out = {(row["kind"], row["colour"]) for row in csv.DictReader(file)}
     with (STACKS / "mini/truth/truth.csv").open() as file:
         truth = Counter((row["kind"], row["colour"]) for row in csv.DictReader(file))
     pairs = []
     for name, split in (("prompts_mini", "validation"), ("prompts_mini", "test"), ("prompts_mini_more", "test")):
-        checked = [parse_prompt(p.text, words) for p in read_prompts(EXAMPLES / f"{name}.txt", split)]
-        pairs.append({(c.kind, c.colour) for c in checked})
-        assert len(checked) == 25 and len(pairs[-1] & held_out) >= 10
-        assert len({c.kind for c in checked} - set(words.symmetric)) >= 13
+        parsed = [parse_prompt(p.text, vocabulary) for p in read_prompts(EXAMPLES / f"{name}.txt", split)]
+        pairs.append({(c.kind, c.colour) for c in parsed})
+        assert len(parsed) == 25 and len(pairs[-1] & held_out) >= 10
+        assert len({c.kind for c in parsed} - set(vocabulary.symmetric)) >= 13
         assert all(truth[pair] == 3 for pair in pairs[-1])
     assert len(set.union(*pairs)) == 75 and ("owl", "purple") in pairs[1]
     assert set(truth) == set.union(*pairs)
     assert len(read_prompts(EXAMPLES / "prompts.txt")) == 50
 
 
-def test_models_are_known_by_all_of_their_files_the_judges_apart_from_those_that_make_runs(
+def test_digests_are_of_all_files_of_the_models_those_that_score_apart_from_those_that_make_runs(
     models_with_truth, tiny_stack, tmp_path
 ):
     shutil.copytree(tiny_stack, tmp_path / "copy")
@@ -76,3 +78,23 @@ def test_models_are_known_by_all_of_their_files_the_judges_apart_from_those_that
     file.write_text(file.read_text().replace('"photo",', ""))
     other = ModelDigests.of(Stack.load(tmp_path / "copy", environ={}))
     assert other.generation != before.generation and other.scorers == before.scorers
+
+
+def test_a_trial_is_locked_once_and_its_lock_file_goes_with_the_lock(tmp_path):
+    trial = plan(tmp_path, Prompt("an owl"), "sds", 0, TINY, ModelDigests("", ""))
+    with trial.lock() as first, trial.lock() as second:
+        assert first and not second
+        assert len(list(trial.folder.parent.iterdir())) == 1
+    assert not list(trial.folder.parent.iterdir())
+    with trial.lock() as again:
+        assert again
+
+
+@pytest.mark.parametrize("error", [OSError("no locks here"), NotImplementedError])
+def test_on_a_file_system_without_locks_every_trial_is_free(tmp_path, monkeypatch, error):
+    def refuse(*arguments, **values):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with plan(tmp_path, Prompt("an owl"), "sds", 0, TINY, ModelDigests("", "")).lock() as is_free:
+        assert is_free
