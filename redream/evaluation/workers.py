@@ -4,6 +4,7 @@ Each trial is locked while it is made, so that several programs may make trials 
 is tried again until it is done. A worker process ends with its parent; its locks end with it.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager, suppress
@@ -26,6 +27,8 @@ from redream.evaluation.trial_runs import make
 from redream.evaluation.trials import Trial
 from redream.stack.models import Models
 from redream.stack.stack import Stack
+
+Fractions = ctypes.Array  # of doubles, in shared memory: the fractions of the trials that are done, by number
 
 POLL_SECONDS = 1.0  # between two looks at trials of other programs, and at the progress of worker processes
 
@@ -64,9 +67,7 @@ def make_in_processes(trials: Sequence[Trial], models: Models, processes: int) -
     Raises `EvaluationError` if the last one ends early.
     """
     remaining = dict(enumerate(trials))
-    threads = max(
-        1, torch.get_num_threads() // processes
-    )  # the same in a smaller pool: equal scores need equal threads
+    threads = max(1, torch.get_num_threads() // processes)  # also in a smaller pool: equal scores need equal threads
     while remaining:
         try:
             with _pool(processes, models, threads, len(trials)) as (pool, fractions):
@@ -97,10 +98,8 @@ def _updates(trial: Trial, models: Models) -> Iterator[TrialUpdate]:
 
 
 @contextmanager
-def _pool(
-    processes: int, models: Models, threads: int, trials: int
-) -> Iterator[tuple[Executor, MutableSequence[float]]]:
-    """A pool of worker processes, and the fractions of the trials that are done, by number, which the workers write.
+def _pool(processes: int, models: Models, threads: int, trials: int) -> Iterator[tuple[Executor, Fractions]]:
+    """A pool of worker processes, and the fractions that they write.
 
     If the block raises, the workers end at once.
     """
@@ -120,9 +119,7 @@ def _pool(
         parent_end.close()
 
 
-def _pool_updates(
-    remaining: dict[int, Trial], pool: Executor, fractions: MutableSequence[float]
-) -> Iterator[TrialUpdate]:
+def _pool_updates(remaining: dict[int, Trial], pool: Executor, fractions: Fractions) -> Iterator[TrialUpdate]:
     """Make the remaining trials in a pool; those that have ended are removed. Raises `BrokenProcessPool`."""
     futures: dict[Future, int] = {pool.submit(_work, number, trial): number for number, trial in remaining.items()}
     while futures:
@@ -142,12 +139,10 @@ def _pool_updates(
 # In a worker process
 
 _models: Models
-_fractions: MutableSequence[float]
+_fractions: Fractions
 
 
-def _start_worker(
-    stack: Stack, device: str, threads: int, parent_end: Connection, fractions: MutableSequence[float]
-) -> None:
+def _start_worker(stack: Stack, device: str, threads: int, parent_end: Connection, fractions: Fractions) -> None:
     """Prepare a worker process; its models are loaded once, when they are first used."""
     global _models, _fractions
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that its workers

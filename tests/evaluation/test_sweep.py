@@ -1,4 +1,4 @@
-"""Many runs become tables: nothing is run twice, nothing is lost, and the numbers mean what they say."""
+"""Many runs become tables: no run is made twice, interrupted sweeps end with equal tables, failures are listed."""
 
 import dataclasses
 import html.parser
@@ -47,7 +47,9 @@ def whole(models, tmp_path_factory) -> Path:
     """A sweep that nothing interrupted."""
     out = tmp_path_factory.mktemp("whole")
     updates = sweep(out, models)
-    assert [update.done for update in updates if update.ended] == list(range(1, 9)) and not any(update.failure for update in updates)
+    assert [update.done for update in updates if update.ended] == list(range(1, 9)) and not any(
+        update.failure for update in updates
+    )
     return out
 
 
@@ -62,7 +64,9 @@ def begun_runs(monkeypatch) -> list[str]:
 # ---------------------------------------------------------------- runs
 
 
-def test_a_finished_run_with_equal_settings_is_not_run_again_and_the_tables_stay_equal(whole, models, begun_runs, tmp_path):
+def test_a_finished_run_with_equal_settings_is_not_run_again_and_the_tables_stay_equal(
+    whole, models, begun_runs, tmp_path
+):
     before = (whole / "table.json").read_bytes()
     (whole / "table.json").unlink()
     sweep(whole, models)
@@ -83,26 +87,26 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun_ru
 @pytest.mark.parametrize(
     "group, scores", [("clips", ("clip", "view_accuracy")), ("perceptual", ("a_lpips", "a_lpips_error"))]
 )
-def test_other_judges_score_the_same_runs_again(whole, models, begun_runs, tmp_path, group, scores):
-    """Judges that change places give the same scores, changed about; what the runs themselves say stays as it was."""
+def test_other_scoring_models_score_the_same_runs_again(whole, models, begun_runs, tmp_path, group, scores):
+    """Scoring models that are swapped give swapped scores; the runs' own scores.json stay as they were."""
     stack, out = models.stack, tmp_path / "out"
     shutil.copytree(whole, out)
     entries = getattr(stack, group)
     changed = entries | {"a": entries["b"], "b": entries["a"]}
     sweep(out, Models.load(dataclasses.replace(stack, **{group: changed}), "cpu"))
     before, after = (pq.read_table(folder / "results.parquet").to_pylist() for folder in (whole, out))
-    assert begun_runs == [] and len(before) == len(after) == 7  # nobody knows the true vase
-    for row, again in zip(before, after, strict=True):
-        assert row["scorers"] != again["scorers"]
+    assert begun_runs == [] and len(before) == len(after) == 7  # the truth has no vase
+    for row, swapped in zip(before, after, strict=True):
+        assert row["scorers"] != swapped["scorers"]
         for score in scores:
-            assert (again[f"{score}_a"], again[f"{score}_b"]) == (row[f"{score}_b"], row[f"{score}_a"])
-        assert again["silhouette_iou"] == row["silhouette_iou"]
-        own = Path("runs", row["method"], row["folder"], "scores.json")
-        assert not (whole / own).exists() or (whole / own).read_bytes() == (out / own).read_bytes()
+            assert (swapped[f"{score}_a"], swapped[f"{score}_b"]) == (row[f"{score}_b"], row[f"{score}_a"])
+        assert swapped["silhouette_iou"] == row["silhouette_iou"]
+        file = Path("runs", row["method"], row["folder"], "scores.json")
+        assert not (whole / file).exists() or (whole / file).read_bytes() == (out / file).read_bytes()
     assert any(row[f"{scores[0]}_a"] != row[f"{scores[0]}_b"] for row in before)
 
 
-def test_a_damaged_run_that_other_judges_are_to_score_is_made_anew(whole, models, begun_runs, tmp_path):
+def test_a_damaged_run_that_other_scoring_models_need_is_made_anew(whole, models, begun_runs, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
     damaged(folder, "checkpoint")
@@ -112,7 +116,7 @@ def test_a_damaged_run_that_other_judges_are_to_score_is_made_anew(whole, models
     assert begun_runs == [folder.name] and not any(update.failure for update in updates)
 
 
-def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun_runs, tmp_path):
+def test_settings_tuned_for_one_method_change_only_this_method(whole, models, begun_runs, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     sweep(out, models, tuned={"sds": {"distillation": {"t_max": (0.9, 0.6)}}}, prompts=PROMPTS[:1])
@@ -128,7 +132,9 @@ def test_what_was_tuned_for_one_method_is_its_own(whole, models, begun_runs, tmp
         sweep(out, models, tuned={"magic": {}})
 
 
-def test_a_score_whose_net_was_missing_is_made_when_the_net_is_there(models, begun_runs, tmp_path, monkeypatch):
+def test_a_score_whose_network_was_missing_is_made_once_the_network_is_available(
+    models, begun_runs, tmp_path, monkeypatch
+):
     request, real = {"methods": ["sds"], "prompts": PROMPTS[:1]}, Models.perceptual
     with monkeypatch.context() as patch:
         patch.setattr(Models, "perceptual", lambda self, name: None if name == "b" else real(self, name))
@@ -140,7 +146,7 @@ def test_a_score_whose_net_was_missing_is_made_when_the_net_is_there(models, beg
     assert len(begun_runs) == 1
 
 
-def test_an_object_that_diverged_is_missing_instead_of_out_of_the_means(whole, models, tmp_path):
+def test_an_object_that_diverged_is_listed_as_missing(whole, models, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (folder,) = out.glob("runs/sds/a-purple-owl*")
@@ -153,9 +159,9 @@ def test_an_object_that_diverged_is_missing_instead_of_out_of_the_means(whole, m
     assert json.loads((out / "table.json").read_text())["methods"]["sds"]["missing"] == 1
 
 
-def test_methods_that_are_one_with_these_settings_are_made_once(models, begun_runs, tmp_path):
-    own = SETTINGS.with_(distillation={"guidance": 100.0})
-    sweep(tmp_path, models, settings=by_method(own), methods=["sds", "sds-100"], prompts=PROMPTS[:1])
+def test_methods_with_equal_settings_are_made_once(models, begun_runs, tmp_path):
+    settings = SETTINGS.with_(distillation={"guidance": 100.0})
+    sweep(tmp_path, models, settings=by_method(settings), methods=["sds", "sds-100"], prompts=PROMPTS[:1])
     table = json.loads((tmp_path / "table.json").read_text())
     assert len(begun_runs) == 1 and set(table["methods"]) == {"sds", "truth"} and table["same"] == {"sds-100": "sds"}
     assert "With these settings sds-100 is sds" in (tmp_path / "table.md").read_text()
@@ -192,7 +198,9 @@ for update in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, mod
     assert 2 in sessions  # whose seconds are not those of a whole run
 
 
-def test_a_trial_that_another_program_works_on_is_left_to_that_program(whole, models, begun_runs, tmp_path, monkeypatch):
+def test_a_trial_that_another_program_works_on_is_left_to_that_program(
+    whole, models, begun_runs, tmp_path, monkeypatch
+):
     monkeypatch.setattr(workers, "POLL_SECONDS", 0.0)
     out = tmp_path / "out"
     shutil.copytree(whole, out)
@@ -202,7 +210,8 @@ def test_a_trial_that_another_program_works_on_is_left_to_that_program(whole, mo
     code = f"""
 import sys
 from filelock import FileLock
-FileLock({str(trial.folder.with_name(f".{trial.folder.name}.lock"))!r}).acquire()
+lock = FileLock({str(trial.folder.with_name(f".{trial.folder.name}.lock"))!r})
+lock.acquire()
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -305,7 +314,10 @@ def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole
 def test_a_run_that_fails_is_listed_and_the_others_are_made(models, tmp_path, monkeypatch):
     prompts = [Prompt("an ironman"), Prompt("a purple owl")]
     updates = sweep(tmp_path, models, prompts=prompts, methods=["sds"], seeds=[0])
-    assert [bool(update.failure) for update in updates if update.ended and update.trial.method == "sds"] == [True, False]
+    assert [bool(update.failure) for update in updates if update.ended and update.trial.method == "sds"] == [
+        True,
+        False,
+    ]
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["methods"]["sds"]["missing"] == 1 and table["methods"]["sds"]["runs"] == 2
     assert "*ironman*" in table["failures"][0]["reason"] and "*ironman*" in (tmp_path / "table.md").read_text()
@@ -321,7 +333,7 @@ def test_a_run_that_fails_is_listed_and_the_others_are_made(models, tmp_path, mo
         sweep(tmp_path, models, prompts=prompts, methods=["redream"], seeds=[0])
 
 
-def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
+def test_every_method_has_the_settings_that_define_it(models, tmp_path, monkeypatch):
     request = {}
 
     def generate(prompt, *, settings, out, models):
@@ -340,14 +352,14 @@ def test_every_method_is_what_its_name_says(models, tmp_path, monkeypatch):
     )
     assert set(request) == set(trials.METHODS) - {"retrieval"}
     assert request["redream"] == changed.with_(seed=7)
-    assert all(settings.distillation.guidance == 5.0 for settings in request.values())
-    assert [request[name].distillation.guidance for name in ("sds", "sds-100")] == [30.0, 100.0]
+    guidance = {name: settings.distillation.guidance for name, settings in request.items()}
+    assert guidance == dict.fromkeys(request, 5.0) | {"sds": 30.0, "sds-100": 100.0}
     assert not request["vsd"].uses_assets and request["redream-no-init"].uses_assets
     different = {json.dumps(dataclasses.asdict(s)) for s in request.values()}
     assert len(different) == len(request)
 
 
-def test_what_cannot_be_evaluated_is_refused(models, tmp_path):
+def test_unknown_methods_no_prompts_and_folders_that_cannot_be_written_are_refused(models, tmp_path):
     with pytest.raises(EvaluationError, match="no method magic"):
         sweep(tmp_path, models, methods=["magic"])
     with pytest.raises(EvaluationError, match="at least one"):
@@ -360,14 +372,14 @@ def test_what_cannot_be_evaluated_is_refused(models, tmp_path):
 # ---------------------------------------------------------------- scores and tables
 
 
-def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
+def test_results_parquet_has_the_scores_and_costs_of_every_run(whole):
     for row in pq.read_table(whole / "results.parquet").to_pylist():
         folder = whole / "runs" / row["method"] / row["folder"]
         if row["method"] in ("redream", "sds"):
             (known,) = Run.open(folder).read_json("scores.json")["objects"]
-            own = {key: value for key, value in known.items() if key in SCORES}
-            assert {"clip_a", "clip_b", "view_accuracy_a", "a_lpips_a", "coverage"} <= set(own)
-            assert {key: row[key] for key in own} == own
+            stored = {key: value for key, value in known.items() if key in SCORES}
+            assert {"clip_a", "clip_b", "view_accuracy_a", "a_lpips_a", "coverage"} <= set(stored)
+            assert {key: row[key] for key in stored} == stored
             assert row["seconds"] > 0 and row["seconds_distillation"] > 0 and row["peak_memory_gb"] > 0.1
         owl = row["prompt"] == "a purple owl"
         assert all((row[key] is not None) == owl for key in ("janus_rate_a", "janus_rate_b", "janus_count_a"))
@@ -377,14 +389,14 @@ def test_the_scores_are_those_of_the_run_and_the_rest_is_there(whole):
 
 
 @pytest.mark.gpu
-def test_a_run_is_seen_alike_on_the_gpu(whole, models):
+def test_silhouettes_are_equal_on_cpu_and_gpu(whole, models):
     run = Run.open(next(whole.glob("runs/sds/a-purple-owl*")))
     scorer = Scorer(models, run.request.settings, parse_prompt("a purple owl"), ())
-    here, there = (scorer.outlines(objects_of(run, device)[0][0]) for device in ("cpu", "cuda"))
+    here, there = (scorer.silhouettes(objects_of(run, device)[0][0]) for device in ("cpu", "cuda"))
     assert here.device == there.device and torch.allclose(here, there, atol=1e-2)
 
 
-def test_the_distance_of_a_lpips_to_the_truth_is_that_of_the_two_rows(whole):
+def test_a_lpips_difference_is_that_of_the_row_and_the_truth_of_its_prompt(whole):
     rows = [r for r in pq.read_table(whole / "results.parquet").to_pylist() if r["prompt"] == "a purple owl"]
     (true,) = (row for row in rows if row["method"] == "truth")
     for row in rows:
@@ -394,7 +406,7 @@ def test_the_distance_of_a_lpips_to_the_truth_is_that_of_the_two_rows(whole):
             assert row["coverage_true"] == true["coverage"]
 
 
-def test_the_table_says_which_way_is_better_and_what_a_run_cost(whole):
+def test_table_md_states_directions_and_costs_and_table_json_has_no_costs(whole):
     text = (whole / "table.md").read_text()
     assert (
         "CLIP a (higher is better)" in text
@@ -441,7 +453,7 @@ def test_the_gallery_shows_every_run_and_fetches_nothing(whole):
     assert "prefers-reduced-motion" in text and text.count("setInterval") == 1
 
 
-def test_what_people_write_is_text_on_the_page(tmp_path):
+def test_texts_of_prompts_methods_and_scores_are_escaped_in_the_gallery(tmp_path):
     nasty = "<script>alert(1)</script>\"' onload=x & $title ${rows}"
     row = gallery.Row(
         nasty, nasty, nasty, {nasty: gallery.Cell(None, [(nasty, nasty)], nasty), "b": gallery.Cell(None, [])}
