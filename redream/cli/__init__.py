@@ -1,7 +1,8 @@
 """The command line, `python -m redream COMMAND`: a file a command. The only place that parses and prints.
 
-Exit status: 0, or 2 for input that cannot be used, with one sentence on stderr. Ctrl-C once: stop and keep what is
-there; twice: end at once (130).
+A command is a module: the first line of its docstring is its help, `configure` adds its options, `run` runs it, and
+`AFTER_INTERRUPT` says what an interrupt leaves. Exit status: 0, or 2 for input that cannot be used, with one sentence on
+stderr. Ctrl-C once: a run is stopped and its results are made; twice, or in another command: end at once (130).
 """
 
 import sys
@@ -17,9 +18,7 @@ COMMANDS = (generate, resume, retrieve, sample, evaluate, doctor)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status. `arguments`: those of this program by default."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
-    options.arguments = arguments
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:
@@ -39,7 +38,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         name, summary = command.__name__.rpartition(".")[2], command.__doc__.partition("\n")[0]
-        own = commands.add_parser(name, help=summary, description=summary)
-        own.set_defaults(command=command)
-        command.configure(own)
+        parser_of_command = commands.add_parser(name, help=summary, description=summary)
+        parser_of_command.set_defaults(command=command)
+        command.configure(parser_of_command)
     return parser

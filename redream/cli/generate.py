@@ -1,6 +1,7 @@
 """Make a 3D object of a prompt."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from redream import pipeline
@@ -33,20 +34,23 @@ def run(options: argparse.Namespace) -> None:
     changes = {name: getattr(options, name) for name in ("initialise", "adapt", "seed", "particles", "iterations")}
     changes = {name: value for name, value in changes.items() if value is not None}
     settings = PRESETS[options.preset or stack.preset][options.method].with_(**changes)
-    captions = options.asset_caption
-    if len(captions) not in (0, 1, len(options.asset)):
-        raise pipeline.PipelineError("Give one --asset-caption for all assets, or one for each of them.")
-    captions = captions if len(captions) == len(options.asset) else (captions or [""]) * len(options.asset)
-    assets = list(zip(options.asset, captions, strict=True))
     with stop_on_interrupt() as stop:
-        follow(
-            pipeline.generate(
-                options.prompt,
-                stack=stack,
-                settings=settings,
-                assets=assets,
-                uids=options.uid,
-                out=options.out,
-                stop=stop,
-            )
+        updates = pipeline.generate(
+            options.prompt,
+            stack=stack,
+            settings=settings,
+            assets=_captioned(options.asset, options.asset_caption),
+            uids=options.uid,
+            out=options.out,
+            stop=stop,
         )
+        follow(updates)
+
+
+def _captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, str]]:
+    """Each file with its caption, "" for the prompt; one caption counts for all files. Raises `PipelineError`."""
+    if len(captions) not in (0, 1, len(files)):
+        raise pipeline.PipelineError("Give one --asset-caption for all assets, or one for each of them.")
+    if len(captions) != len(files):
+        captions = [*(captions or [""])] * len(files)
+    return list(zip(files, captions, strict=True))
