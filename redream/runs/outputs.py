@@ -29,10 +29,6 @@ SPRITE_FRAMES = SPRITE_COLUMNS**2  # views once around, 10° apart
 SPRITE_SIDE = 96  # pixels of each
 SPRITE_QUALITY = 75  # of JPEG, 0 to 100
 MESH_TEXTURE = 512  # texels along a side
-SPRITE_COLUMNS = 6  # of a sprite sheet, which has as many rows
-SPRITE_FRAMES = SPRITE_COLUMNS**2  # views once around, 10° apart
-SPRITE_SIDE = 96  # pixels of each
-SPRITE_QUALITY = 75  # of JPEG, 0 to 100
 
 
 @runtime_checkable
