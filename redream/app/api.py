@@ -1,15 +1,17 @@
-"""What scripts and MCP clients call: plain values in, plain values and files out. Docstrings are read by the callers' tools.
-
-Errors are this package's own, each with a sentence; `app.py` gives the functions to Gradio.
-"""
+"""Endpoints and MCP tools: plain values in, plain values and files out. Their docstrings are shown by clients' tools."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
 
+import gradio as gr
+
 from redream import pipeline
-from redream.app.form import GenerationForm, pages, preset_of
+from redream.app.form import METHODS, GenerationForm, preset_of
+from redream.app.run_page import RunPage
+from redream.app.wiring import STREAMING, raises_gradio_errors
 from redream.runs.queue import QueueError, Worker, find
 
+MAX_HITS = 100
 Answer = tuple[dict, list[str], list[str]]  # a state, turntables (MP4), models (GLB)
 
 
@@ -20,15 +22,15 @@ class Endpoints:
         self.worker = worker
 
     def retrieve(self, prompt: str, count: int = 3) -> list[dict]:
-        """What the library has for a prompt, best first: uid, caption, author, license, similarity (a cosine, what it is
-        ranked by), source and text_similarity of each asset.
+        """The library's assets for a prompt, best first: uid, caption, author, license, similarity (a cosine, by which
+        they are ranked), source and text_similarity of each asset.
 
         Args:
             prompt: an object in words, 1 to 300 characters
             count: how many assets, 1 to 100
         """
-        hits = pipeline.retrieve(str(prompt), k=min(max(int(count), 1), 100), models=self.worker.models)
-        return [asdict(hit) for hit in hits]
+        count = min(max(int(count), 1), MAX_HITS)
+        return [asdict(hit) for hit in pipeline.retrieve(str(prompt), k=count, models=self.worker.models)]
 
     def generate(
         self,
@@ -42,21 +44,21 @@ class Endpoints:
         asset: str | None = None,
     ) -> Iterator[Answer]:
         """Make 3D objects of a prompt. Streams {run, state, done, ended, scores}; at the end there are the turntables (MP4)
-        and the models (GLB), one per object. The run goes on if nobody listens; its id leads back to it.
+        and the models (GLB), one per object. The run goes on if the client leaves; its id leads back to it.
 
         Args:
             prompt: an object in words, 1 to 300 characters
             method: redream, vsd (ProlificDreamer) or sds (DreamFusion); the latter two use no assets
             initialise: start from retrieved assets
-            adapt: teach the model the views of retrieved assets
+            adapt: adapt the model to the views of retrieved assets
             particles: objects at once, 1 to 4
             iterations: for each object; none: as the preset has it
             seed: equal seeds give equal objects on the same machine; on a GPU nearly equal ones
             asset: a GLB to start from instead of retrieved assets
         """
-        wish = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
+        form = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
         given = {"assets": [(asset, "")]} if asset else {}
-        yield from self._follow(self.worker.submit(prompt or "", wish.settings(preset_of(self.worker)), **given))
+        yield from self._follow(self.worker.submit(prompt or "", form.settings(preset_of(self.worker)), **given))
 
     def resume(self, run: str, iterations: int = 0) -> Iterator[Answer]:
         """Continue a run from its last checkpoint. Streams and ends as generate does.
@@ -66,7 +68,7 @@ class Endpoints:
             iterations: so many more for each object than were planned; 0: to the end of the plan
         """
         more = int(iterations or 0) or None
-        GenerationForm(iterations=more).settings(preset_of(self.worker))  # no more than for a new run
+        GenerationForm(iterations=more).settings(preset_of(self.worker))  # the limits of a new run
         yield from self._follow(self.worker.resume(str(run), more))
 
     def stop(self, run: str) -> dict:
@@ -80,7 +82,7 @@ class Endpoints:
         return {"stopping": stopping}
 
     def scores(self, run: str) -> dict:
-        """The scores of a run's objects, and what could not be scored and why.
+        """The scores of a run's objects, and the reasons for scores that are not available.
 
         Args:
             run: its id
@@ -88,15 +90,30 @@ class Endpoints:
         return find(str(run)).read_json("scores.json")
 
     def _follow(self, run: str) -> Iterator[Answer]:
-        for shown in pages(self.worker, run):
-            state = {
-                "run": run,
-                "state": shown.state,
-                "done": shown.share,
-                "ended": shown.ended,
-                "scores": shown.scores,
-            }
-            files = sorted(shown.files.items())
-            yield state, *([file for (kind, _), file in files if kind == own] for own in ("turntable", "mesh"))
-        if not shown.files:
-            raise QueueError(shown.state)
+        """The run's state after every change. Raises `QueueError` if it ends without files."""
+        for page in RunPage.follow(self.worker, run):
+            state = {"run": run, "state": page.status, "done": page.progress, "ended": page.ended}
+            files = sorted(page.files.items())
+            turntables, meshes = ([file for (kind, _), file in files if kind == k] for k in ("turntable", "mesh"))
+            yield state | {"scores": page.scores}, turntables, meshes
+        if not page.files:
+            raise QueueError(page.status)
+
+
+def register(worker: Worker) -> None:
+    """Give the calls to Gradio, within a `gr.Blocks`; the streaming ones are events of hidden widgets."""
+    calls = Endpoints(worker)
+    with gr.Row(visible=False):
+        request = [gr.Textbox(label="prompt"), gr.Radio(list(METHODS), value="redream", label="method")]
+        request += [gr.Checkbox(True, label="initialise"), gr.Checkbox(True, label="adapt")]
+        request += [gr.Number(1, label="particles", precision=0), gr.Number(None, label="iterations", precision=0)]
+        request += [gr.Number(0, label="seed", precision=0), gr.File(label="asset", file_types=[".glb"])]
+        continuation = [gr.Textbox(label="run"), gr.Number(0, label="iterations", precision=0)]
+        answer = [gr.JSON(label="state"), gr.File(label="turntables", file_count="multiple")]
+        answer += [gr.File(label="models", file_count="multiple")]
+        generate, resume = raises_gradio_errors(calls.generate), raises_gradio_errors(calls.resume)
+        resume.__name__ = "continue"  # its MCP tool's name
+        gr.Button().click(generate, request, answer, api_name="generate", **STREAMING)
+        gr.Button().click(resume, continuation, answer, api_name="continue", **STREAMING)
+    for call in (calls.retrieve, calls.stop, calls.scores):
+        gr.api(raises_gradio_errors(call), api_name=call.__name__, queue=False)

@@ -1,42 +1,53 @@
-"""What a run's losses and its previews' likeness do, as small curves in one SVG each."""
+"""Loss curves: a run's losses and its previews' CLIP score over the iterations, one small SVG each."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
-WIDTH, HEIGHT, POINTS = 220, 56, 110  # of a curve: units of its drawing, at most so many points
-NAMES = {  # as `Progress.losses` names them: in words, and the paper's
-    "likeness": ("Likeness of the preview", "CLIP score"),
-    "score": ("Size of the score", "‖v₂D‖, with delta denoising"),
-    "asset": ("Distance to the asset", "Eq. 3"),
-    "variational": ("What the renders look like", "Eq. 4"),
-    "adaptation": ("Learning the views", "Eq. 5"),
+from redream.app.components import render
+
+WIDTH, HEIGHT, POINTS = 220, 56, 110  # of a drawing, in its own units; at most so many points
+MARGIN = 2  # between the curve and the upper and lower edge
+NAMES = {  # by name in `Progress.losses`: name, the paper's term
+    "clip_score": ("CLIP score", "of the preview"),
+    "score": ("Score gradient", "‖v₂D‖, with delta denoising"),
+    "asset": ("Asset loss", "Eq. 3"),
+    "variational": ("Variational loss", "Eq. 4"),
+    "adaptation": ("Adaptation loss", "Eq. 5"),
 }
 
-
-def curves_html(series: Mapping[str, Sequence[tuple[int, float]]]) -> str:
-    """A curve for each series of (iteration, value) that has at least two points; "" if none has."""
-    drawn = [_curve(name, series[name]) for name in NAMES if len(series.get(name, ())) > 1]
-    return f"<div class='curves'>{''.join(drawn)}</div>" if drawn else ""
+Series = Sequence[tuple[int, float]]  # (iteration, value)
 
 
-def _curve(name: str, points: Sequence[tuple[int, float]]) -> str:
-    points = thinned(points)
-    words, term = NAMES[name]
-    (first, _), (last, value) = points[0], points[-1]
-    values = [v for _, v in points]
+@dataclass(frozen=True)
+class Curve:
+    """A curve as the template draws it."""
+
+    name: str
+    term: str
+    first: float
+    last: float
+    iterations: int  # from its first to its last point
+    points: str  # "x,y x,y …" in the drawing's units
+
+
+def curves_html(series: Mapping[str, Series]) -> str:
+    """A curve for each named series that has at least two points; "" if none has."""
+    curves = [_curve(name, thinned(series[name])) for name in NAMES if len(series.get(name, ())) > 1]
+    return render("curves.html", curves=curves, width=WIDTH, height=HEIGHT) if curves else ""
+
+
+def _curve(name: str, series: Series) -> Curve:
+    (begin, first), (end, last) = series[0], series[-1]
+    values = [value for _, value in series]
     low, high = min(values), max(values)
-    across, up = WIDTH / max(1, last - first), (HEIGHT - 4) / ((high - low) or 1.0)
-    line = " ".join(f"{(i - first) * across:.1f},{HEIGHT - 2 - (v - low) * up:.1f}" for i, v in points)
-    said = f"{words}: from {values[0]:.3g} to {value:.3g} over {last - first} iterations"
-    return (
-        f"<figure><figcaption>{escape(words)} <span class='small'>{escape(term)}</span><b>{value:.3g}</b></figcaption>"
-        f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{escape(said)}' preserveAspectRatio='none'>"
-        f"<polyline points='{line}'/></svg></figure>"
-    )
+    x_scale = WIDTH / max(1, end - begin)
+    y_scale = (HEIGHT - 2 * MARGIN) / ((high - low) or 1.0)
+    points = (f"{(i - begin) * x_scale:.1f},{HEIGHT - MARGIN - (v - low) * y_scale:.1f}" for i, v in series)
+    return Curve(*NAMES[name], first, last, end - begin, " ".join(points))
 
 
-def thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most `POINTS` of them: the means of equally many neighbours, each at the last one's iteration."""
-    size = -(-len(points) // POINTS)
-    groups = [points[i : i + size] for i in range(0, len(points), size)]
-    return [(group[-1][0], sum(v for _, v in group) / len(group)) for group in groups]
+def thinned(series: Series) -> list[tuple[int, float]]:
+    """At most `POINTS` points: the means of equally many neighbours, each at its last one's iteration."""
+    size = -(-len(series) // POINTS)
+    groups = [series[i : i + size] for i in range(0, len(series), size)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]

@@ -1,15 +1,16 @@
-"""The library to look through: what is nearest to some words, filtered by licence, and one asset closely."""
+"""The tab Library: search the assets without generating, filter them by licence, and look at one of them closely."""
 
+from collections.abc import Iterator
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
 import pyarrow.compute as pc
 
-from redream.app.components import asset_facts, data_uri, quiet, turning
-from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, reports_errors
+from redream.app.components import data_uri, hint, render, script
+from redream.app.create import CreateTab
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, reports_errors
 from redream.retrieval.index import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.runs import outputs
@@ -20,13 +21,10 @@ from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack.models import Models
 from redream.stack.vocabulary import parse_prompt
 
-SHOWN = 12  # cards on a page
-SEARCHED = 400  # assets that a licence is looked for among
-KEPT = 400  # strips of views
-CHOOSES = """element.addEventListener('click', (event) => {  // for the widget with the cards
-  const chosen = event.target.closest('[data-uid]');
-  if (chosen) trigger('click', {uid: chosen.dataset.uid});
-});"""
+MAX_CARDS = 12  # on a page
+MAX_HITS = 400  # assets among which a licence is looked for
+CACHED_STRIPS = 400
+NOTHING_FOUND = hint("The library has nothing like that.")
 
 
 class Library:
@@ -34,93 +32,97 @@ class Library:
 
     def __init__(self, models: Models) -> None:
         self.models = models
-        self.strip = lru_cache(KEPT)(self._strip)
+        self.settings = PRESETS[models.stack.preset]["redream"]
+        self.strip = lru_cache(CACHED_STRIPS)(self._strip)
 
     @property
     def licences(self) -> list[str]:
-        """All there are, in order."""
+        """All licences of the index, sorted."""
         return sorted(text for text in pc.unique(self.models.index.table["license"]).to_pylist() if text)
 
-    def search(self, words: str, licence: str | None = None, count: int = SHOWN) -> list[dict]:
-        """The assets nearest to some words, best first, or the first ones without words; as rows with a similarity.
-
-        Raises `redream.stack.stack.PromptError` for words that are no prompt.
-        """
+    def search(self, text: str, licence: str | None = None, count: int = MAX_CARDS) -> list[dict]:
+        """The assets nearest to a text, best first, as rows of the index with their similarity; without a text the first
+        ones. Raises `redream.stack.vocabulary.PromptError` for a text that is no prompt."""
         index = self.models.index
-        if words.strip():
-            checked = parse_prompt(words, self.models.stack.vocabulary)
-            hits = index.search(checked.prompt, self.models.clip("retrieval"), SEARCHED, SEARCHED)
+        if text.strip():
+            prompt = parse_prompt(text, self.models.stack.vocabulary).prompt
+            hits = index.search(prompt, self.models.clip("retrieval"), MAX_HITS, MAX_HITS)
             rows = [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]
         else:
-            rows = index.table.slice(0, SEARCHED).to_pylist()
+            rows = index.table.slice(0, MAX_HITS).to_pylist()
         return [row for row in rows if licence in (None, "", row["license"])][:count]
 
     def cards_html(self, rows: list[dict]) -> str:
-        """A card that can be chosen for each row."""
+        """A card for each row; a click on it is an event (static/library_cards.js)."""
         if not rows:
-            return quiet("The library has nothing like that.")
-        cards = "".join(
-            f"<button class='card' type='button' data-uid='{escape(row['uid'])}'>"
-            f"{self._turning(row)}<b>{escape(row['caption'])}</b>"
-            f"<span class='small'>{escape(row['license'] or '')}</span></button>"
-            for row in rows
-        )
-        there = self.models.index.table.num_rows
-        more = quiet(f"The library has {there:,}; search to see others.") if len(rows) < there else ""
-        return f"{more}<div class='cards library'>{cards}</div>"
+            return NOTHING_FOUND
+        size = self.models.index.table.num_rows
+        return render("library_cards.html", cards=[self._card(row) for row in rows], more=len(rows) < size, size=size)
 
     def asset_html(self, uid: str) -> str:
-        """One asset: its views from its front on, its front and how clear it is, faces, where it is from."""
-        row, settings = self.models.index.row(uid), PRESETS[self.models.stack.preset]["redream"]
+        """One asset: its views from its front on, its front's yaw, faces and source. Raises `AssetUnavailable`."""
+        row = self.models.index.row(uid)
         asset = assets.load(self.models.index.asset_path(uid))
-        alignment = align(asset, row["caption"], self.models.clip("retrieval"), settings)
-        front = f"front found, {alignment.yaw_deg:.0f}° from where it was" if alignment.clear else "no clear front"
-        facts = asset_facts(row, [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"])
-        views = turning(self._drawn(asset.rotated(alignment.yaw_deg)), f"{row['caption']}, from its front on")
-        return f"<div class='card one'>{views}<b>{escape(row['caption'])}</b>{facts}</div>"
+        alignment = align(asset, row["caption"], self.models.clip("retrieval"), self.settings)
+        front = f"front found at {alignment.yaw_deg:.0f}°" if alignment.clear else "no clear front"
+        details = [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"]
+        image = self._render_strip(asset.turned(alignment.yaw_deg))
+        return render("library_asset.html", asset=row, image=image, details=details)
 
-    def _turning(self, row: dict) -> str:
-        """An asset's views, or nothing where its file cannot be had."""
+    def _card(self, row: dict) -> dict:
+        """A row with its views, or with a sentence where its file is unavailable."""
         try:
-            return turning(self.strip(row["uid"]), row["caption"])
+            return {"asset": row, "image": self.strip(row["uid"]), "error": ""}
         except (AssetUnavailable, assets.AssetError, GlbError) as error:
-            return quiet(str(error))
+            return {"asset": row, "image": None, "error": str(error)}
 
     def _strip(self, uid: str) -> str:
-        """Eight views of an asset, as a data URI."""
-        return self._drawn(assets.load(self.models.index.asset_path(uid)))
+        return self._render_strip(assets.load(self.models.index.asset_path(uid)))
 
-    def _drawn(self, asset: assets.Asset) -> str:
+    def _render_strip(self, asset: assets.Asset) -> str:
+        """Eight views of an asset in a row, as a data URI."""
         with TemporaryDirectory() as folder:
             file = Path(folder) / "strip.png"
-            outputs.save_strip(asset, PRESETS[self.models.stack.preset]["redream"], file)
+            outputs.save_strip(asset, self.settings, file)
             return data_uri(file)
 
 
-def library_tab(worker: Worker, tab: gr.Tab, tabs: gr.Tabs, uid: gr.Textbox, more: gr.Accordion) -> None:
-    """The widgets of the tab; `uid` and `more` are those of Create that an asset is chosen for."""
-    library, opened = Library(worker.models), gr.State("")
-    with gr.Row():
-        words = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
-        licence = gr.Dropdown([("any", ""), *library.licences], value="", label="Licence", scale=1)
-    error_box, one = gr.HTML(elem_classes="trouble"), gr.HTML(visible=False)
-    start = gr.Button("Start from this", visible=False, variant="primary")
-    cards = gr.HTML(js_on_load=CHOOSES)
+class LibraryTab:
+    """The widgets and their events."""
 
-    @reports_errors(error_box)
-    def search(words, licence):
-        yield {cards: library.cards_html(library.search(words or "", licence))}
+    def __init__(self, worker: Worker, tab: gr.Tab) -> None:
+        self.library = Library(worker.models)
+        self.uid = gr.State("")  # of the asset that is looked at
+        with gr.Row():
+            self.text = gr.Textbox(label="Search the library", max_length=PROMPT_LIMIT, scale=3)
+            choices = [("any", ""), *self.library.licences]
+            self.licence = gr.Dropdown(choices, value="", label="Licence", scale=1)
+        self.error_box, self.asset = error_box(), gr.HTML(visible=False)
+        self.start_button = gr.Button("Start from this", visible=False, variant="primary")
+        self.cards = gr.HTML(js_on_load=script("library_cards.js"))
 
-    @reports_errors(error_box)
-    def look(event: gr.EventData):
-        shown = gr.update(value=library.asset_html(str(event.uid)), visible=True)
-        yield {opened: str(event.uid), one: shown, start: gr.update(visible=True)}
+        search, show = (reports_errors(self.error_box)(event) for event in (self.search, self.show))
+        starts, inputs = [tab.select, self.text.submit, self.licence.input], [self.text, self.licence]
+        gr.on(starts, search, inputs, [self.cards, self.error_box], **RETRIGGER, **STREAMING, **PRIVATE)
+        shown = [self.uid, self.asset, self.start_button, self.error_box]
+        self.cards.click(show, None, shown, **STREAMING, **PRIVATE)
 
-    def adopt(name):
-        gr.Info("The next object that you create starts from this asset, which stands under More.")
-        return name, gr.Accordion(open=True), gr.Tabs(selected="create")
+    def connect_create(self, tabs: gr.Tabs, create: CreateTab) -> None:
+        """The button "Start from this" fills in the asset's uid in Create."""
+        outputs = [create.form.uid, create.form.advanced, tabs]
+        self.start_button.click(_start_from, self.uid, outputs, **UNQUEUED)
 
-    wanted = [tab.select, words.submit, licence.input]
-    gr.on(wanted, search, [words, licence], [cards, error_box], **RETRIGGER, **STREAMING, **PRIVATE)
-    cards.click(look, None, [opened, one, start, error_box], **STREAMING, **PRIVATE)
-    start.click(adopt, opened, [uid, more, tabs], **UNQUEUED)
+    def search(self, text: str, licence: str | None) -> Iterator[dict]:
+        """Updates with the cards of a search."""
+        yield {self.cards: self.library.cards_html(self.library.search(text or "", licence))}
+
+    def show(self, event: gr.EventData) -> Iterator[dict]:
+        """Updates with the asset whose card was clicked."""
+        uid = str(event.uid)
+        asset = gr.update(value=self.library.asset_html(uid), visible=True)
+        yield {self.uid: uid, self.asset: asset, self.start_button: gr.update(visible=True)}
+
+
+def _start_from(uid: str) -> tuple:
+    gr.Info("The next object that you create starts from this asset; it stands under Advanced settings.")
+    return uid, gr.Accordion(open=True), gr.Tabs(selected="create")

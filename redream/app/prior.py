@@ -1,4 +1,4 @@
-"""What the 2D prior sees of a prompt, turned from back to front, before and after it learned the views of the assets."""
+"""The tab Prior: samples of the 2D model from back to front, before and after its adaptation to the assets' views."""
 
 from collections.abc import Iterator
 
@@ -6,61 +6,69 @@ import gradio as gr
 import torch
 
 from redream import pipeline
-from redream.app.components import bar, picture, quiet, waiting
+from redream.app.components import hint, png_uri, queue_status, render
 from redream.app.form import preset_of
-from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, reports_errors
+from redream.app.run_page import stage_name
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, reports_errors
 from redream.runs import outputs
 from redream.runs.events import Progress
 from redream.runs.queue import Waiting, Worker
 from redream.settings import PROMPT_LIMIT
 
-NAMES = ("back", "between back and side", "side", "between side and front", "front")
-COUNT = 3  # pictures of each
-NOTHING = quiet("Type a prompt: the model is asked for its back, its side and its front.")
+VIEWS = ("back", "between back and side", "side", "between side and front", "front")  # of `pipeline.VIEW_STEPS`
+FRONT = len(VIEWS) - 1
+SAMPLES = 3  # of each view
+NO_SAMPLES = hint("Type a prompt: the model is asked for its back, its side and its front.")
 
 
 def prior_samples(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
-    """A line of state and, at last, what is seen from each of `NAMES`, as HTML. Raises as `pipeline.views`."""
-    made = pipeline.views(prompt, COUNT, settings=preset_of(worker)["redream"], models=worker.models)  # refused at once
-    made.close()
-    for news in worker.do(
-        lambda stop: pipeline.views(
-            prompt, COUNT, settings=preset_of(worker)["redream"], models=worker.models, stop=stop
-        )
-    ):
-        match news:
-            case Waiting(ahead, seconds):
-                yield quiet(waiting(ahead, seconds)), []
-            case Progress(stage, done, total):
-                yield f"<p class='now'>{stage.capitalize()}</p>{bar(done / total)}", []
+    """A status line while the model works and, at the end, the samples of each of `VIEWS`; both as HTML. Raises as
+    `pipeline.views`."""
+    options = {"settings": preset_of(worker)["redream"], "models": worker.models}
+    pipeline.views(prompt, SAMPLES, **options).close()  # a bad prompt is refused before it waits for its turn
+    for update in worker.do(lambda stop: pipeline.views(prompt, SAMPLES, **options, stop=stop)):
+        match update:
+            case Waiting(position, seconds):
+                yield hint(queue_status(position, seconds)), []
+            case Progress(stage, steps, total):
+                yield render("prior_state.html", status=stage_name(stage), progress=steps / total), []
             case pipeline.BeforeAfter(before, after):
-                yield "", [_both(name, *pair) for name, *pair in zip(NAMES, before, after, strict=True)]
+                yield "", [_samples_html(*samples) for samples in zip(VIEWS, before, after, strict=True)]
 
 
-def _both(name: str, before: torch.Tensor, after: torch.Tensor) -> str:
-    rows = "".join(
-        f"<figure>{picture(outputs.grid(images, COUNT), f'{words}, asked for the {name}')}<figcaption>{words}</figcaption></figure>"
-        for words, images in (("Before adaptation", before), ("After adaptation", after))
-    )
-    return f"<p class='now'>Asked for: {name}</p><div class='sights'>{rows}</div>"
+def _samples_html(view: str, before: torch.Tensor, after: torch.Tensor) -> str:
+    """The samples of a view, each (SAMPLES, 3, h, w) in [0, 1], side by side."""
+    pictures = [
+        ("Before adaptation", png_uri(outputs.grid(before, SAMPLES))),
+        ("After adaptation", png_uri(outputs.grid(after, SAMPLES))),
+    ]
+    return render("prior_samples.html", view=view, pictures=pictures)
 
 
-def prior_tab(worker: Worker) -> None:
-    """The widgets of the tab."""
-    seen = gr.State([])
-    with gr.Row():
-        prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
-        button = gr.Button("Show it", variant="primary", scale=1)
-    error_box, state = gr.HTML(elem_classes="trouble"), gr.HTML(NOTHING)
-    front = len(NAMES) - 1
-    turn = gr.Slider(0, front, front, step=1, label="Side asked for: 0 back, 2 side, 4 front")
-    shown = gr.HTML()
+class PriorTab:
+    """The widgets and their events."""
 
-    @reports_errors(error_box)
-    def look(prompt, turn):
-        for line, found in prior_samples(worker, prompt or ""):
-            yield {state: line} | ({seen: found, shown: found[int(turn)]} if found else {})
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.samples = gr.State([])  # HTML of each view
+        with gr.Row():
+            prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
+            button = gr.Button("Show the samples", variant="primary", scale=1)
+        self.error_box, self.state = error_box(), gr.HTML(NO_SAMPLES)
+        view = gr.Slider(0, FRONT, FRONT, step=1, label="View: 0 back, 2 side, 4 front")
+        self.shown = gr.HTML()
 
-    wanted = [button.click, prompt.submit]
-    gr.on(wanted, look, [prompt, turn], [state, error_box, seen, shown], **STREAMING, **PRIVATE)
-    turn.change(lambda turn, seen: seen[int(turn)] if seen else gr.skip(), [turn, seen], shown, **RETRIGGER, **UNQUEUED)
+        outputs = [self.state, self.error_box, self.samples, self.shown]
+        sample = reports_errors(self.error_box)(self.sample)
+        gr.on([button.click, prompt.submit], sample, [prompt, view], outputs, **STREAMING, **PRIVATE)
+        view.change(_samples_of_view, [view, self.samples], self.shown, **RETRIGGER, **UNQUEUED)
+
+    def sample(self, prompt: str, view: int) -> Iterator[dict]:
+        """Updates with the status, and at the end with the samples."""
+        for status, samples in prior_samples(self.worker, prompt or ""):
+            update = {self.samples: samples, self.shown: samples[int(view)]} if samples else {}
+            yield {self.state: status} | update
+
+
+def _samples_of_view(view: int, samples: list[str]):
+    return samples[int(view)] if samples else gr.skip()

@@ -1,84 +1,97 @@
-"""What a screen shows of a run: its events become a line of state, cards, a preview, curves and tables, as HTML."""
+"""The state of a run as the page shows it: events become a status line, cards, a preview, curves and a score table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
-from redream.app.components import as_html, asset_facts, bar, data_uri, in_words, quiet, turning, waiting
+from redream.app.components import SHOWN_QUANTITIES, data_uri, duration, hint, queue_status, render
 from redream.app.curves import curves_html
 from redream.runs import events
-from redream.runs.queue import Waiting
-from redream.scoring.scores import SCORES
+from redream.runs.queue import Waiting, Worker, find
+from redream.scoring.scores import QUANTITIES, keys_of
 
-STAGES = {"loading": "Loading the models", "warm-up": "Warming up", "distillation": "Distillation"}
-STAGES |= {"filming": "Filming the turntable", "meshing": "Making the 3D model", "scoring": "Scoring"}
-ITERATES = ("warm-up", "distillation")
-SHOWN = {  # name in scores.json, for one model or for two: what the number says, how it is written
-    "clip": ("CLIP score, two models: higher is better.", "{:.3f}"),
-    "a_lpips": ("A-LPIPS, two networks: lower is steadier (so is a plain ball).", "{:.3f}"),
-    "view_accuracy": ("Share of views that CLIP calls front, side or back rightly.", "{:.0%}"),
-    "janus_rate": ("Share of views from behind that CLIP calls a front: lower is better.", "{:.0%}"),
-    "coverage": ("How much of it the object covers.", "{:.0%}"),
+STAGES = {  # by the stage of a `Progress`
+    "loading": "Loading the models",
+    "warm-up": "Warm-up",
+    "distillation": "Distillation",
+    "filming": "Rendering the turntable",
+    "meshing": "Extracting the mesh",
+    "scoring": "Computing the scores",
+    "sampling": "Sampling the 2D model",
+    "learning the views": "Adapting the model to the views",
 }
-NO_ASSETS = quiet("The three assets closest to your words will turn here.")
-NO_STATE = quiet("Describe an object and press Create.")
-NO_CURVES = quiet("Curves appear while the object forms.")
-INTERRUPTED = "This run was interrupted. Continue takes it up from its last checkpoint."
+ITERATED = ("warm-up", "distillation")  # stages with a count of iterations
+NO_ASSETS = hint("The three assets nearest to your prompt will turn here.")
+NO_RUN = hint("Describe an object and press Create.")
+NO_CURVES = hint("Curves appear during the optimisation.")
+INTERRUPTED = "This run was interrupted. Continue resumes it from its last checkpoint."
+
+
+def stage_name(stage: str) -> str:
+    """A `Progress` event's stage as the page names it."""
+    return STAGES.get(stage, stage.capitalize())
 
 
 @dataclass
-class Page:
-    """What is known of one run, as its events are told."""
+class RunPage:
+    """What the page knows of one run after the events so far."""
 
     folder: Path
-    state: str = "Starting"  # one line
-    share: float | None = None  # of the run that is done
+    status: str = "Starting"  # one line
+    progress: float | None = None  # 0..1 of the planned iterations
     uses_assets: bool = True
-    assets: tuple[dict, ...] = ()
+    assets: tuple[dict, ...] = ()  # as in retrieved.json
     strips: list[str] = field(default_factory=list)  # files of the assets' views
-    fronts: dict[int, bool] = field(default_factory=dict)  # whether an asset's front is clear
+    clear_fronts: dict[int, bool] = field(default_factory=dict)  # by asset, once it is oriented
     warnings: list[str] = field(default_factory=list)
     preview: events.Preview | None = None
-    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # for the curves
-    files: dict[tuple[str, int], str] = field(default_factory=dict)  # ("turntable" or "mesh", object): path
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # of the loss curves, by name
+    files: dict[tuple[str, int], str] = field(default_factory=dict)  # path by ("turntable" or "mesh", object)
     scores: list[dict] = field(default_factory=list)  # by object
     ended: bool = False
-    complete: bool = False  # all that was planned is done
+    complete: bool = False  # all planned iterations are done
+
+    @staticmethod
+    def of(run: str) -> "RunPage":
+        """The page of a run that is neither made nor queued. Raises `RunError` for an unknown id."""
+        page = RunPage(find(run).folder)
+        for event in find(run).events():
+            page.update(event)
+        return page._interrupted_unless_ended()
+
+    @staticmethod
+    def follow(worker: Worker, run: str) -> Iterator["RunPage"]:
+        """The page of a run, again after every change, until the run ends. Raises `RunError` for an unknown id."""
+        page = RunPage(find(run).folder)
+        for new_events in worker.follow(run):
+            for event in new_events:
+                page.update(event)
+            yield page
+        if not page.ended:
+            yield page._interrupted_unless_ended()
 
     @property
-    def objects(self) -> int:
-        """How many there are to look at."""
+    def object_count(self) -> int:
+        """How many objects have files."""
         return 1 + max((number for _, number in self.files), default=-1)
 
-    def tell(self, event: events.Event) -> None:
-        """Take in an event."""
+    def update(self, event: events.Event) -> None:
+        """Apply one event."""
         self.ended = isinstance(event, (events.Finished, events.Failed))
         match event:
-            case Waiting(ahead, seconds):
-                self.state = waiting(ahead, seconds)
-            case events.Started(settings=settings, iteration=begin):
-                self.uses_assets, self.warnings, self.complete = settings.uses_assets, [], False
-                self.files, self.scores = {}, []  # what an earlier session made is made anew, and what it lost is gone
-                self.series = {name: [p for p in points if p[0] <= begin] for name, points in self.series.items()}
-                self.state = "Looking through the library" if settings.uses_assets else "Starting without assets"
+            case Waiting(position, seconds):
+                self.status = queue_status(position, seconds)
+            case events.Started():
+                self._start(event)
             case events.Retrieved(assets, strips):
-                self.assets, self.strips, self.state = assets, list(strips), "Looking for the front of each asset"
+                self.assets, self.strips, self.status = assets, list(strips), "Finding the front of each asset"
             case events.Oriented(asset=number, clear=clear, strip=strip):
-                self.strips[number], self.fronts[number] = strip, clear
-            case events.Progress(stage, iteration, total, seconds, losses):
-                self.state, self.share = STAGES.get(stage, stage.capitalize()), iteration / total
-                if stage in ITERATES:
-                    self.state += f", iteration {iteration} of {total}"
-                if seconds is not None:
-                    self.state += f", {in_words(seconds)} left"
-                for name, value in losses.items():
-                    if value is not None:
-                        self.series.setdefault(name, []).append((iteration, value))
-            case events.Preview(iteration=iteration, clip_score=likeness):
+                self.strips[number], self.clear_fronts[number] = strip, clear
+            case events.Progress():
+                self._advance(event)
+            case events.Preview(iteration=iteration, clip_score=clip_score):
                 self.preview = event
-                if likeness is not None:
-                    self.series.setdefault("likeness", []).append((iteration, likeness))
+                self._add_point("clip_score", iteration, clip_score)
             case events.Artefact(kind, number, file):
                 self.files[kind, number] = str(self.folder / file)
             case events.Scored(scores):
@@ -86,68 +99,86 @@ class Page:
             case events.Warned(sentence):
                 self.warnings.append(sentence)
             case events.Failed(sentence):
-                self.state = sentence
+                self.status = sentence
             case events.Finished(stopped):
-                kept = "These are the results of what there was." if self.files else "Nothing had formed yet."
-                self.state, self.share = (f"Stopped. {kept}", self.share) if stopped else ("Done.", 1.0)
+                results = "These are the results so far." if self.files else "There are no results yet."
+                self.status, self.progress = (f"Stopped. {results}", self.progress) if stopped else ("Done.", 1.0)
                 self.complete = not stopped
 
+    def _start(self, event: events.Started) -> None:
+        """A session begins: an earlier session's results are made again, and what it did after its checkpoint is lost."""
+        self.uses_assets, self.warnings, self.complete = event.settings.uses_assets, [], False
+        self.files, self.scores = {}, []
+        self.series = {name: [p for p in points if p[0] <= event.iteration] for name, points in self.series.items()}
+        self.status = "Searching the library" if event.settings.uses_assets else "Starting without assets"
+
+    def _advance(self, event: events.Progress) -> None:
+        self.status, self.progress = stage_name(event.stage), event.iteration / event.total
+        if event.stage in ITERATED:
+            self.status += f", iteration {event.iteration} of {event.total}"
+        if event.seconds_left is not None:
+            self.status += f", {duration(event.seconds_left)} left"
+        for name, value in event.losses.items():
+            self._add_point(name, event.iteration, value)
+
+    def _add_point(self, name: str, iteration: int, value: float | None) -> None:
+        if value is not None:  # None: not a number
+            self.series.setdefault(name, []).append((iteration, value))
+
+    def _interrupted_unless_ended(self) -> "RunPage":
+        if not self.ended:
+            self.status = INTERRUPTED
+        return self
+
+    # HTML
+
     def assets_html(self) -> str:
-        """A card per asset, with its views turning."""
+        """A card for each asset, with its views turning."""
         if not self.uses_assets:
-            return quiet("This run uses no assets.")
+            return hint("This run uses no assets.")
         if not self.assets:
             return NO_ASSETS
-        return f"<div class='cards'>{''.join(map(self._card, range(len(self.assets))))}</div>"
+        cards = []
+        for number, asset in enumerate(self.assets):
+            front = {True: ["front found"], False: ["no clear front"]}.get(self.clear_fronts.get(number), [])
+            cards.append({"asset": asset, "image": data_uri(self.folder / self.strips[number]), "details": front})
+        return render("run_assets.html", cards=cards)
 
     def state_html(self) -> str:
-        """The line of state, a bar, and what a person should know."""
-        done = "" if self.share is None else bar(self.share)
-        warnings = "".join(f"<p class='small'>{as_html(sentence)}</p>" for sentence in self.warnings)
-        return f"<div class='state' role='status'><p class='now'>{as_html(self.state)}</p>{done}{warnings}</div>"
+        """The status line, a progress bar and the warnings."""
+        return render("run_state.html", status=self.status, progress=self.progress, warnings=self.warnings)
 
     def preview_html(self) -> str:
-        """The latest preview."""
+        """The latest preview; "" if there is none."""
         if self.preview is None or not (self.folder / self.preview.file).is_file():
             return ""
-        words = f"The object after {self.preview.iteration} iterations, seen from {self.preview.azimuth_deg:.0f}°"
-        return f"<div class='preview'><img src='{data_uri(self.folder / self.preview.file)}' alt='{words}'></div>"
+        image = data_uri(self.folder / self.preview.file)
+        iteration, azimuth_deg = self.preview.iteration, self.preview.azimuth_deg
+        return render("preview.html", image=image, iteration=iteration, azimuth_deg=azimuth_deg)
 
     def curves_html(self) -> str:
-        """The losses and the previews' likeness."""
+        """The loss curves and the previews' CLIP score."""
         return curves_html(self.series) or NO_CURVES
 
-    def scores_html(self, number: int = 0, true: Mapping[str, float] | None = None) -> str:
-        """A row per score of an object: what it is called, what it says, and the numbers, with those of `true` objects
-        to compare them with; "" if there are none."""
-        return _scores_html(self.scores[number], true or {}) if number < len(self.scores) else ""
-
-    def _card(self, number: int) -> str:
-        asset = self.assets[number]
-        front = [("front found" if self.fronts[number] else "no clear front")] if number in self.fronts else []
-        views = turning(data_uri(self.folder / self.strips[number]), f"{asset['caption']}, turning")
-        return f"<div class='card'>{views}<b>{escape(asset['caption'])}</b>{asset_facts(asset, front)}</div>"
+    def scores_html(self, number: int = 0, true_scores: Mapping[str, float] | None = None) -> str:
+        """The score table of an object, beside the mean scores of true objects where these are known; "" without scores."""
+        if number >= len(self.scores):
+            return ""
+        rows = [_score_row(quantity, self.scores[number], true_scores or {}) for quantity in SHOWN_QUANTITIES]
+        return render("scores.html", rows=rows)
 
 
-def words_of(key: str) -> str:
-    """What a score is called on every page, as HTML; `key` may leave open by which of two models it is."""
-    return escape((SCORES.get(key) or SCORES[f"{key}_a"]).name)
+def _score_row(quantity: str, scores: Mapping, true_scores: Mapping[str, float]) -> dict[str, str]:
+    score, keys = QUANTITIES[quantity], keys_of(quantity)
+    reasons = [scores["not_available"][key] for key in keys if key in scores["not_available"]]
+    return {
+        "name": score.name,
+        "explanation": f"{score.explanation} (two models)" if len(keys) > 1 else score.explanation,
+        "numbers": _numbers(quantity, scores, keys),
+        "true_numbers": _numbers(quantity, true_scores, keys),
+        "reason": (reasons or ["not available"])[0],
+    }
 
 
-def _scores_html(scores: Mapping, true: Mapping[str, float]) -> str:
-    rows = []
-    for key, (meaning, form) in SHOWN.items():
-        names = [name for name in (key, f"{key}_a", f"{key}_b") if name in scores]
-        reasons = [scores["not_available"].get(name, "not available") for name in names]
-        numbers = (
-            _numbers(scores, names, form) or f"<span class='small'>{escape((reasons or ['not available'])[0])}</span>"
-        )
-        compared = _numbers(true, names, form)
-        about = f"<br><span class='small'>True objects: {compared}</span>" if compared else ""
-        name = f"{words_of(key)}<br><span class='small'>{meaning}</span>"
-        rows.append(f"<tr><th scope='row'>{name}</th><td>{numbers}{about}</td></tr>")
-    return f"<table class='scores'>{''.join(rows)}</table>"
-
-
-def _numbers(scores: Mapping, names: Sequence[str], form: str) -> str:
-    return " · ".join(form.format(scores[name]) for name in names if scores.get(name) is not None)
+def _numbers(quantity: str, scores: Mapping, keys: Sequence[str]) -> str:
+    return " · ".join(QUANTITIES[quantity].text(scores[key]) for key in keys if scores.get(key) is not None)

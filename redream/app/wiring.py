@@ -1,6 +1,7 @@
-"""How events are wired and answered: what cannot be done is always told in a sentence."""
+"""How Gradio events are wired, and how errors reach people and scripts: always as one sentence."""
 
 import functools
+import inspect
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,10 +9,10 @@ from contextlib import contextmanager
 
 import gradio as gr
 
-from redream.app.components import problem
+from redream.app.components import render
 from redream.errors import RedreamError
 
-STREAMING = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes the runs, any number may look on
+STREAMING = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes runs, any number may follow them
 PRIVATE = {"api_visibility": "private"}
 UNQUEUED = {"queue": False, "show_progress": "hidden"} | PRIVATE
 # For events that come again before they are answered: they are answered once more afterwards, where Gradio otherwise
@@ -20,75 +21,72 @@ UNQUEUED = {"queue": False, "show_progress": "hidden"} | PRIVATE
 RETRIGGER = {"trigger_mode": "always_last"}
 
 
-def sentence(error: Exception) -> str:
-    """An error in words; one that was not foreseen goes to the log."""
+def error_sentence(error: Exception) -> str:
+    """A named error's message; any other error is logged, and a general sentence stands for it."""
     if isinstance(error, RedreamError):
         return str(error)
-    logging.getLogger(__name__).error("A wish failed", exc_info=error)
+    logging.getLogger(__name__).error("An event failed", exc_info=error)
     return "Something in this program went wrong. Try again; if it stays, its log says more."
 
 
 def error_html(error: Exception, more: str = "") -> str:
-    """The sentence, and what `more` there is to say, as a page shows it."""
-    return problem(f"{sentence(error)} {more}".strip())
+    """An error's sentence and a further one, as the page shows them."""
+    return render("error.html", text=f"{error_sentence(error)} {more}".strip())
+
+
+def error_box() -> gr.HTML:
+    """The place of a tab's errors. It is always visible, at most empty: Gradio may lose one of two updates that come in
+    the same moment and make something visible that was not."""
+    return gr.HTML(elem_classes="error-box")
+
+
+def reports_errors(error_box: gr.HTML, on_error: Mapping | None = None, clears: bool = True) -> Callable:
+    """Decorate an event that yields updates: an error's sentence goes to `error_box`, together with the updates
+    `on_error`. With `clears`, an earlier sentence is removed before the event runs."""
+
+    def decorate(event: Callable) -> Callable:
+        @functools.wraps(event)
+        def reporting(*values):
+            try:
+                yield {error_box: "" if clears else gr.skip()}
+                yield from event(*values)
+            except Exception as error:  # noqa: BLE001 - whatever it was, the page says so
+                yield {error_box: error_html(error), **(on_error or {})}
+
+        return reporting
+
+    return decorate
+
+
+def raises_gradio_errors(call: Callable) -> Callable:
+    """The same function or generator for scripts: its errors are `gr.Error`s with one sentence."""
+
+    @functools.wraps(call)
+    def function(*values):
+        with _as_gradio_errors():
+            return call(*values)
+
+    @functools.wraps(call)
+    def generator(*values):
+        with _as_gradio_errors():
+            yield from call(*values)
+
+    return generator if inspect.isgeneratorfunction(call) else function
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_gradio_errors() -> Iterator[None]:
     try:
         yield
     except gr.Error:
         raise
     except Exception as error:
-        raise gr.Error(sentence(error), print_exception=False) from error
-
-
-def answering(call: Callable) -> Callable:
-    """A function for scripts, which are told an error's sentence."""
-
-    @functools.wraps(call)
-    def answer(*values):
-        with _told():
-            return call(*values)
-
-    return answer
-
-
-def streaming(call: Callable) -> Callable:
-    """The same for a generator."""
-
-    @functools.wraps(call)
-    def stream(*values):
-        with _told():
-            yield from call(*values)
-
-    return stream
-
-
-def reports_errors(error_box: gr.HTML, otherwise: Mapping | None = None, clears: bool = True) -> Callable:
-    """For events that yield updates: an error's sentence stands in `error_box`, and with it come the updates `otherwise`.
-    Before anything else an earlier sentence is taken away, if it `clears`.
-
-    `error_box` is always visible, at most empty: Gradio may lose one of two updates that come in the same moment and make
-    something visible that was not."""
-
-    def wrap(event: Callable) -> Callable:
-        @functools.wraps(event)
-        def said(*values):
-            try:
-                yield {error_box: "" if clears else gr.skip()}
-                yield from event(*values)
-            except Exception as error:  # noqa: BLE001 - whatever it was, a person is told
-                yield {error_box: error_html(error), **(otherwise or {})}
-
-        return said
-
-    return wrap
+        raise gr.Error(error_sentence(error), print_exception=False) from error
 
 
 def delayed_updates(updates: Mapping, viewer: gr.Model3D) -> Iterator[dict]:
-    """Updates of a page that an event shows at once, those of a 3D viewer by themselves: Gradio gives up loading its code
-    if anything else is told to it meanwhile, also that the event has begun or ended."""
+    """All updates at once, then those of a 3D viewer alone: Gradio gives up loading the viewer's code if anything else is
+    updated meanwhile, even the beginning or end of an event."""
     yield {**updates, viewer: gr.skip()}
     time.sleep(0.5)
     yield {viewer: updates[viewer]}

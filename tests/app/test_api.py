@@ -1,4 +1,4 @@
-"""What scripts call says what it does: every parameter is described."""
+"""Endpoints describe themselves and each of their parameters to clients."""
 
 import inspect
 
@@ -7,12 +7,10 @@ from gradio.utils import get_function_description
 
 from redream.app.api import Endpoints
 
-CALLS = ("retrieve", "generate", "resume", "stop", "scores")
 
-
-@pytest.mark.parametrize("name", CALLS)
-def test_every_call_and_each_of_its_parameters_is_described(name):
+@pytest.mark.parametrize("name", ["retrieve", "generate", "resume", "stop", "scores"])
+def test_every_endpoint_and_each_of_its_parameters_is_described(name):
     call = getattr(Endpoints, name)
     description, parameters, _ = get_function_description(call)
     assert len(description) > 20 and set(parameters) == set(inspect.signature(call).parameters)
-    assert [name for name, words in parameters.items() if not words] == ["self"]
+    assert [name for name, text in parameters.items() if not text] == ["self"]

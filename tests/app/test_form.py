@@ -1,24 +1,28 @@
-"""What people ask for becomes settings and back."""
+"""The form's values become settings, and settings become the form's values again."""
 
 import pytest
 
-from redream.app.form import MAX_OBJECTS, FormError, GenerationForm, known_words, max_iterations
+from redream.app.form import MAX_OBJECTS, FormError, GenerationForm, max_iterations, vocabulary_help
 from redream.settings import PRESETS
 from redream.stack.stack import Stack
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_wish_for_nothing_special_is_the_preset_and_settings_come_back_as_their_wish(name):
+def test_an_empty_form_gives_the_preset(name):
     preset = PRESETS[name]
     assert GenerationForm().settings(preset) == preset["redream"]
     for method in ("redream", "vsd", "sds"):
-        wish = GenerationForm(method, True, method != "redream", 12, 2, 5, 33.0, method != "redream", 96)
-        assert GenerationForm.of(wish.settings(preset), preset) == wish
-        plain = GenerationForm.of(preset[method], preset)
-        assert (
-            plain.settings(preset) == preset[method] == GenerationForm(method).settings(preset)
-            and plain.resolution == 0
-        )
+        assert GenerationForm(method).settings(preset) == preset[method]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_settings_give_back_the_form_they_were_made_from(name):
+    preset = PRESETS[name]
+    for method in ("redream", "vsd", "sds"):
+        form = GenerationForm(method, True, method != "redream", 12, 2, 5, 33.0, method != "redream", 96)
+        assert GenerationForm.of(form.settings(preset), preset) == form
+        default = GenerationForm.of(preset[method], preset)
+        assert default.settings(preset) == preset[method] and default.resolution == 0
 
 
 def test_the_switches_mean_nothing_without_assets_so_that_equal_runs_have_equal_settings():
@@ -27,13 +31,13 @@ def test_the_switches_mean_nothing_without_assets_so_that_equal_runs_have_equal_
     assert GenerationForm("redream", False, False).settings(preset) != GenerationForm("redream").settings(preset)
 
 
-def test_a_stack_with_a_vocabulary_says_what_it_can_be_asked_for(tiny_stack):
-    said = known_words(Stack.load(tiny_stack, environ={}))
-    assert said.startswith("The tiny model knows ") and "car, " in said and "; in " in said
-    assert known_words(Stack.load("sd21", environ={})) is None
+def test_a_stack_with_a_vocabulary_names_its_kinds_and_colours(tiny_stack):
+    sentence = vocabulary_help(Stack.load(tiny_stack, environ={}))
+    assert sentence.startswith("The tiny model knows ") and "car, " in sentence and "; in " in sentence
+    assert vocabulary_help(Stack.load("sd21", environ={})) is None
 
 
-def test_one_visitor_gets_only_so_much():
+def test_a_visitor_has_limits_of_iterations_and_objects():
     preset = PRESETS["mini"]
     with pytest.raises(FormError, match="limit here is 1,500"):
         GenerationForm(iterations=1501).settings(preset)

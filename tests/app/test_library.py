@@ -1,4 +1,4 @@
-"""The library to look through: nearest first, filtered by licence, and one asset closely."""
+"""The library: nearest assets first, filtered by licence, and one asset in detail."""
 
 import pytest
 
@@ -14,32 +14,39 @@ def library(tiny_stack):
     return Library(Models.load(Stack.load(tiny_stack, environ={}), "cpu"))
 
 
-def test_words_bring_the_nearest_first_as_retrieval_has_them_and_no_words_bring_all(library):
+def test_a_search_has_the_order_of_retrieval_and_an_empty_search_has_all_assets(library):
     models = library.models
-    best = models.index.search("a red owl", models.clip("retrieval"), 4, 6)
+    hits = models.index.search("a red owl", models.clip("retrieval"), 4, 6)
     rows = library.search("a red owl", count=4)
-    assert [row["uid"] for row in rows] == [hit.uid for hit in best]
-    assert [row["similarity"] for row in rows] == [hit.similarity for hit in best]
+    assert [row["uid"] for row in rows] == [hit.uid for hit in hits]
+    assert [row["similarity"] for row in rows] == [hit.similarity for hit in hits]
     assert len(library.search("")) == 6
     with pytest.raises(PromptError, match="does not know"):
         library.search("ironman")
 
 
-def test_only_a_licences_own_assets_are_left(library):
+def test_a_licence_filter_keeps_only_assets_with_that_licence(library):
     assert library.licences == ["CC0"]
     assert len(library.search("", "CC0")) == 6 and library.search("", "CC-BY") == []
     assert "nothing like that" in library.cards_html([])
 
 
-def test_cards_can_be_chosen_by_uid_and_their_texts_stay_texts(library):
+def test_a_card_carries_its_uid_and_its_views_and_its_texts_stay_text(library):
     row = library.search("")[0]
     assert "The library has 6;" in library.cards_html([row])
-    shown = library.cards_html([row | {"caption": "<img src=x>"}])
-    assert f"data-uid='{row['uid']}'" in shown and "<img" not in shown and "data:image/png" in shown
+    html = library.cards_html([row | {"caption": "<img src=x>", "license": "<img src=x>"}])
+    assert f'data-uid="{row["uid"]}"' in html and "<img" not in html and "data:image/png" in html
 
 
-def test_an_asset_is_shown_with_its_front_faces_and_licence(library):
-    shown = library.asset_html("tiny-mug")
-    assert "photo" not in shown and all(words in shown for words in ("mug", "faces", "front", "CC0", "uid tiny-mug"))
+def test_a_hostile_uid_cannot_leave_its_attribute(library):
+    row = library.search("")[0]
+    library.strip(row["uid"])
+    html = library.cards_html([row | {"uid": '"><img src=x>'}])
+    assert "<img" not in html
+
+
+def test_an_asset_is_shown_with_its_faces_front_licence_and_uid(library):
+    html = library.asset_html("tiny-mug")
+    assert "photo" not in html and all(text in html for text in ("mug", "faces", "front", "CC0", "uid tiny-mug"))
     with pytest.raises(AssetUnavailable):
         library.asset_html("../../etc/passwd")

@@ -1,14 +1,14 @@
-"""What a screen shows of a run: sentences in order, and texts from outside that stay texts."""
+"""What the page shows of a run: a status line for each event, cards, curves and score tables."""
 
 import pytest
 import torch
 
-from redream.app import components
 from redream.app.curves import POINTS, curves_html, thinned
-from redream.app.run_page import Page
+from redream.app.run_page import RunPage
 from redream.runs import events
 from redream.runs.outputs import save_png
 from redream.runs.queue import Waiting
+from redream.scoring.scores import QUANTITIES
 from redream.settings import Settings
 
 OWL = {"uid": "1", "caption": "an owl", "author": "Ann", "license": "CC0", "similarity": 0.3, "source": "owl.glb"}
@@ -17,101 +17,117 @@ SCORES |= {"view_accuracy_a": 0.75, "view_accuracy_b": None, "not_available": {"
 
 
 @pytest.fixture
-def shown(tmp_path) -> Page:
+def page(tmp_path) -> RunPage:
     save_png(torch.rand(3, 4, 32), tmp_path / "asset-0.png")
-    return Page(tmp_path)
+    return RunPage(tmp_path)
 
 
-def test_each_event_has_its_line(shown):
+def test_each_event_has_its_status_line(page):
     lines = [
         (Waiting(1), "Waiting for its turn: 1 run is before it"),
         (Waiting(3, 250.0), "Waiting for its turn: 3 runs are before it, about 4 min 10 s"),
-        (events.Started("run-x", "an owl", Settings(), 0, 400), "Looking through the library"),
+        (events.Started("run-x", "an owl", Settings(), 0, 400), "Searching the library"),
+        (events.Progress("warm-up", 1, 400), "Warm-up, iteration 1 of 400"),
         (events.Progress("distillation", 240, 400, 98.2), "Distillation, iteration 240 of 400, 1 min 38 s left"),
-        (events.Progress("filming", 400, 400), "Filming the turntable"),
-        (events.Finished(stopped=True), "Stopped. Nothing had formed yet."),
-        (events.Artefact("turntable", 0, "turntable-0.mp4"), "Stopped. Nothing had formed yet."),
+        (events.Progress("filming", 400, 400), "Rendering the turntable"),
+        (events.Finished(stopped=True), "Stopped. There are no results yet."),
+        (events.Artefact("turntable", 0, "turntable-0.mp4"), "Stopped. There are no results yet."),
+        (events.Finished(stopped=True), "Stopped. These are the results so far."),
         (events.Finished(stopped=False), "Done."),
         (events.Failed("The Hub did not answer."), "The Hub did not answer."),
     ]
     for event, line in lines:
-        shown.tell(event)
-        assert shown.state == line and line in shown.state_html()
-    assert shown.ended and shown.files == {("turntable", 0): str(shown.folder / "turntable-0.mp4")}
-    shown.tell(events.Started("run-x", "an owl", Settings(), 200, 400))  # resumed
-    assert not shown.ended
+        page.update(event)
+        assert page.status == line and line in page.state_html()
+    assert page.ended and page.files == {("turntable", 0): str(page.folder / "turntable-0.mp4")}
+    page.update(events.Started("run-x", "an owl", Settings(), 200, 400))  # resumed
+    assert not page.ended and not page.files
 
 
-def test_the_bar_is_as_long_as_what_is_done(shown):
-    assert "progressbar" not in shown.state_html()
-    shown.tell(events.Progress("distillation", 100, 400))
-    assert "width: 25.0%" in shown.state_html()
+def test_the_progress_bar_is_as_long_as_the_fraction_that_is_done(page):
+    assert "progressbar" not in page.state_html()
+    page.update(events.Progress("distillation", 100, 400))
+    assert 'style="width: 25.0%"' in page.state_html() and 'aria-valuenow="25"' in page.state_html()
 
 
-def test_a_card_says_what_the_asset_is_and_whose(shown):
-    shown.tell(events.Retrieved((OWL,), ("asset-0.png",)))
-    card = shown.assets_html()
-    assert all(words in card for words in ("an owl", "similarity 0.30", "by Ann", "CC0", "data:image/png;base64,"))
+def test_a_card_shows_caption_similarity_author_licence_and_front(page):
+    page.update(events.Retrieved((OWL,), ("asset-0.png",)))
+    card = page.assets_html()
+    assert all(text in card for text in ("an owl", "similarity 0.30", "by Ann", "CC0", "data:image/png;base64,"))
     assert "front" not in card and "href" not in card
-    shown.tell(events.Oriented(0, 90.0, 0.0, False, "asset-0.png"))
-    assert "no clear front" in shown.assets_html()
+    page.update(events.Oriented(0, 90.0, 0.0, False, "asset-0.png"))
+    assert "no clear front" in page.assets_html()
 
 
-def test_a_preview_whose_likeness_is_no_number_is_shown_and_not_drawn(shown):
-    for iteration, likeness in enumerate((0.1, None, 0.3)):
-        shown.tell(events.Preview("preview.png", iteration, 0, 30.0, likeness))
-    assert "from 0.1 to 0.3" in shown.curves_html() and shown.preview.iteration == 2
+def test_a_preview_without_a_clip_score_is_shown_and_adds_no_point_to_the_curve(page):
+    for iteration, clip_score in enumerate((0.1, None, 0.3)):
+        page.update(events.Preview("preview.png", iteration, 0, 30.0, clip_score))
+    assert "from 0.1 to 0.3" in page.curves_html() and page.preview.iteration == 2
 
 
-def test_texts_and_links_from_outside_stay_texts_and_links(shown):
+def test_captions_authors_and_warnings_stay_text(page):
     bad = "<img src=x onerror='alert(1)'>"
-    asset = OWL | {"caption": bad, "author": bad, "license": bad, "source": "https://x.org/'onclick='alert(1)"}
-    shown.tell(events.Retrieved((asset,), ("asset-0.png",)))
-    assert "<img" not in shown.assets_html() and "'onclick" not in shown.assets_html()
-    shown.tell(events.Retrieved((OWL | {"source": "javascript:alert(1)"},), ("asset-0.png",)))
-    assert "javascript" not in shown.assets_html()
-    shown.tell(events.Warned(bad))
-    assert "<img" not in shown.state_html() + components.problem(f"This is unknown: *{bad}*.")
-    assert "the word <em>x</em>." in components.problem("the word *x*.")
+    asset = OWL | {"caption": bad, "author": bad, "license": bad}
+    page.update(events.Retrieved((asset,), ("asset-0.png",)))
+    page.update(events.Warned(bad))
+    assert "<img" not in page.assets_html() + page.state_html()
 
 
-def test_a_score_that_cannot_be_had_says_why(shown):
-    assert shown.scores_html() == ""
-    shown.tell(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
-    table = shown.scores_html()
-    assert "0.312 · 0.280" in table and "No weights." in table and ">75%<" in table and ">25%<" in table
+@pytest.mark.parametrize("source", ['https://x.org/"onclick="alert(1)', "https://x.org/'onclick='alert(1)"])
+def test_a_links_address_cannot_leave_its_attribute(page, source):
+    page.update(events.Retrieved((OWL | {"source": source},), ("asset-0.png",)))
+    html = page.assets_html()
+    assert 'href="https://x.org/' in html and 'rel="noopener noreferrer"' in html
+    assert '"onclick' not in html and "'onclick" not in html
 
 
-def test_scores_stand_beside_those_of_true_objects_where_they_are_known(shown):
-    shown.tell(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
-    table = shown.scores_html(0, {"clip_a": 0.8, "clip_b": 0.9, "coverage": 0.3})
-    assert "True objects: 0.800 · 0.900" in table and "True objects: 30%" in table and table.count("True objects") == 2
-    assert "True objects" not in shown.scores_html(0)
+@pytest.mark.parametrize("source", ["javascript:alert(1)", "data:text/html,x", "owl.glb"])
+def test_a_source_that_is_no_web_address_is_no_link(page, source):
+    page.update(events.Retrieved((OWL | {"source": source},), ("asset-0.png",)))
+    assert "href" not in page.assets_html() and "by Ann" in page.assets_html()
 
 
-def test_durations_are_words():
-    words = [components.in_words(seconds) for seconds in (-1.0, 37.6, 60.0, 3599.9, 7500.0)]
-    assert words == ["0 s", "38 s", "1 min 0 s", "1 h 0 min", "2 h 5 min"]
+def test_scores_have_the_names_decimals_and_explanations_of_the_table_of_scores(page):
+    assert page.scores_html() == ""
+    page.update(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
+    table = page.scores_html()
+    assert "0.312 · 0.280" in table and ">0.750<" in table and ">0.250<" in table
+    for quantity in ("clip", "view_accuracy", "janus_rate", "a_lpips", "coverage"):
+        assert QUANTITIES[quantity].name in table
+    assert QUANTITIES["janus_rate"].explanation in table
 
 
-def test_each_object_has_its_own_files_and_scores(shown):
+def test_a_score_that_is_not_available_has_its_reason(page):
+    page.update(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
+    assert "No weights." in page.scores_html()
+
+
+def test_scores_stand_beside_those_of_true_objects_where_these_are_known(page):
+    page.update(events.Scored({"prompt": "an owl", "objects": [SCORES]}))
+    table = page.scores_html(0, {"clip_a": 0.8, "clip_b": 0.9, "coverage": 0.3})
+    assert "True objects: 0.800 · 0.900" in table and "True objects: 0.300" in table
+    assert table.count("True objects") == 2 and "True objects" not in page.scores_html(0)
+
+
+def test_each_object_has_its_own_files_and_scores(page):
     for number in (0, 1):
-        shown.tell(events.Artefact("mesh", number, f"mesh-{number}.glb"))
-    shown.tell(events.Scored({"prompt": "an owl", "objects": [SCORES, SCORES | {"coverage": 0.5}]}))
-    assert shown.objects == 2 and shown.files["mesh", 1].endswith("mesh-1.glb")
-    assert ">25%<" in shown.scores_html(0) and ">50%<" in shown.scores_html(1) and shown.scores_html(2) == ""
+        page.update(events.Artefact("mesh", number, f"mesh-{number}.glb"))
+    page.update(events.Scored({"prompt": "an owl", "objects": [SCORES, SCORES | {"coverage": 0.5}]}))
+    assert page.object_count == 2 and page.files["mesh", 1].endswith("mesh-1.glb")
+    assert ">0.250<" in page.scores_html(0) and ">0.500<" in page.scores_html(1) and page.scores_html(2) == ""
 
 
-def test_curves_are_drawn_of_what_has_two_points_and_keep_their_ends(shown):
-    assert "<svg" not in shown.curves_html()
+def test_a_curve_needs_two_points_and_keeps_its_ends(page):
+    assert "<svg" not in page.curves_html()
     for iteration in (1, 2, 3):
-        shown.tell(events.Progress("distillation", iteration, 3, None, {"score": 4.0 - iteration, "variational": None}))
-    drawn = shown.curves_html()
-    assert drawn.count("<svg") == 1 and "from 3 to 1 over 2 iterations" in drawn
-    assert "points='0.0,2.0 110.0,28.0 220.0,54.0'" in drawn  # evenly across, straight down
+        losses = {"score": 4.0 - iteration, "variational": None}
+        page.update(events.Progress("distillation", iteration, 3, None, losses))
+    html = page.curves_html()
+    assert html.count("<svg") == 1 and "from 3 to 1 over 2 iterations" in html
+    assert 'points="0.0,2.0 110.0,28.0 220.0,54.0"' in html  # evenly across, straight down
 
 
 def test_many_points_become_few_by_the_means_of_neighbours():
     few = thinned([(i, float(i % 2)) for i in range(1, 20 * POINTS + 1)])
     assert len(few) == POINTS and {value for _, value in few} == {0.5} and few[-1][0] == 20 * POINTS
-    assert curves_html({"score": [(1, 2.0), (2, 2.0)]}).count("points='0.0,54.0 220.0,54.0'") == 1
+    assert curves_html({"score": [(1, 2.0), (2, 2.0)]}).count('points="0.0,54.0 220.0,54.0"') == 1

@@ -1,38 +1,46 @@
-"""Whatever goes wrong, a person or a script is told a sentence."""
+"""Errors reach people and scripts as one sentence."""
 
 import gradio as gr
 import pytest
 
-from redream.app.wiring import answering, reports_errors, streaming
+from redream.app.wiring import raises_gradio_errors, reports_errors
 from redream.stack.vocabulary import PromptError
 
 UNFORESEEN = "Something in this program went wrong."
+ERRORS = [(PromptError("The prompt is empty."), "The prompt is empty."), (RuntimeError("x=3"), UNFORESEEN)]
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [(PromptError("The prompt is empty."), "The prompt is empty."), (RuntimeError("x=3"), UNFORESEEN)],
-)
-def test_scripts_and_pages_are_told_a_sentence(error, said):
+@pytest.mark.parametrize(("error", "sentence"), ERRORS)
+def test_scripts_get_an_errors_sentence(error, sentence):
     def fail(*values):
         raise error
 
-    def begin_and_fail(*values):
+    def start_and_fail(*values):
         yield {"a": 1}
         raise error
 
-    with pytest.raises(gr.Error, match=said):
-        answering(fail)()
-    with pytest.raises(gr.Error, match=said):
-        list(streaming(begin_and_fail)())
-    error_box = gr.HTML()
-    told = list(reports_errors(error_box, {"button": "back"})(begin_and_fail)())
-    assert told[1] == {"a": 1} and said in told[-1][error_box] and told[-1]["button"] == "back"
-    assert "x=3" not in str(told)
+    with pytest.raises(gr.Error, match=sentence):
+        raises_gradio_errors(fail)()
+    with pytest.raises(gr.Error, match=sentence):
+        list(raises_gradio_errors(start_and_fail)())
 
 
-def test_what_went_well_takes_the_sentence_away():
+@pytest.mark.parametrize(("error", "sentence"), ERRORS)
+def test_the_error_box_gets_an_errors_sentence_together_with_further_updates(error, sentence):
+    def start_and_fail(*values):
+        yield {"a": 1}
+        raise error
+
     error_box = gr.HTML()
-    assert list(reports_errors(error_box)(lambda: iter([{"a": 1}]))()) == [{error_box: ""}, {"a": 1}]
-    by_itself = reports_errors(error_box, clears=False)(lambda: iter([{"a": 1}]))
-    assert list(by_itself()) == [{error_box: gr.skip()}, {"a": 1}]
+    updates = list(reports_errors(error_box, {"button": "back"})(start_and_fail)())
+    assert updates[1] == {"a": 1} and sentence in updates[-1][error_box] and updates[-1]["button"] == "back"
+    assert "x=3" not in str(updates)
+
+
+def test_an_event_clears_the_error_box_first_unless_it_is_set_not_to():
+    def event():
+        yield {"a": 1}
+
+    error_box = gr.HTML()
+    assert list(reports_errors(error_box)(event)()) == [{error_box: ""}, {"a": 1}]
+    assert list(reports_errors(error_box, clears=False)(event)()) == [{error_box: gr.skip()}, {"a": 1}]

@@ -1,4 +1,4 @@
-"""Fixtures for what talks to the running app."""
+"""Fixtures of the tests that talk to the running app."""
 
 import json
 import urllib.request
@@ -24,26 +24,25 @@ def browser(chromium):
 
 
 @pytest.fixture(autouse=True)
-def nothing_goes_on(app):
-    """What a test has left is stopped: it would keep the next ones waiting, so that all of them failed after one."""
+def stops_remaining_runs(app):
+    """Runs that a test leaves are stopped: they would keep the following tests waiting, so that all of them failed."""
     yield
     address, folder = app
     for run in folder.glob("run-*"):
-        asked = json.dumps({"data": [run.name]}).encode()
-        call = urllib.request.Request(f"{address}/gradio_api/call/stop", asked, {"Content-Type": "application/json"})
+        body = json.dumps({"data": [run.name]}).encode()
+        call = urllib.request.Request(f"{address}/gradio_api/call/stop", body, {"Content-Type": "application/json"})
         urllib.request.urlopen(call).close()
 
 
 @pytest.fixture
 def page(browser, app, request):
-    """A fresh visitor's page; with REDREAM_SHOTS a picture of how it was left is put into that folder.
-
-    What it said on the way and last is printed, which pytest shows for a test that fails.
+    """A new visitor's page. Its console, failed requests and last text are printed, which pytest shows for a test that
+    fails; with REDREAM_SHOTS a last screenshot is put into that folder.
     """
     with visitor(browser, app[0]) as page:
         page.on("console", lambda message: print("console:", message.text))
         page.on("framenavigated", lambda frame: print("opened:", frame.url))
-        page.on("requestfailed", lambda request: print("not answered:", request.url, request.failure))
+        page.on("requestfailed", lambda request: print("failed request:", request.url, request.failure))
         yield page
         shoot(page, request.node.originalname)
-        print("left at:", page.get_by_role("main").inner_text())
+        print("last text:", page.get_by_role("main").inner_text())

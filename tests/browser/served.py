@@ -1,4 +1,4 @@
-"""The app in a process of its own, over the tests' tiny stack, and what its visitors do."""
+"""The app in a process of its own, over the tests' tiny stack, and the steps of its visitors."""
 
 import os
 import re
@@ -26,8 +26,8 @@ from redream.app import form
 from tiny_stack import TINY
 
 settings.PRESETS["mini"] = settings.by_method(TINY.with_(iterations={ITERATIONS}))
-wishes.most_iterations = lambda preset: {LONG}
-results.MESH_TEXTURE = 64
+form.max_iterations = lambda preset: {LONG}
+outputs.MESH_TEXTURE = 64
 
 import app
 
@@ -63,9 +63,9 @@ def serving(stack: Path, runs: Path, uploads: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def wait_for_address(address: str, process: subprocess.Popen) -> None:
@@ -80,8 +80,8 @@ def wait_for_address(address: str, process: subprocess.Popen) -> None:
 
 
 @contextmanager
-def visitor(browser, address: str, width: int = 1280, **how):
-    context = browser.new_context(viewport={"width": width, "height": 900}, **how)
+def visitor(browser, address: str, width: int = 1280, **options):
+    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
     page.get_by_label("Describe an object").wait_for(timeout=WAIT)
@@ -96,7 +96,7 @@ def shoot(page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
-def ask(page, prompt: str) -> None:
+def submit(page, prompt: str) -> None:
     page.get_by_label("Describe an object").fill(prompt)
     page.get_by_label("Describe an object").press("Enter")
 
@@ -109,21 +109,25 @@ def create_button(page):
     return page.get_by_role("button", name=re.compile("^Create"))
 
 
-def wait_until_done(page, said: str = "Done.") -> None:
-    sync_api.expect(page.locator(".now").first).to_have_text(said, timeout=WAIT)
+def status_line(page):
+    return page.locator(".run-state .status-line")
+
+
+def wait_until_done(page, status: str = "Done.") -> None:
+    sync_api.expect(status_line(page)).to_have_text(status, timeout=WAIT)
     sync_api.expect(create_button(page)).to_be_visible(timeout=WAIT)
 
 
-def until(page, seen) -> None:
+def until(page, condition) -> None:
     for _ in range(WAIT // 100):
-        if seen():
+        if condition():
             return
         page.wait_for_timeout(100)
-    raise AssertionError("it did not come about")
+    raise AssertionError("the condition was not met in time")
 
 
 def open_tab(page, name: str) -> None:
-    """Also where it stands behind the button for tabs that have no room."""
+    """Open a tab, also one behind the menu for tabs that have no room."""
     if page.get_by_role("tab", name=name, exact=True).is_visible():
         page.get_by_role("tab", name=name, exact=True).click()
     else:
@@ -131,22 +135,22 @@ def open_tab(page, name: str) -> None:
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
 
-def open_more(page) -> None:
-    """Open the further settings. Gradio builds them only now and sets their first values a moment after they are there: a
+def open_advanced(page) -> None:
+    """Open Advanced settings. Gradio builds them only now and sets their first values a moment after they are there: a
     number filled in at once is lost in one of twelve cases, one filled in 50 ms later in none of twelve."""
-    page.get_by_role("button", name="More").click()
+    page.get_by_role("button", name="Advanced settings").click()
     page.wait_for_timeout(1000)
 
 
 def fill_iterations(page, count: int) -> None:
-    open_more(page)
+    open_advanced(page)
     page.get_by_role("spinbutton", name="number input for Iterations").fill(str(count))
     page.get_by_role("spinbutton", name="number input for Iterations").press("Tab")
 
 
 def finished(page, prompt: str, method: str = "ReDream") -> None:
-    """Ask at once for an object with the method's own settings (others have no such command), and wait for this one."""
+    """Create an object with the method's default settings (others have no such command), and wait until it is finished."""
     page.get_by_label(method, exact=True).first.check()
-    ask(page, prompt)
+    submit(page, prompt)
     sync_api.expect(page.locator(".command textarea")).to_have_value(re.compile(prompt), timeout=WAIT)
     wait_until_done(page)

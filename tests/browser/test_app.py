@@ -16,14 +16,15 @@ from served import (
     ROOT,
     TABS,
     WAIT,
-    ask,
     button,
     create_button,
     fill_iterations,
     finished,
-    open_more,
+    open_advanced,
     open_tab,
     shoot,
+    status_line,
+    submit,
     sync_api,
     until,
     visitor,
@@ -47,7 +48,7 @@ def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
 
     sync_api.expect(page.locator(".scores tr")).to_have_count(5, timeout=WAIT)
     wait_until_done(page)
-    sync_api.expect(page.get_by_text("Likeness to the prompt")).to_be_visible()
+    sync_api.expect(page.get_by_text("CLIP score").first).to_be_visible()
     page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
     video = page.locator("video")
     assert video.evaluate("v => v.duration") == pytest.approx(8 / 24, abs=0.1)  # TINY's frames, 24 in a second
@@ -55,7 +56,7 @@ def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
     assert page.get_by_test_id("model3d-download-link").get_attribute("href").endswith("mesh-0.glb")
     sync_api.expect(page.locator("canvas")).to_be_visible(timeout=WAIT)  # of the 3D viewer
     assert page.locator(".command textarea").input_value().startswith("python -m redream")
-    page.get_by_role("button", name="Curves").click()
+    page.get_by_role("button", name="Loss curves").click()
     sync_api.expect(page.locator(".curves svg")).to_have_count(5, timeout=WAIT)
     with page.expect_download() as record:
         button(page, "Download the record").click()
@@ -64,7 +65,7 @@ def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
 
 def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_its_link(page, browser, app):
     page.get_by_label("ProlificDreamer (VSD)").check()
-    ask(page, "a blue cat")
+    submit(page, "a blue cat")
     sync_api.expect(button(page, "Stop and keep")).to_be_visible(timeout=WAIT)
     page.reload(wait_until="domcontentloaded")
     sync_api.expect(page.get_by_label("Describe an object")).to_have_value("a blue cat", timeout=WAIT)
@@ -86,23 +87,23 @@ def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_
         assert len(list(app[1].glob("run-*"))) == runs  # it is not made again
         open_tab(other, "Create")
         button(other, "Continue for 200 more").click()
-        sync_api.expect(other.locator(".now").first).to_contain_text(f"of {ITERATIONS + 200}", timeout=WAIT)
+        sync_api.expect(status_line(other)).to_contain_text(f"of {ITERATIONS + 200}", timeout=WAIT)
         button(other, "Stop and keep").click()
-        wait_until_done(other, "Stopped. These are the results of what there was.")
+        wait_until_done(other, "Stopped. These are the results so far.")
         sync_api.expect(button(other, "Continue")).to_be_visible()
 
 
 def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
     fill_iterations(page, LONG)
-    ask(page, "a green dog")
-    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    submit(page, "a green dog")
+    sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
-    wait_until_done(page, "Stopped. These are the results of what there was.")
+    wait_until_done(page, "Stopped. These are the results so far.")
     page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
     button(page, "Continue").click()
-    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
-    wait_until_done(page, "Stopped. These are the results of what there was.")
+    wait_until_done(page, "Stopped. These are the results so far.")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,7 @@ def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
     [("ironman", "The tiny model does not know the word ironman."), ("   ", "The prompt is empty")],
 )
 def test_a_bad_prompt_is_answered_by_a_sentence(page, prompt, said):
-    ask(page, prompt)
+    submit(page, prompt)
     sync_api.expect(page.get_by_role("alert")).to_contain_text(said, timeout=WAIT)
     sync_api.expect(create_button(page)).to_be_visible()
     assert not page.get_by_text("Traceback").count()
@@ -127,7 +128,7 @@ def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(b
         for over in ("requestfinished", "requestfailed"):  # a stream of answers
             page.on(over, lambda request: ended.append(request) if "queue/data" in request.url else None)
         page.goto(app[0], wait_until="domcontentloaded")
-        ask(page, "ironman")
+        submit(page, "ironman")
         sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
         until(page, lambda: held and len(ended) == 1)
         held[0].continue_()
@@ -139,21 +140,21 @@ def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(b
 def test_what_is_asked_for_before_the_last_wish_is_answered_is_answered_too(page):
     held = []
     page.route("**/queue/join*", lambda r: held.append(r) if "ironman" in r.request.post_data else r.continue_())
-    ask(page, "ironman")
+    submit(page, "ironman")
     until(page, lambda: held)
-    ask(page, "   ")
+    submit(page, "   ")
     held[0].continue_()
     sync_api.expect(page.get_by_role("alert")).to_contain_text("The prompt is empty", timeout=WAIT)
 
 
 def test_markup_in_a_prompt_stays_text(page):
-    ask(page, "<img src=x onerror=alert(1)>")
+    submit(page, "<img src=x onerror=alert(1)>")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
-    assert not page.locator(".problem img").count()
+    assert not page.locator(".error-message img").count()
 
 
 def test_methods_without_assets_switch_both_switches_off_and_say_why(page):
-    switches = [page.get_by_label("Start from retrieved assets"), page.get_by_label("Teach the model their views")]
+    switches = [page.get_by_label("Start from retrieved assets"), page.get_by_label("Adapt the model to their views")]
     page.get_by_label("DreamFusion (SDS)").check()
     for switch in switches:
         sync_api.expect(switch).to_be_disabled(timeout=WAIT)
@@ -178,13 +179,13 @@ def test_the_button_says_how_long_it_will_take_and_follows_what_is_asked_for(pag
 
 
 def test_several_objects_are_looked_at_one_by_one(page):
-    open_more(page)
+    open_advanced(page)
     objects = page.get_by_role("spinbutton", name="number input for Objects at once (particles)")
     objects.fill("2")
     objects.press("Tab")  # a number counts when its field is left
     sync_api.expect(page.get_by_role("slider", name="range slider for Objects at once (particles)")).to_have_value("2")
     page.get_by_label("DreamFusion (SDS)").check()
-    ask(page, "a red car")
+    submit(page, "a red car")
     wait_until_done(page)
     page.get_by_label("2", exact=True).check()
     sync_api.expect(page.get_by_test_id("model3d-download-link")).to_have_attribute(
@@ -198,15 +199,15 @@ def test_a_glb_of_ones_own_starts_a_run_and_a_broken_one_is_refused_in_a_sentenc
     good, broken = tmp_path / "my owl.glb", tmp_path / "broken.glb"
     good.write_bytes(tiny_glb((90, 20, 160)))
     broken.write_bytes(b"glTF and then nothing")
-    open_more(page)
+    open_advanced(page)
     page.locator("input[type=file][accept*=glb]").first.set_input_files(broken)
     sync_api.expect(page.get_by_text("broken.glb").or_(page.get_by_text("broken"))).to_be_visible(timeout=WAIT)
-    ask(page, "a purple owl")
+    submit(page, "a purple owl")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("GLB", timeout=WAIT)
     page.get_by_label("Clear").first.click()
     page.locator("input[type=file][accept*=glb]").first.set_input_files(good)
     sync_api.expect(page.get_by_text("my owl")).to_be_visible(timeout=WAIT)
-    ask(page, "a purple owl")
+    submit(page, "a purple owl")
     sync_api.expect(page.locator(".card")).to_have_count(1, timeout=WAIT)
     wait_until_done(page)
 
@@ -217,11 +218,11 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
     page.get_by_label("Search the library").fill("a red vase")
     page.get_by_label("Search the library").press("Enter")
     page.locator("[data-uid=tiny-vase]").click()
-    sync_api.expect(page.locator(".card.one")).to_contain_text("CC0", timeout=WAIT)
+    sync_api.expect(page.locator(".card.single")).to_contain_text("CC0", timeout=WAIT)
     shoot(page, "library")
     button(page, "Start from this").click()
     sync_api.expect(page.get_by_label("Start from this asset of the library")).to_have_value("tiny-vase", timeout=WAIT)
-    ask(page, "a purple owl")
+    submit(page, "a purple owl")
     mine = page.locator(".cards:not(.library) .card")
     sync_api.expect(mine).to_have_count(1, timeout=WAIT)
     sync_api.expect(mine).to_contain_text("vase")
@@ -231,41 +232,41 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
 def test_a_refused_wish_does_not_end_what_is_followed(page):
     page.get_by_label("DreamFusion (SDS)").check()
     fill_iterations(page, LONG)
-    ask(page, "a red car")
-    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    submit(page, "a red car")
+    sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
     page.reload(wait_until="domcontentloaded")
-    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
-    ask(page, "ironman")
+    sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
+    submit(page, "ironman")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
     button(page, "Stop and keep").click()
-    wait_until_done(page, "Stopped. These are the results of what there was.")
+    wait_until_done(page, "Stopped. These are the results so far.")
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["at once", "opened again"])
 def test_what_is_asked_for_while_an_object_forms_comes_after_it(page, again):
     page.get_by_label("DreamFusion (SDS)").check()
     fill_iterations(page, LONG)
-    ask(page, "a red car")
-    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    submit(page, "a red car")
+    sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
     if again:
         page.reload(wait_until="domcontentloaded")
-        sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
-    ask(page, "ironman")
+        sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
+    submit(page, "ironman")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
-    ask(page, "a red car")
-    sync_api.expect(page.get_by_text("This one is forming already")).to_be_visible(timeout=WAIT)
-    ask(page, "a blue mug")
-    sync_api.expect(page.get_by_text("Its turn comes after the one that is shown.")).to_be_visible(timeout=WAIT)
+    submit(page, "a red car")
+    sync_api.expect(page.get_by_text("This object is being made already")).to_be_visible(timeout=WAIT)
+    submit(page, "a blue mug")
+    sync_api.expect(page.get_by_text("Its turn comes after the run that is shown.")).to_be_visible(timeout=WAIT)
     sync_api.expect(page.get_by_role("alert")).to_be_hidden()
     button(page, "Stop and keep").click()
-    wait_until_done(page, "Stopped. These are the results of what there was.")
+    wait_until_done(page, "Stopped. These are the results so far.")
     sync_api.expect(page.locator(".command textarea")).to_have_value(re.compile("a red car"), timeout=WAIT)
     page.get_by_label("Your objects").click()
     sync_api.expect(page.get_by_role("option")).to_have_count(2)
     page.get_by_role("option", name="a blue mug").click()
-    sync_api.expect(page.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
+    sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
     button(page, "Stop and keep").click()
-    wait_until_done(page, "Stopped. These are the results of what there was.")
+    wait_until_done(page, "Stopped. These are the results so far.")
 
 
 def test_an_earlier_object_is_found_again(page):
@@ -295,7 +296,7 @@ def test_methods_are_compared_side_by_side_and_blind(page):
     )
     page.get_by_role("button", name="Blind test").click()
     button(page, "Show two").click()
-    sync_api.expect(page.locator(".pair .sprite")).to_have_count(2, timeout=WAIT)
+    sync_api.expect(page.locator(".blind-pair .sprite")).to_have_count(2, timeout=WAIT)
     shoot(page, "compare")
     button(page, "A").click()
     sync_api.expect(page.get_by_text(re.compile("A was .*, B was "))).to_be_visible(timeout=WAIT)
@@ -305,23 +306,23 @@ def test_methods_are_compared_side_by_side_and_blind(page):
 def test_the_prior_is_seen_from_back_to_front(page):
     open_tab(page, "Prior")
     page.get_by_label("What the 2D model sees").fill("a red owl")
-    button(page, "Show it").click()
-    sync_api.expect(page.get_by_text("Asked for: front")).to_be_visible(timeout=WAIT)
-    sync_api.expect(page.locator(".sights img")).to_have_count(2)
-    page.get_by_role("spinbutton", name="number input for Side asked for").fill("0")
-    page.get_by_role("spinbutton", name="number input for Side asked for").press("Tab")
-    sync_api.expect(page.get_by_text("Asked for: back")).to_be_visible(timeout=WAIT)
+    button(page, "Show the samples").click()
+    sync_api.expect(page.get_by_text("View: front")).to_be_visible(timeout=WAIT)
+    sync_api.expect(page.locator(".prior-samples img")).to_have_count(2)
+    page.get_by_role("spinbutton", name="number input for View: 0 back, 2 side, 4 front").fill("0")
+    page.get_by_role("spinbutton", name="number input for View: 0 back, 2 side, 4 front").press("Tab")
+    sync_api.expect(page.get_by_text("View: back")).to_be_visible(timeout=WAIT)
 
 
 def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser, app):
     with visitor(browser, app[0]) as first, visitor(browser, app[0]) as second:
         fill_iterations(first, LONG)
-        ask(first, "a red car")
-        sync_api.expect(first.locator(".now").first).to_contain_text("iteration", timeout=WAIT)
-        ask(second, "a blue mug")
-        sync_api.expect(second.locator(".now").first).to_contain_text("1 run is before it", timeout=WAIT)
+        submit(first, "a red car")
+        sync_api.expect(status_line(first)).to_contain_text("iteration", timeout=WAIT)
+        submit(second, "a blue mug")
+        sync_api.expect(status_line(second)).to_contain_text("1 run is before it", timeout=WAIT)
         button(first, "Stop and keep").click()
-        wait_until_done(first, "Stopped. These are the results of what there was.")
+        wait_until_done(first, "Stopped. These are the results so far.")
         wait_until_done(second)
         links = {page.get_by_role("link", name="Link to this run").get_attribute("href") for page in (first, second)}
         assert len(links) == 2
@@ -329,9 +330,9 @@ def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser
 
 def test_on_a_phone_what_forms_comes_into_sight(browser, app):
     with visitor(browser, app[0], width=390) as page:
-        sync_api.expect(page.get_by_role("heading", name="Forming")).not_to_be_in_viewport()
-        ask(page, "a red car")
-        sync_api.expect(page.get_by_role("heading", name="Forming")).to_be_in_viewport(timeout=WAIT)
+        sync_api.expect(page.get_by_role("heading", name="Optimisation")).not_to_be_in_viewport()
+        submit(page, "a red car")
+        sync_api.expect(page.get_by_role("heading", name="Optimisation")).to_be_in_viewport(timeout=WAIT)
         wait_until_done(page)
         page.reload(wait_until="domcontentloaded")
         sync_api.expect(page.get_by_role("link", name="Link to this run")).to_be_visible(timeout=WAIT)

@@ -1,0 +1,183 @@
+"""The same prompt and seed by several methods: which runs these are, how far each is, and their grid with scores."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from redream.app.browser_runs import existing_runs
+from redream.app.components import SHOWN_QUANTITIES, data_uri, hint, queue_status, render
+from redream.app.form import GenerationForm
+from redream.app.run_page import stage_name
+from redream.errors import RedreamError
+from redream.evaluation import gallery
+from redream.files import read_json
+from redream.runs.events import Failed, Finished, Progress
+from redream.runs.queue import Worker, after
+from redream.runs.run import Run
+from redream.scoring.scores import QUANTITIES, SCORES, keys_of
+from redream.settings import VARIANTS, Preset, Settings
+
+COMPARED = ("redream", "redream-no-init", "redream-no-adapt", "vsd", "sds")  # of `VARIANTS`
+WITHOUT_BEST = ("a_lpips",)  # quantities in which a blank picture is best
+TAIL = 16_384  # bytes at the end of a history that hold its latest progress
+EMPTY_GRID = hint("Choose a prompt and what to compare; missing runs will be made.")
+
+
+class ComparisonError(RedreamError):
+    """A run that cannot be compared; the message says why."""
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """A variant's run. `status` says how far it is, and is "" once it is finished."""
+
+    variant: str
+    run: Run
+    status: str = ""
+
+    @property
+    def label(self) -> str:
+        return VARIANTS[self.variant].label
+
+    @property
+    def sprite(self) -> Path | None:
+        """The first object's views on one sheet, made from its turntable on first use; None before it is finished."""
+        if self.status:
+            return None
+        file, video = self.run.folder / "sprite.jpg", self.run.folder / "turntable-0.mp4"
+        outdated = file.is_file() and video.is_file() and video.stat().st_mtime > file.stat().st_mtime  # it went on
+        if (outdated or not file.is_file()) and (frames := gallery.frames(video)):
+            gallery.save_sprites(frames, file)
+        return file if file.is_file() else None
+
+    @property
+    def scores(self) -> Mapping:
+        """The first object's scores; empty before it is finished."""
+        scores = {} if self.status else read_json(self.run.folder / "scores.json") or {}
+        return (scores.get("objects") or [{}])[0]
+
+
+def settings_by_variant(variants: Sequence[str], run: Run | None, preset: Preset, seed: int) -> dict[str, Settings]:
+    """The settings of each variant of a run (None: of the preset); another method has the preset's own settings.
+    Raises `ComparisonError`."""
+    if run is not None and (run.request.assets or run.request.uids):
+        raise ComparisonError("This run started from an asset of one's own choice; compare one that did not.")
+    base = (preset["redream"] if run is None else run.request.settings).with_(seed=seed)
+    by_variant = {}
+    for variant in variants:
+        settings, method = base, VARIANTS[variant].method
+        if method != base.method:
+            settings = replace(GenerationForm.of(base, preset), method=method, guidance=None).settings(preset)
+        by_variant[variant] = settings.with_(**({"initialise": True, "adapt": True} | VARIANTS[variant].changes))
+    return by_variant
+
+
+def submit_missing(
+    worker: Worker, prompt: str, wanted: Mapping[str, Settings], known: Sequence[Run]
+) -> Iterator[dict[str, str]]:
+    """Find or submit a run for each variant; yield the ids by variant after each of them. Raises as `Worker.submit`."""
+    ids: dict[str, str] = {}
+    for variant, settings in wanted.items():
+        equal = next((run for run in known if _is_usable(worker, run, prompt, settings)), None)
+        ids = ids | {variant: equal.folder.name if equal else worker.submit(prompt, settings)}
+        yield ids
+
+
+def missing_settings(
+    worker: Worker, prompt: str, wanted: Mapping[str, Settings], known: Sequence[Run]
+) -> list[Settings]:
+    """The settings of the runs that `submit_missing` would submit."""
+    return [s for s in wanted.values() if not any(_is_usable(worker, run, prompt, s) for run in known)]
+
+
+def _is_usable(worker: Worker, run: Run, prompt: str, settings: Settings) -> bool:
+    """Whether a run has this prompt and settings and nothing else, and is finished or will be."""
+    r = run.request
+    same = (r.prompt, r.settings) == (prompt, settings) and not (r.extra or r.assets or r.uids)
+    return same and (run.finished or worker.ahead(run.folder.name) is not None)
+
+
+def compared_runs(worker: Worker, ids: Mapping[str, str]) -> list[ComparedRun]:
+    """The runs of some ids by variant, and how far each is. Removed runs are left out."""
+    variants = {run: variant for variant, run in ids.items()}
+    return [
+        ComparedRun(variants[run.folder.name], run, _status(run, worker.ahead(run.folder.name)))
+        for run in existing_runs(ids.values())
+    ]
+
+
+def _status(run: Run, position: int | None) -> str:
+    """How far a run with this queue position is; "" if it is finished."""
+    if position:
+        return queue_status(position, None)
+    history = run.folder / "events.jsonl"
+    events = after(history, max(0, history.stat().st_size - TAIL))[0] if history.is_file() else []
+    latest = next((event for event in reversed(events) if isinstance(event, (Progress, Failed, Finished))), None)
+    match latest:
+        case Progress(stage, iteration, total) if position == 0:
+            return f"{stage_name(stage)}, {iteration / total:.0%}"
+        case Finished(stopped=False):
+            return ""
+        case Failed(sentence):
+            return sentence
+    return "Starting." if position == 0 else "It was stopped before it was finished."
+
+
+# ---------------------------------------------------------------- HTML
+
+
+def grid_html(runs: Sequence[ComparedRun]) -> str:
+    """The objects in step, their retrieved assets above and their scores below, the best in bold."""
+    if not runs:
+        return EMPTY_GRID
+    columns = [
+        {
+            "label": one.label,
+            "prompt": one.run.request.prompt,
+            "status": one.status,
+            "sprite": data_uri(one.sprite) if one.sprite else None,
+            "assets": _oriented_assets(one.run),
+        }
+        for one in runs
+    ]
+    rows = [
+        {
+            "name": QUANTITIES[quantity].name,
+            "two_models": QUANTITIES[quantity].by_two_models,
+            "cells": zip(*(_score_row(runs, key) for key in keys_of(quantity)), strict=True),
+        }
+        for quantity in SHOWN_QUANTITIES
+    ]
+    return render("compare_grid.html", columns=columns, rows=rows)
+
+
+def progress_html(runs: Sequence[ComparedRun]) -> str:
+    """A line for each run that is not finished."""
+    return render("compare_progress.html", lines=[one for one in runs if one.status])
+
+
+def _oriented_assets(run: Run) -> list[dict[str, str]]:
+    """The views and captions of a run's assets; none if it uses none or they are not there yet."""
+    retrieved = read_json(run.folder / "retrieved.json")
+    if not (run.request.settings.uses_assets and retrieved):
+        return []
+    files = [run.folder / f"asset-{number}-turned.png" for number in range(len(retrieved["assets"]))]
+    return [
+        {"image": data_uri(file), "caption": asset["caption"]}
+        for file, asset in zip(files, retrieved["assets"], strict=True)
+        if file.is_file()
+    ]
+
+
+def _score_row(runs: Sequence[ComparedRun], key: str) -> list[dict]:
+    """One score of each run as text, and whether it is the best of several."""
+    values = [one.scores.get(key) for one in runs]
+    known = [value for value in values if value is not None]
+    best_of = {"higher": max, "lower": min}.get(SCORES[key].better)
+    if len(known) < 2 or any(key in keys_of(quantity) for quantity in WITHOUT_BEST):
+        best_of = None
+    best = best_of(known) if best_of else None
+    texts = ["" if value is None else SCORES[key].text(value) for value in values]
+    return [
+        {"text": text, "best": value is not None and value == best} for text, value in zip(texts, values, strict=True)
+    ]

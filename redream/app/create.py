@@ -1,0 +1,94 @@
+"""The tab Create: from a prompt to its object. The left column asks, the right one shows the run."""
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from redream.app.browser_runs import BrowserRuns, existing_runs, is_pending, remembered
+from redream.app.components import script
+from redream.app.form import GenerationForm
+from redream.app.form_widgets import STOPPING, FormColumn
+from redream.app.run_view import MORE, RunView
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_html, reports_errors
+from redream.errors import RedreamError
+from redream.runs.queue import Worker, find
+
+PENDING = "This object is being made already, or waits for its turn."
+QUEUED = "Its turn comes after the run that is shown. You will find it under Your objects."
+
+
+class CreateTab:
+    """Both columns, and the events between them."""
+
+    def __init__(self, demo: gr.Blocks, worker: Worker, browser: BrowserRuns) -> None:
+        self.worker, self.browser = worker, browser
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                self.form = FormColumn(worker)
+            with gr.Column(scale=3, min_width=300):
+                self.view = RunView(worker, self.form)
+        self.form.connect(demo, browser, self.view.command)
+        self.view.connect(browser.current)
+        self._connect(demo)
+
+    def _connect(self, demo: gr.Blocks) -> None:
+        form, view, known, current = self.form, self.view, self.browser.known, self.browser.current
+        submit, restore, follow = (
+            reports_errors(form.error_box, clears=False)(self.submit),
+            reports_errors(form.error_box, clears=False)(self.restore),
+            reports_errors(form.error_box, form.idle, clears=False)(view.follow),
+        )
+        filled = [form.prompt, form.uid, *form.values, current, form.error_box]
+        restoring = demo.load(restore, [known, current], filled, **STREAMING, **PRIVATE)
+        inputs = [known, current, form.prompt, form.file, form.uid, *form.values]
+        outputs = [current, known, form.seed, form.error_box]
+        starts = [form.create_button.click, form.prompt.submit]
+        gr.on(starts, submit, inputs, outputs, cancels=restoring, **RETRIGGER, **STREAMING, **PRIVATE)
+
+        resume = reports_errors(form.error_box)(self.resume)
+        resuming = view.continue_button.click(resume, current, form.error_box, **STREAMING, **PRIVATE)
+        resumed = resuming.then(follow, current, view.outputs, **STREAMING, **PRIVATE)
+        current.change(follow, current, view.outputs, cancels=resumed, **RETRIGGER, **STREAMING, **PRIVATE)
+        known.change(None, None, None, js=script("show_results.js"))
+        form.stop_button.click(self.stop, current, form.stop_button, **UNQUEUED)
+
+    def submit(
+        self, known: list[str], current: str | None, prompt: str, file: str | None, uid: str, *values
+    ) -> Iterator:
+        """Submit a run of the form's values; while the run that is shown goes on, the new one comes after it."""
+        form = GenerationForm(*values)
+        given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
+        try:
+            settings = form.settings(self.form.preset)
+            if is_pending(self.worker, [current or "", *known], prompt or "", settings, given):
+                gr.Info(PENDING)
+                yield {self.form.error_box: ""}
+                return
+            run = self.worker.submit(prompt or "", settings, **given)
+        except RedreamError as error:
+            yield {self.form.error_box: error_html(error, "Nothing was started.")}
+            return
+        updates = {self.browser.known: remembered([run], known), self.form.seed: int(form.seed or 0)}
+        updates |= {self.form.error_box: ""}
+        if self.worker.ahead(current or "") is None:
+            yield updates | {self.browser.current: run}
+        else:
+            gr.Info(QUEUED)
+            yield updates
+
+    def resume(self, run: str) -> Iterator:
+        """Continue from the last checkpoint, beyond the plan if that is done."""
+        self.worker.resume(run, MORE if find(run).finished else None)
+        yield {self.form.error_box: ""}
+
+    def restore(self, known: list[str], current: str | None, request: gr.Request) -> Iterator:
+        """Show the run that the address names, or this browser's latest one, and fill the form with its request."""
+        if current:
+            return
+        for run in existing_runs([request.query_params.get("run", ""), *known])[:1]:
+            yield self.form.restored(run.request) | {self.browser.current: run.folder.name}
+
+    def stop(self, run: str | None) -> dict:
+        """Stop the run that is shown; its results are made of what there is."""
+        self.worker.stop(run or "")
+        return gr.update(**STOPPING)

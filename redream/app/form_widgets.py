@@ -1,0 +1,142 @@
+"""The left column of Create: the prompt, the widgets of `GenerationForm`, and the runs that this browser made before."""
+
+import random
+import time
+from dataclasses import astuple
+
+import gradio as gr
+
+from redream.app.browser_runs import BrowserRuns, existing_runs, run_choices
+from redream.app.components import script
+from redream.app.form import (
+    MAX_OBJECTS,
+    METHODS,
+    GenerationForm,
+    estimate,
+    max_iterations,
+    preset_of,
+    resolution_choices,
+    vocabulary_help,
+)
+from redream.app.wiring import PRIVATE, RETRIGGER, UNQUEUED, error_box
+from redream.errors import RedreamError
+from redream.runs.queue import Worker
+from redream.runs.run import Request
+from redream.settings import PROMPT_LIMIT, Preset
+
+EXAMPLES = ["a purple owl", "a blue cat", "a green dog", "a pink car", "a turquoise robot", "a yellow chair"]
+SWITCHES = {  # label: plain explanation and the paper's term
+    "Start from retrieved assets": "Gives the shape its geometry (initialisation).",
+    "Adapt the model to their views": "Front, side and back stay different (adaptation).",
+}
+METHOD_HELP = "ReDream starts from assets. The other two are earlier methods that start from nothing, to compare with."
+ITERATIONS_HELP = "More of them take longer and make finer details."
+GUIDANCE_HELP = "How closely to follow the prompt (classifier-free guidance). 0 stands for the default: {defaults}."
+DELTA_HELP = "Subtracts what the 2D model would change on an asset too, whatever the prompt."
+STOP = {"value": "Stop and keep", "interactive": True}
+STOPPING = {"value": "Stopping, the results are being made", "interactive": False}
+PATIENCE = 600  # looks for the first estimate, 0.2 s apart
+
+
+class FormColumn:
+    """The widgets, and the events among them."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.preset = worker, preset_of(worker)
+        self._prompt()
+        self.create_button = gr.Button("Create", variant="primary", size="lg")
+        self.stop_button = gr.Button(**STOP, visible=False, size="lg")
+        self.error_box = error_box()
+        self._method()
+        with gr.Accordion("Advanced settings", open=False) as self.advanced:
+            self._advanced_settings(self.preset)
+        info = "Made in this browser: choose one to see it."
+        self.earlier = gr.Dropdown([], value=None, label="Your objects", info=info, visible=False)
+
+    def _prompt(self) -> None:
+        info = vocabulary_help(self.worker.models.stack)
+        limits = {"max_length": PROMPT_LIMIT, "max_lines": 3}
+        self.prompt = gr.Textbox(label="Describe an object", info=info, autofocus=True, **limits)
+        gr.Examples(EXAMPLES, self.prompt, label="For example", **PRIVATE)
+
+    def _method(self) -> None:
+        self.switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
+        methods = [(label, name) for name, label in METHODS.items()]
+        self.method = gr.Radio(methods, value="redream", label="Method", info=METHOD_HELP)
+        with gr.Row():
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
+            self.dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
+
+    def _advanced_settings(self, preset: Preset) -> None:
+        limit, default = max_iterations(preset), preset["redream"].iterations
+        self.iterations = gr.Slider(1, limit, default, step=1, label="Iterations", info=ITERATIONS_HELP)
+        self.particles = gr.Slider(1, MAX_OBJECTS, 1, step=1, label="Objects at once (particles)")
+        defaults = ", ".join(f"{label} {preset[name].distillation.guidance:g}" for name, label in METHODS.items())
+        info = GUIDANCE_HELP.format(defaults=defaults)
+        self.guidance = gr.Number(0, label="Guidance", info=info, minimum=0, maximum=200)
+        self.delta = gr.Checkbox(True, label="Delta denoising", info=DELTA_HELP)
+        self.resolution = gr.Radio(resolution_choices(preset), value=0, label="Render resolution")
+        self.file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=160)
+        hint = "its uid; the tab Library fills it in"
+        self.uid = gr.Textbox(label="Start from this asset of the library", placeholder=hint, max_length=200)
+
+    @property
+    def values(self) -> list[gr.components.Component]:
+        """The widgets of `GenerationForm`'s fields, in their order."""
+        how = [self.method, *self.switches, self.iterations, self.particles]
+        return [*how, self.seed, self.guidance, self.delta, self.resolution]
+
+    @property
+    def idle(self) -> dict:
+        """Updates while no run is followed: Create instead of Stop."""
+        return {self.create_button: gr.update(visible=True), self.stop_button: gr.update(visible=False)}
+
+    def connect(self, demo: gr.Blocks, browser: BrowserRuns, command: gr.Textbox) -> None:
+        """Wire the column; `command` changes whenever a run has ended."""
+        self.method.input(switch_updates, self.method, self.switches, **RETRIGGER, **UNQUEUED)
+        self.dice.click(lambda: random.randrange(2**31), None, self.seed, **UNQUEUED)
+        self.prompt.input(None, None, self.error_box, js=script("empty.js"))  # an error is about the prompt before
+        # By itself: together with other events it would scroll a phone to the results.
+        demo.load(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
+        browser.known.change(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
+        self.earlier.input(None, self.earlier, js=script("open_run.js"))
+        changed = [widget.change for widget in self.values if widget not in (self.seed, self.guidance)]
+        demo.load(self._wait_for_estimate, **UNQUEUED).then(
+            self._create_label, self.values, self.create_button, **UNQUEUED
+        )
+        gr.on([command.change, *changed], self._create_label, self.values, self.create_button, **RETRIGGER, **UNQUEUED)
+
+    def restored(self, request: Request) -> dict:
+        """Updates that fill the form with a run's request."""
+        form = GenerationForm.of(request.settings, self.preset)
+        switches = switch_updates(form.method, form.initialise, form.adapt)
+        values = [form.method, *switches, *astuple(form)[3:]]
+        fields = dict(zip(self.values, values, strict=True))
+        return {self.prompt: request.prompt, self.uid: " ".join(request.uids)} | fields
+
+    def _create_label(self, *values) -> str:
+        """The button's label with the estimate for the form's values."""
+        try:
+            return f"Create{estimate(self.worker, [GenerationForm(*values).settings(self.preset)])}"
+        except RedreamError:
+            return "Create"
+
+    def _wait_for_estimate(self) -> None:
+        """Wait until this machine's speed is measured: the first visitor may come earlier."""
+        for _ in range(PATIENCE):
+            if estimate(self.worker, [self.preset["redream"]]):
+                return
+            time.sleep(0.2)
+
+
+def switch_updates(method: str, initialise: bool = True, adapt: bool = True) -> list[dict]:
+    """Updates of the two switches for a method: off and locked, with the reason, where it uses no assets."""
+    if method == "redream":
+        states = zip((initialise, adapt), SWITCHES.values(), strict=True)
+        return [gr.update(value=value, interactive=True, info=info) for value, info in states]
+    info = f"{METHODS[method]} works without assets."
+    return [gr.update(value=False, interactive=False, info=info) for _ in SWITCHES]
+
+
+def _earlier_choices(known: list[str]) -> dict:
+    return gr.update(choices=run_choices(existing_runs(known)), visible=bool(known))

@@ -1,0 +1,1 @@
+() => ''  // empties a widget without asking the server

@@ -1,0 +1,1 @@
+(run) => { location.search = '?run=' + run; }  // as the run's link does
