@@ -12,7 +12,7 @@ def test_no_tab_has_a_serious_finding(browser, app, theme):
     with visitor(browser, app[0], color_scheme=theme) as page:
         assert page.evaluate("document.body.classList.contains('dark')") == (theme == "dark")
         finished(page, "a red car", method="DreamFusion (SDS)")
-        found = {}
+        violations = {}
         for tab in TABS:
             open_tab(page, tab)
             page.wait_for_timeout(1500)
@@ -20,5 +20,5 @@ def test_no_tab_has_a_serious_finding(browser, app, theme):
             for violation in axe.Axe().run(page).response["violations"]:
                 if violation["impact"] in ("serious", "critical"):
                     nodes = [node["html"][:120] for node in violation["nodes"]]
-                    found[f"{tab}: {violation['id']}"] = nodes
-        assert found == {}
+                    violations[f"{tab}: {violation['id']}"] = nodes
+        assert violations == {}

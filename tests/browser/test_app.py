@@ -1,4 +1,4 @@
-"""The page in a real browser: every tab used as a visitor would, refusals in sentences, and what is not served."""
+"""The page in a real browser: every tab used as a visitor would, refusals in sentences, and files that are not served."""
 
 import json
 import re
@@ -34,7 +34,7 @@ from served import (
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
+def test_a_prompt_gives_assets_then_a_video_a_model_and_scores(page):
     page.get_by_role("button", name="a purple owl").click()
     sync_api.expect(page.get_by_label("Describe an object")).to_have_value("a purple owl")
     create_button(page).click()
@@ -44,7 +44,7 @@ def test_a_prompt_becomes_assets_then_a_video_a_model_and_scores(page):
         re.compile(r"similarity 0\.\d\d.*by Redream.*CC0", re.DOTALL)
     )
     sync_api.expect(page.locator(".preview img")).to_be_visible(timeout=WAIT)
-    shoot(page, "while-it-forms")
+    shoot(page, "during-a-run")
 
     sync_api.expect(page.locator(".scores tr")).to_have_count(5, timeout=WAIT)
     wait_until_done(page)
@@ -93,7 +93,7 @@ def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_
         sync_api.expect(button(other, "Continue")).to_be_visible()
 
 
-def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
+def test_a_stopped_run_keeps_its_results_and_can_be_continued(page):
     fill_iterations(page, LONG)
     submit(page, "a green dog")
     sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
@@ -107,19 +107,19 @@ def test_a_run_that_is_stopped_keeps_what_there_is_and_goes_on(page):
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"),
+    ("prompt", "sentence"),
     [("ironman", "The tiny model does not know the word ironman."), ("   ", "The prompt is empty")],
 )
-def test_a_bad_prompt_is_answered_by_a_sentence(page, prompt, said):
+def test_a_bad_prompt_is_answered_by_a_sentence(page, prompt, sentence):
     submit(page, prompt)
-    sync_api.expect(page.get_by_role("alert")).to_contain_text(said, timeout=WAIT)
+    sync_api.expect(page.get_by_role("alert")).to_contain_text(sentence, timeout=WAIT)
     sync_api.expect(create_button(page)).to_be_visible()
     assert not page.get_by_text("Traceback").count()
     page.get_by_label("Describe an object").press("a")
     sync_api.expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(browser, app):
+def test_a_prompt_submitted_before_the_page_has_loaded_is_answered(browser, app):
     """The page's own first event, which looks for earlier runs, is held back until the visitor's is answered."""
     held, ended = [], []
     with browser.new_context() as context:
@@ -137,7 +137,7 @@ def test_what_is_asked_for_before_the_page_has_loaded_is_answered_nevertheless(b
         sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know")
 
 
-def test_what_is_asked_for_before_the_last_wish_is_answered_is_answered_too(page):
+def test_a_prompt_submitted_before_an_earlier_one_is_answered_is_answered_too(page):
     held = []
     page.route("**/queue/join*", lambda r: held.append(r) if "ironman" in r.request.post_data else r.continue_())
     submit(page, "ironman")
@@ -166,19 +166,19 @@ def test_methods_without_assets_switch_both_switches_off_and_say_why(page):
         sync_api.expect(switch).to_be_checked(timeout=WAIT)
 
 
-def test_the_dice_throws_a_seed(page):
+def test_the_dice_sets_a_random_seed(page):
     page.get_by_role("button", name="Random seed").click()
     sync_api.expect(page.get_by_label("Seed").first).not_to_have_value("0", timeout=WAIT)
 
 
-def test_the_button_says_how_long_it_will_take_and_follows_what_is_asked_for(page):
+def test_the_create_button_shows_an_estimate_that_follows_the_form(page):
     sync_api.expect(create_button(page)).to_contain_text(re.compile(r"about .* s on this CPU"), timeout=WAIT)
     before = create_button(page).text_content()
     fill_iterations(page, 5 * ITERATIONS)
     sync_api.expect(create_button(page)).not_to_have_text(before, timeout=WAIT)
 
 
-def test_several_objects_are_looked_at_one_by_one(page):
+def test_several_objects_are_shown_one_at_a_time(page):
     open_advanced(page)
     objects = page.get_by_role("spinbutton", name="number input for Objects at once (particles)")
     objects.fill("2")
@@ -193,7 +193,7 @@ def test_several_objects_are_looked_at_one_by_one(page):
     )
 
 
-def test_a_glb_of_ones_own_starts_a_run_and_a_broken_one_is_refused_in_a_sentence(page, tmp_path):
+def test_an_uploaded_glb_starts_a_run_and_a_malformed_one_is_refused_in_a_sentence(page, tmp_path):
     from tiny_stack import tiny_glb
 
     good, broken = tmp_path / "my owl.glb", tmp_path / "broken.glb"
@@ -212,7 +212,7 @@ def test_a_glb_of_ones_own_starts_a_run_and_a_broken_one_is_refused_in_a_sentenc
     wait_until_done(page)
 
 
-def test_an_asset_found_in_the_library_starts_a_run(page):
+def test_an_asset_chosen_in_the_library_starts_a_run(page):
     open_tab(page, "Library")
     sync_api.expect(page.locator("[data-uid]")).to_have_count(6, timeout=WAIT)
     page.get_by_label("Search the library").fill("a red vase")
@@ -223,13 +223,13 @@ def test_an_asset_found_in_the_library_starts_a_run(page):
     button(page, "Start from this").click()
     sync_api.expect(page.get_by_label("Start from this asset of the library")).to_have_value("tiny-vase", timeout=WAIT)
     submit(page, "a purple owl")
-    mine = page.locator(".cards:not(.library) .card")
-    sync_api.expect(mine).to_have_count(1, timeout=WAIT)
-    sync_api.expect(mine).to_contain_text("vase")
+    retrieved = page.locator(".cards:not(.library) .card")
+    sync_api.expect(retrieved).to_have_count(1, timeout=WAIT)
+    sync_api.expect(retrieved).to_contain_text("vase")
     wait_until_done(page)
 
 
-def test_a_refused_wish_does_not_end_what_is_followed(page):
+def test_a_refused_prompt_leaves_the_current_run_on_the_page(page):
     page.get_by_label("DreamFusion (SDS)").check()
     fill_iterations(page, LONG)
     submit(page, "a red car")
@@ -243,7 +243,7 @@ def test_a_refused_wish_does_not_end_what_is_followed(page):
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["at once", "opened again"])
-def test_what_is_asked_for_while_an_object_forms_comes_after_it(page, again):
+def test_a_prompt_submitted_during_a_run_is_queued_after_that_run(page, again):
     page.get_by_label("DreamFusion (SDS)").check()
     fill_iterations(page, LONG)
     submit(page, "a red car")
@@ -269,7 +269,7 @@ def test_what_is_asked_for_while_an_object_forms_comes_after_it(page, again):
     wait_until_done(page, "Stopped. These are the results so far.")
 
 
-def test_an_earlier_object_is_found_again(page):
+def test_an_earlier_object_can_be_chosen_again(page):
     sync_api.expect(page.get_by_label("Your objects")).to_be_hidden()
     for prompt in ("a red car", "a blue mug"):
         finished(page, prompt, "DreamFusion (SDS)")
@@ -303,7 +303,7 @@ def test_methods_are_compared_side_by_side_and_blind(page):
     sync_api.expect(page.get_by_text("1 of 1")).to_be_visible()
 
 
-def test_the_prior_is_seen_from_back_to_front(page):
+def test_samples_of_the_prior_are_shown_from_back_to_front(page):
     open_tab(page, "Prior")
     page.get_by_label("What the 2D model sees").fill("a red owl")
     button(page, "Show the samples").click()
@@ -314,7 +314,7 @@ def test_the_prior_is_seen_from_back_to_front(page):
     sync_api.expect(page.get_by_text("View: back")).to_be_visible(timeout=WAIT)
 
 
-def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser, app):
+def test_runs_of_two_browsers_are_queued_and_each_browser_shows_its_own(browser, app):
     with visitor(browser, app[0]) as first, visitor(browser, app[0]) as second:
         fill_iterations(first, LONG)
         submit(first, "a red car")
@@ -328,7 +328,7 @@ def test_two_browsers_at_once_wait_for_each_other_and_both_get_their_own(browser
         assert len(links) == 2
 
 
-def test_on_a_phone_what_forms_comes_into_sight(browser, app):
+def test_on_a_phone_a_new_run_scrolls_the_results_into_view(browser, app):
     with visitor(browser, app[0], width=390) as page:
         sync_api.expect(page.get_by_role("heading", name="Optimisation")).not_to_be_in_viewport()
         submit(page, "a red car")
@@ -358,8 +358,8 @@ def test_the_endpoints_are_documented_and_answer(app):
     assert all(len(endpoint["description"]) > 20 for endpoint in known.values())
     names = [parameter["parameter_name"] for parameter in known["/generate"]["parameters"]]
     assert names == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset"]
-    found = client.predict("a purple owl", 2, api_name="/retrieve")
-    assert len(found) == 2 and found[0]["license"] == "CC0"
+    assets = client.predict("a purple owl", 2, api_name="/retrieve")
+    assert len(assets) == 2 and assets[0]["license"] == "CC0"
     job = client.submit("a purple owl", particles=2, iterations=4, api_name="/generate")
     state, videos, models = job.result(120)
     assert state["ended"] and state["done"] == 1 and len(job.outputs()) > 2
@@ -368,17 +368,17 @@ def test_the_endpoints_are_documented_and_answer(app):
     assert client.predict(state["run"], api_name="/scores")["objects"][0]["clip_a"] == state["scores"][0]["clip_a"]
     further, *_ = client.submit(state["run"], 2, api_name="/continue").result(120)
     assert further["run"] == state["run"] and further["done"] == 1
-    for words, said in (
+    for request, sentence in (
         ({"prompt": "ironman"}, "does not know the word"),
         ({"prompt": "owl", "particles": 5}, "limit here is 4"),
     ):
-        with pytest.raises(AppError, match=said):
-            client.predict(**words, api_name="/generate")
+        with pytest.raises(AppError, match=sentence):
+            client.predict(**request, api_name="/generate")
     with pytest.raises(AppError, match="no such run"):
         client.predict("../x", api_name="/scores")
 
 
-def test_a_script_can_stop_a_run_and_keeps_what_there_is(app):
+def test_a_script_can_stop_a_run_and_gets_its_results(app):
     client = Client(app[0], verbose=False, analytics_enabled=False)
     job = client.submit("a purple owl", "sds", particles=4, iterations=LONG, api_name="/generate")
     while not job.outputs() or "iteration" not in job.outputs()[-1][0]["state"]:
@@ -390,7 +390,7 @@ def test_a_script_can_stop_a_run_and_keeps_what_there_is(app):
     assert client.predict(run, api_name="/stop") == {"stopping": False}
 
 
-def test_only_runs_are_served_and_only_by_their_ids(app):
+def test_only_files_of_runs_are_served_and_only_by_run_ids(app):
     address, folder = app
     client = Client(address, verbose=False, analytics_enabled=False)
     state, *_ = client.submit("a red car", "sds", iterations=2, api_name="/generate").result(120)

@@ -1,4 +1,4 @@
-"""The app as programs see it: the scripted examples, MCP tools, and more visitors than there is room for."""
+"""The app as programs use it: the scripted examples, MCP tools, and more visitors than the queue holds."""
 
 import asyncio
 import json
@@ -22,16 +22,16 @@ def client_of(app):
     return Client(app[0], verbose=False, analytics_enabled=False)
 
 
-def test_the_example_fetches_an_object_with_its_scores(app, tmp_path, capsys):
+def test_the_example_client_downloads_an_object_with_its_scores(app, tmp_path, capsys):
     words = ["a purple owl", "--url", app[0], "--method", "sds", "--iterations", "10", "--out", str(tmp_path / "owl")]
     assert client_generate.main(words) == 0
     assert {file.suffix for file in (tmp_path / "owl").iterdir()} == {".mp4", ".glb", ".json"}
     assert json.loads((tmp_path / "owl/result.json").read_text())["scores"][0]["clip_a"] <= 1
-    said = capsys.readouterr()
-    assert "Distillation, iteration" in said.err and said.out.startswith("Done. 2 files are in")
+    printed = capsys.readouterr()
+    assert "Distillation, iteration" in printed.err and printed.out.startswith("Done. 2 files are in")
 
 
-def test_the_batch_makes_what_is_not_there_and_says_why_something_is_not_made(app, tmp_path, capsys):
+def test_the_batch_client_makes_missing_objects_and_says_why_one_is_not_made(app, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a red car\n\nironman\na blue mug\n")
     words = [str(tmp_path / "prompts.txt"), "--url", app[0], "--method", "sds", "--iterations", "10"]
     for expected in (["CLIP", "does not know", "CLIP"], ["there already", "does not know", "there already"]):
@@ -40,20 +40,20 @@ def test_the_batch_makes_what_is_not_there_and_says_why_something_is_not_made(ap
         assert len(lines) == 3 and all(word in line for word, line in zip(expected, lines, strict=True))
 
 
-def test_the_batch_continues_what_was_stopped_and_makes_anew_what_the_app_has_no_more(app, tmp_path, capsys):
-    prompt, wish = "a red car", {"method": "sds", "iterations": 2 * ITERATIONS, "seed": 3}
-    job = client_of(app).submit(prompt, **wish, api_name="/generate")
+def test_the_batch_client_continues_a_stopped_run_and_repeats_one_that_the_app_has_removed(app, tmp_path, capsys):
+    prompt, options = "a red car", {"method": "sds", "iterations": 2 * ITERATIONS, "seed": 3}
+    job = client_of(app).submit(prompt, **options, api_name="/generate")
     wait_for(lambda: states(job) and "iteration" in states(job)[-1]["state"])
     client_of(app).predict(states(job)[0]["run"], api_name="/stop")
     stopped = job.result(60)[0]
     assert 0 < stopped["done"] < 1
-    folder = tmp_path / "out" / client_batch.name_of(app[0], prompt, wish)
+    folder = tmp_path / "out" / client_batch.name_of(app[0], prompt, options)
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(stopped))
-    gone = tmp_path / "out" / client_batch.name_of(app[0], "a blue mug", wish)
+    gone = tmp_path / "out" / client_batch.name_of(app[0], "a blue mug", options)
     gone.mkdir()
     (gone / "result.json").write_text(json.dumps({"run": "run-ABCDEFGHIJKLMNOP", "done": 0.5}))
-    (tmp_path / "prompts.txt").write_text(f"# two\n{prompt}\njudge\ta blue mug\n")
+    (tmp_path / "prompts.txt").write_text(f"# two\n{prompt}\ntest\ta blue mug\n")
     words = [str(tmp_path / "prompts.txt"), "--url", app[0], "--method", "sds", "--iterations", str(2 * ITERATIONS)]
     assert client_batch.main([*words, "--seed", "3", "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.count("Done.") == 2
@@ -62,7 +62,7 @@ def test_the_batch_continues_what_was_stopped_and_makes_anew_what_the_app_has_no
     assert (result["run"], result["done"]) == (stopped["run"], 1)
 
 
-def test_tools_are_listed_and_called_by_an_mcp_client(app):
+def test_an_mcp_client_lists_and_calls_the_tools(app):
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
@@ -73,22 +73,22 @@ def test_tools_are_listed_and_called_by_an_mcp_client(app):
         ):
             await session.initialize()
             tools = {tool.name: tool for tool in (await session.list_tools()).tools}
-            found = await session.call_tool("retrieve", {"prompt": "a purple owl", "count": 2})
-            made = await session.call_tool("generate", {"prompt": "a red car", "method": "sds", "iterations": 10})
+            retrieved = await session.call_tool("retrieve", {"prompt": "a purple owl", "count": 2})
+            generated = await session.call_tool("generate", {"prompt": "a red car", "method": "sds", "iterations": 10})
             refused = await session.call_tool("generate", {"prompt": "ironman"})
-            return tools, found, made, refused
+            return tools, retrieved, generated, refused
 
-    tools, found, made, refused = asyncio.run(talk())
+    tools, retrieved, generated, refused = asyncio.run(talk())
     assert {"retrieve", "generate", "continue", "stop", "scores"} <= set(tools)
     assert "300 characters" in json.dumps(tools["generate"].inputSchema)
-    assert "CC0" in found.content[0].text and not found.isError
-    said = " ".join(getattr(part, "text", "") for part in made.content)
-    assert not made.isError and "Done." in said and "mesh-0.glb" in said and "turntable-0.mp4" in said
+    assert "CC0" in retrieved.content[0].text and not retrieved.isError
+    text = " ".join(getattr(part, "text", "") for part in generated.content)
+    assert not generated.isError and all(part in text for part in ("Done.", "mesh-0.glb", "turntable-0.mp4"))
     assert refused.isError and "does not know the word" in refused.content[0].text
 
 
-def test_each_of_many_visitors_sees_its_place_and_one_too_many_is_told_so(app):
-    """One run is made and all places are taken; retrieval answers meanwhile."""
+def test_each_of_many_visitors_sees_a_queue_position_and_one_too_many_is_refused(app):
+    """One run is made and all places in the queue are taken; retrieval answers meanwhile."""
     first = client_of(app).submit("a red car", "redream", particles=4, iterations=5 * ITERATIONS, api_name="/generate")
     wait_for(lambda: states(first) and "iteration" in states(first)[-1]["state"])
     with ThreadPoolExecutor(MAX_WAITING) as pool:
@@ -100,9 +100,9 @@ def test_each_of_many_visitors_sees_its_place_and_one_too_many_is_told_so(app):
     with pytest.raises(AppError, match=f"{MAX_WAITING} runs are waiting already"):
         clients[0].predict("a blue mug", api_name="/generate")
     with ThreadPoolExecutor(MAX_WAITING) as pool:
-        found = list(pool.map(lambda client: client.predict("a red car", api_name="/retrieve"), clients))
-    assert all(len(assets) == 3 for assets in found)
-    for job in (*jobs, first):  # those that wait end at once, with nothing
+        answers = list(pool.map(lambda client: client.predict("a red car", api_name="/retrieve"), clients))
+    assert all(len(assets) == 3 for assets in answers)
+    for job in (*jobs, first):  # waiting runs end at once, without results
         client_of(app).predict(states(job)[0]["run"], api_name="/stop")
     assert first.result(60)[0]["state"].startswith("Stopped.")
 
@@ -114,5 +114,5 @@ def states(job) -> list[dict]:
 def wait_for(condition, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it took too long"
+        assert time.monotonic() < end, "the condition was not met in time"
         threading.Event().wait(0.2)
