@@ -7,6 +7,7 @@ import threading
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
+from redream import pipeline
 from redream.app import api
 from redream.app.about import about_tab
 from redream.app.browser_runs import BrowserRuns
@@ -19,7 +20,8 @@ from redream.app.theme import theme
 from redream.app.wiring import error_sentence
 from redream.errors import RedreamError
 from redream.runs.queue import Worker
-from redream.runs.run import days_kept, runs_folder
+from redream.runs.retention import days_kept
+from redream.runs.run import runs_folder
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import Stack
@@ -57,7 +59,7 @@ def main() -> None:
     try:
         stack, reason = choose_stack()
         runs_folder().mkdir(parents=True, exist_ok=True)
-        worker = Worker(Models.load(stack), keep_days=days_kept())
+        worker = Worker(Models.load(stack), pipeline.generate, pipeline.resume, keep_days=days_kept())
         demo = build(worker, reason)
     except RedreamError as error:
         sys.exit(error_sentence(error))

@@ -1,1 +1,1 @@
-"""What people look at: a run as it forms, methods side by side, the library. HTML and words; widgets are app.py's."""
+"""The page: a file a tab, their shared parts, and the endpoints for scripts. HTML is in templates/, CSS and JavaScript in static/."""

@@ -9,7 +9,7 @@ from redream import pipeline
 from redream.app.form import METHODS, GenerationForm, preset_of
 from redream.app.run_page import RunPage
 from redream.app.wiring import STREAMING, raises_gradio_errors
-from redream.runs.queue import QueueError, Worker, find
+from redream.runs.queue import QueueError, Worker, find_run
 
 MAX_HITS = 100
 Answer = tuple[dict, list[str], list[str]]  # a state, turntables (MP4), models (GLB)
@@ -77,7 +77,7 @@ class Endpoints:
         Args:
             run: its id
         """
-        stopping = self.worker.ahead(str(run)) is not None
+        stopping = self.worker.queue_position(str(run)) is not None
         self.worker.stop(str(run))
         return {"stopping": stopping}
 
@@ -87,7 +87,7 @@ class Endpoints:
         Args:
             run: its id
         """
-        return find(str(run)).read_json("scores.json")
+        return find_run(str(run)).read_json("scores.json")
 
     def _follow(self, run: str) -> Iterator[Answer]:
         """The run's state after every change. Raises `QueueError` if it ends without files."""

@@ -7,7 +7,7 @@ import gradio as gr
 
 from redream.app.form import METHODS
 from redream.errors import RedreamError
-from redream.runs.queue import Worker, find
+from redream.runs.queue import Worker, find_run
 from redream.runs.run import Run
 from redream.settings import Settings
 
@@ -37,7 +37,7 @@ def existing_runs(ids: Iterable[str]) -> list[Run]:
     runs = []
     for run in dict.fromkeys(ids):
         try:
-            runs.append(find(run))
+            runs.append(find_run(run))
         except RedreamError:
             continue
     return runs
@@ -57,10 +57,8 @@ def run_label(run: Run) -> str:
 def is_pending(worker: Worker, ids: Iterable[str], prompt: str, settings: Settings, given: Mapping) -> bool:
     """Whether one of these runs has the same prompt, settings and assets and is not over; `given`: assets or uids as
     `Worker.submit` takes them."""
-    wanted = (prompt, settings, tuple(given.get("uids", ())), "assets" in given)
-    for run in existing_runs(ids):
-        request = run.request
-        same = (request.prompt, request.settings, request.uids, bool(request.assets)) == wanted and not request.extra
-        if same and worker.ahead(run.folder.name) is not None:
-            return True
-    return False
+    same = {"uids": given.get("uids", ()), "assets": "assets" in given}
+    return any(
+        run.request.is_same(prompt, settings, **same) and worker.queue_position(run.folder.name) is not None
+        for run in existing_runs(ids)
+    )

@@ -76,7 +76,9 @@ class CompareTab:
             yield {self.error_box: error_html(error)}
         pending, before = bool(ids), None
         while pending:
-            pending = any(self.worker.ahead(run) is not None for run in ids.values())  # before the runs are read
+            pending = any(
+                self.worker.queue_position(run) is not None for run in ids.values()
+            )  # before the runs are read
             runs = comparison.compared_runs(self.worker, ids)
             finished = [one.variant for one in runs if not one.status]
             updates = {self.progress: comparison.progress_html(runs)}

@@ -12,7 +12,7 @@ from redream.errors import RedreamError
 from redream.evaluation import gallery
 from redream.files import read_json
 from redream.runs.events import Failed, Finished, Progress
-from redream.runs.queue import Worker, after
+from redream.runs.queue import Worker, events_after
 from redream.runs.run import Run
 from redream.scoring.scores import QUANTITIES, SCORES, keys_of
 from redream.settings import VARIANTS, Preset, Settings
@@ -92,16 +92,16 @@ def missing_settings(
 
 def _is_usable(worker: Worker, run: Run, prompt: str, settings: Settings) -> bool:
     """Whether a run has this prompt and settings and nothing else, and is finished or will be."""
-    r = run.request
-    same = (r.prompt, r.settings) == (prompt, settings) and not (r.extra or r.assets or r.uids)
-    return same and (run.finished or worker.ahead(run.folder.name) is not None)
+    return run.request.is_same(prompt, settings) and (
+        run.finished or worker.queue_position(run.folder.name) is not None
+    )
 
 
 def compared_runs(worker: Worker, ids: Mapping[str, str]) -> list[ComparedRun]:
     """The runs of some ids by variant, and how far each is. Removed runs are left out."""
     variants = {run: variant for variant, run in ids.items()}
     return [
-        ComparedRun(variants[run.folder.name], run, _status(run, worker.ahead(run.folder.name)))
+        ComparedRun(variants[run.folder.name], run, _status(run, worker.queue_position(run.folder.name)))
         for run in existing_runs(ids.values())
     ]
 
@@ -111,7 +111,7 @@ def _status(run: Run, position: int | None) -> str:
     if position:
         return queue_status(position, None)
     history = run.folder / "events.jsonl"
-    events = after(history, max(0, history.stat().st_size - TAIL))[0] if history.is_file() else []
+    events = events_after(history, max(0, history.stat().st_size - TAIL))[0] if history.is_file() else []
     latest = next((event for event in reversed(events) if isinstance(event, (Progress, Failed, Finished))), None)
     match latest:
         case Progress(stage, iteration, total) if position == 0:

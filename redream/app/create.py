@@ -11,7 +11,7 @@ from redream.app.form_widgets import STOPPING, FormColumn
 from redream.app.run_view import MORE, RunView
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_html, reports_errors
 from redream.errors import RedreamError
-from redream.runs.queue import Worker, find
+from redream.runs.queue import Worker, find_run
 
 PENDING = "This object is being made already, or waits for its turn."
 QUEUED = "Its turn comes after the run that is shown. You will find it under Your objects."
@@ -70,7 +70,7 @@ class CreateTab:
             return
         updates = {self.browser.known: remembered([run], known), self.form.seed: int(form.seed or 0)}
         updates |= {self.form.error_box: ""}
-        if self.worker.ahead(current or "") is None:
+        if self.worker.queue_position(current or "") is None:
             yield updates | {self.browser.current: run}
         else:
             gr.Info(QUEUED)
@@ -78,7 +78,7 @@ class CreateTab:
 
     def resume(self, run: str) -> Iterator:
         """Continue from the last checkpoint, beyond the plan if that is done."""
-        self.worker.resume(run, MORE if find(run).finished else None)
+        self.worker.resume(run, MORE if find_run(run).finished else None)
         yield {self.form.error_box: ""}
 
     def restore(self, known: list[str], current: str | None, request: gr.Request) -> Iterator:

@@ -82,7 +82,7 @@ def preset_of(worker: Worker) -> Preset:
 def estimate(worker: Worker, runs: Sequence[Settings]) -> str:
     """The time that runs with these settings take one after the other, as " — about 1 min 40 s on this CPU"; "" if
     unknown."""
-    times = [worker.pace.seconds(settings) for settings in runs]
+    times = [worker.eta.seconds(settings) for settings in runs]
     if not times or None in times:
         return ""
     seconds = sum(times) if sum(times) < 20 else 5 * round(sum(times) / 5)

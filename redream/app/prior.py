@@ -12,31 +12,36 @@ from redream.app.run_page import stage_name
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, reports_errors
 from redream.runs import outputs
 from redream.runs.events import Progress
-from redream.runs.queue import Waiting, Worker
+from redream.runs.queue import Queued, Worker
 from redream.settings import PROMPT_LIMIT
 
-VIEWS = ("back", "between back and side", "side", "between side and front", "front")  # of `pipeline.VIEW_STEPS`
-FRONT = len(VIEWS) - 1
 SAMPLES = 3  # of each view
 NO_SAMPLES = hint("Type a prompt: the model is asked for its back, its side and its front.")
 
 
-def prior_samples(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
+def _view_name(view: str, other: str, weight: float) -> str:
+    return {0.0: view, 1.0: other}.get(weight, f"between {view} and {other}")
+
+
+VIEWS = tuple(_view_name(*step) for step in pipeline.VIEW_STEPS)  # from the back to the front
+
+
+def samples_html(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
     """A status line while the model works and, at the end, the samples of each of `VIEWS`; both as HTML. Raises as
-    `pipeline.views`."""
+    `pipeline.prior_samples`."""
     options = {"settings": preset_of(worker)["redream"], "models": worker.models}
-    pipeline.views(prompt, SAMPLES, **options).close()  # a bad prompt is refused before it waits for its turn
-    for update in worker.do(lambda stop: pipeline.views(prompt, SAMPLES, **options, stop=stop)):
+    pipeline.prior_samples(prompt, SAMPLES, **options).close()  # a bad prompt is refused before it waits for its turn
+    for update in worker.run_exclusive(lambda stop: pipeline.prior_samples(prompt, SAMPLES, **options, stop=stop)):
         match update:
-            case Waiting(position, seconds):
+            case Queued(position, seconds):
                 yield hint(queue_status(position, seconds)), []
             case Progress(stage, steps, total):
                 yield render("prior_state.html", status=stage_name(stage), progress=steps / total), []
             case pipeline.BeforeAfter(before, after):
-                yield "", [_samples_html(*samples) for samples in zip(VIEWS, before, after, strict=True)]
+                yield "", [_view_html(*samples) for samples in zip(VIEWS, before, after, strict=True)]
 
 
-def _samples_html(view: str, before: torch.Tensor, after: torch.Tensor) -> str:
+def _view_html(view: str, before: torch.Tensor, after: torch.Tensor) -> str:
     """The samples of a view, each (SAMPLES, 3, h, w) in [0, 1], side by side."""
     pictures = [
         ("Before adaptation", png_uri(outputs.grid(before, SAMPLES))),
@@ -55,7 +60,7 @@ class PriorTab:
             prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
             button = gr.Button("Show the samples", variant="primary", scale=1)
         self.error_box, self.state = error_box(), gr.HTML(NO_SAMPLES)
-        view = gr.Slider(0, FRONT, FRONT, step=1, label="View: 0 back, 2 side, 4 front")
+        view = gr.Slider(0, len(VIEWS) - 1, len(VIEWS) - 1, step=1, label="View: 0 back, 2 side, 4 front")
         self.shown = gr.HTML()
 
         outputs = [self.state, self.error_box, self.samples, self.shown]
@@ -65,7 +70,7 @@ class PriorTab:
 
     def sample(self, prompt: str, view: int) -> Iterator[dict]:
         """Updates with the status, and at the end with the samples."""
-        for status, samples in prior_samples(self.worker, prompt or ""):
+        for status, samples in samples_html(self.worker, prompt or ""):
             update = {self.samples: samples, self.shown: samples[int(view)]} if samples else {}
             yield {self.state: status} | update
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from redream.app.components import SHOWN_QUANTITIES, data_uri, duration, hint, queue_status, render
 from redream.app.curves import curves_html
 from redream.runs import events
-from redream.runs.queue import Waiting, Worker, find
+from redream.runs.queue import Queued, Worker, find_run
 from redream.scoring.scores import QUANTITIES, keys_of
 
 STAGES = {  # by the stage of a `Progress`
@@ -54,15 +54,15 @@ class RunPage:
     @staticmethod
     def of(run: str) -> "RunPage":
         """The page of a run that is neither made nor queued. Raises `RunError` for an unknown id."""
-        page = RunPage(find(run).folder)
-        for event in find(run).events():
+        page = RunPage(find_run(run).folder)
+        for event in find_run(run).events():
             page.update(event)
         return page._interrupted_unless_ended()
 
     @staticmethod
     def follow(worker: Worker, run: str) -> Iterator["RunPage"]:
         """The page of a run, again after every change, until the run ends. Raises `RunError` for an unknown id."""
-        page = RunPage(find(run).folder)
+        page = RunPage(find_run(run).folder)
         for new_events in worker.follow(run):
             for event in new_events:
                 page.update(event)
@@ -79,7 +79,7 @@ class RunPage:
         """Apply one event."""
         self.ended = isinstance(event, (events.Finished, events.Failed))
         match event:
-            case Waiting(position, seconds):
+            case Queued(position, seconds):
                 self.status = queue_status(position, seconds)
             case events.Started():
                 self._start(event)

@@ -9,7 +9,7 @@ from redream.app import run_page
 from redream.app.form_widgets import STOP, STOPPING, FormColumn
 from redream.app.run_page import RunPage
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, delayed_updates, reports_errors
-from redream.runs.queue import Worker, find
+from redream.runs.queue import Worker, find_run
 
 SAMPLES = sorted((Path(__file__).parents[2] / "examples/samples").glob("*.mp4"))  # made by this program
 MORE = 200  # iterations that a finished run is continued for
@@ -67,7 +67,9 @@ class RunView:
 
     def follow(self, run: str) -> Iterator[dict]:
         """Updates that show a run until it ends; what did not change on the page is left out."""
-        if self.worker.ahead(run) is None:  # all at once: what is hidden and shown again in a moment may stay hidden
+        if (
+            self.worker.queue_position(run) is None
+        ):  # all at once: what is hidden and shown again in a moment may stay hidden
             page = RunPage.of(run)
             visible = {self.result: gr.update(visible=True), self.samples: gr.update(visible=False)}
             yield from delayed_updates(self._contents(page) | visible | self._ended(run, page), self.mesh)
@@ -102,14 +104,14 @@ class RunView:
 
     def _ended(self, run: str, page: RunPage) -> dict:
         """Updates for a run that has ended: its objects to choose from, and what can be done with it."""
-        record, objects = find(run).folder / "record.json", range(page.object_count)
+        record, objects = find_run(run).folder / "record.json", range(page.object_count)
         choices = [(str(number + 1), number) for number in objects]
         return self.form.idle | {
             self.number: gr.update(choices=choices, value=0, visible=len(objects) > 1),
             self.actions: gr.update(visible=True),
             self.continue_button: f"Continue for {MORE} more" if page.complete else "Continue",
             self.record: gr.update(value=str(record) if record.is_file() else None, interactive=record.is_file()),
-            self.command: gr.update(value=find(run).request.command, visible=True),
+            self.command: gr.update(value=find_run(run).request.command, visible=True),
             self.link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
         }
 

@@ -57,7 +57,7 @@ class Idle(Worker):
         self.queue.append(run.folder.name)
         return run.folder.name
 
-    def ahead(self, run):
+    def queue_position(self, run):
         return self.queue.index(run) if run in self.queue else None
 
 

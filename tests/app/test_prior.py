@@ -19,7 +19,7 @@ def short(monkeypatch, tmp_path):
 
 
 def test_the_views_are_equal_to_samples_of_each_view_alone(models):
-    *updates, result = pipeline.views("a red owl", 2, settings=TINY, models=models)
+    *updates, result = pipeline.prior_samples("a red owl", 2, settings=TINY, models=models)
     assert all(isinstance(event, Progress) for event in updates) and len(result.before) == len(result.after) == 5
     for step, view in ((0, "back"), (2, "side"), (4, "front")):
         for samples, adapt in ((result.before, False), (result.after, True)):
@@ -28,7 +28,7 @@ def test_the_views_are_equal_to_samples_of_each_view_alone(models):
 
 
 def test_the_page_gets_status_lines_and_then_samples_of_all_views(models):
-    *updates, (status, samples) = prior.prior_samples(Worker(models), "a red owl")
+    *updates, (status, samples) = prior.samples_html(Worker(models, pipeline.generate, pipeline.resume), "a red owl")
     assert all(line and not early for line, early in updates) and "progressbar" in updates[0][0]
     assert (
         status == ""
@@ -39,9 +39,9 @@ def test_the_page_gets_status_lines_and_then_samples_of_all_views(models):
 
 def test_a_prompt_that_names_no_known_kind_is_refused_at_once(models):
     with pytest.raises(PromptError):
-        next(prior.prior_samples(Worker(models), "ironman"))
+        next(prior.samples_html(Worker(models, pipeline.generate, pipeline.resume), "ironman"))
 
 
 def test_sampling_the_views_ends_without_a_result_when_it_is_stopped(models):
-    events = pipeline.views("a red owl", 1, models=models, stop=lambda: True)
+    events = pipeline.prior_samples("a red owl", 1, models=models, stop=lambda: True)
     assert not any(isinstance(event, pipeline.BeforeAfter) for event in events)

@@ -7,7 +7,7 @@ from redream.app.curves import POINTS, curves_html, thinned
 from redream.app.run_page import RunPage
 from redream.runs import events
 from redream.runs.outputs import save_png
-from redream.runs.queue import Waiting
+from redream.runs.queue import Queued
 from redream.scoring.scores import QUANTITIES
 from redream.settings import Settings
 
@@ -24,8 +24,8 @@ def page(tmp_path) -> RunPage:
 
 def test_each_event_has_its_status_line(page):
     lines = [
-        (Waiting(1), "Waiting for its turn: 1 run is before it"),
-        (Waiting(3, 250.0), "Waiting for its turn: 3 runs are before it, about 4 min 10 s"),
+        (Queued(1), "Waiting for its turn: 1 run is before it"),
+        (Queued(3, 250.0), "Waiting for its turn: 3 runs are before it, about 4 min 10 s"),
         (events.Started("run-x", "an owl", Settings(), 0, 400), "Searching the library"),
         (events.Progress("warm-up", 1, 400), "Warm-up, iteration 1 of 400"),
         (events.Progress("distillation", 240, 400, 98.2), "Distillation, iteration 240 of 400, 1 min 38 s left"),
