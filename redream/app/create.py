@@ -27,9 +27,11 @@ class CreateTab:
                 self.form = FormColumn(worker)
             with gr.Column(scale=3, min_width=300):
                 self.view = RunView(worker, self.form)
-        self.form.connect(demo, browser, self.view.command)
-        self.view.connect(browser.current)
+        # In this order: if the form's own events came first, Gradio would take the loading of the browser's storage for a
+        # change of it, and a phone would scroll to the results.
         self._connect(demo)
+        self.view.connect(browser.current)
+        self.form.connect(demo, browser, self.view.command)
 
     def _connect(self, demo: gr.Blocks) -> None:
         form, view, known, current = self.form, self.view, self.browser.known, self.browser.current

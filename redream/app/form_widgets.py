@@ -96,7 +96,7 @@ class FormColumn:
         self.method.input(switch_updates, self.method, self.switches, **RETRIGGER, **UNQUEUED)
         self.dice.click(lambda: random.randrange(2**31), None, self.seed, **UNQUEUED)
         self.prompt.input(None, None, self.error_box, js=script("empty.js"))  # an error is about the prompt before
-        # By itself: together with other events it would scroll a phone to the results.
+        # An event of its own, not a part of restoring a run: that would scroll a phone to the results as well.
         demo.load(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
         browser.known.change(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
         self.earlier.input(None, self.earlier, js=script("open_run.js"))

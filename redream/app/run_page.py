@@ -168,12 +168,13 @@ class RunPage:
         return render("scores.html", rows=rows)
 
 
-def _score_row(quantity: str, scores: Mapping, true_scores: Mapping[str, float]) -> dict[str, str]:
+def _score_row(quantity: str, scores: Mapping, true_scores: Mapping[str, float]) -> dict[str, str | bool]:
     score, keys = QUANTITIES[quantity], keys_of(quantity)
     reasons = [scores["not_available"][key] for key in keys if key in scores["not_available"]]
     return {
         "name": score.name,
-        "explanation": f"{score.explanation} (two models)" if len(keys) > 1 else score.explanation,
+        "explanation": score.explanation,
+        "two_models": score.by_two_models,
         "numbers": _numbers(quantity, scores, keys),
         "true_numbers": _numbers(quantity, true_scores, keys),
         "reason": (reasons or ["not available"])[0],

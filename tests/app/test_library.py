@@ -33,7 +33,7 @@ def test_a_licence_filter_keeps_only_assets_with_that_licence(library):
 
 def test_a_card_carries_its_uid_and_its_views_and_its_texts_stay_text(library):
     row = library.search("")[0]
-    assert "The library has 6;" in library.cards_html([row])
+    assert "The library has 6 assets;" in library.cards_html([row])
     html = library.cards_html([row | {"caption": "<img src=x>", "license": "<img src=x>"}])
     assert f'data-uid="{row["uid"]}"' in html and "<img" not in html and "data:image/png" in html
 
