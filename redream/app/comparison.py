@@ -9,7 +9,6 @@ from redream.app.components import SHOWN_QUANTITIES, data_uri, hint, queue_statu
 from redream.app.form import GenerationForm
 from redream.app.run_page import stage_name
 from redream.errors import RedreamError
-from redream.evaluation import gallery
 from redream.files import read_json
 from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import Worker, events_after
@@ -41,14 +40,9 @@ class ComparedRun:
 
     @property
     def sprite(self) -> Path | None:
-        """The first object's views on one sheet, made from its turntable on first use; None before it is finished."""
-        if self.status:
-            return None
-        file, video = self.run.folder / "sprite.jpg", self.run.folder / "turntable-0.mp4"
-        outdated = file.is_file() and video.is_file() and video.stat().st_mtime > file.stat().st_mtime  # it went on
-        if (outdated or not file.is_file()) and (frames := gallery.frames(video)):
-            gallery.save_sprites(frames, file)
-        return file if file.is_file() else None
+        """The sheet of the first object's views; None before the run is finished, or if it made none."""
+        file = self.run.folder / "sprite.jpg"
+        return file if file.is_file() and not self.status else None
 
     @property
     def scores(self) -> Mapping:

@@ -66,7 +66,7 @@ class Library:
         alignment = align(asset, row["caption"], self.models.clip("retrieval"), self.settings)
         front = f"front found at {alignment.yaw_deg:.0f}°" if alignment.clear else "no clear front"
         details = [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"]
-        image = self._render_strip(asset.turned(alignment.yaw_deg))
+        image = self._render_strip(asset.rotated(alignment.yaw_deg))
         return render("library_asset.html", asset=row, image=image, details=details)
 
     def _card(self, row: dict) -> dict:

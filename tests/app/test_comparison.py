@@ -1,6 +1,5 @@
 """Methods side by side: equal runs are used again, each column says how far it is, and the best score is bold."""
 
-import os
 import random
 
 import numpy as np
@@ -18,7 +17,7 @@ from redream.app.comparison import (
     settings_by_variant,
     submit_missing,
 )
-from redream.evaluation import gallery
+from redream.runs import outputs
 from redream.runs.events import Failed, Finished, Progress
 from redream.runs.queue import QueueError, Worker
 from redream.runs.run import Request, Run
@@ -39,7 +38,7 @@ def run_of(variant, scores=None, prompt=PROMPT, changes=(), **more):
     if scores:
         run.write_json("record.json", {"done": run.request.total})
         run.write_json("scores.json", {"objects": [scores]})
-        gallery.save_sprites([np.zeros((8, 8, 3), np.uint8)], run.folder / "sprite.jpg")
+        outputs.save_sprites([np.zeros((8, 8, 3), np.uint8)], run.folder / "sprite.jpg")
         run.log(Progress("scoring", 4, 4))
         run.log(Finished(stopped=False))
     return run
@@ -112,19 +111,6 @@ def test_a_run_from_a_chosen_asset_is_refused_as_a_base():
 def test_the_seed_is_the_forms_with_a_base_and_without():
     assert settings_by_variant(["vsd"], run_of("vsd"), PRESET, 7) == {"vsd": PRESET["vsd"].with_(seed=7)}
     assert settings_by_variant(["redream"], None, PRESET, 7) == {"redream": TINY.with_(seed=7)}
-
-
-def test_the_sprite_of_a_continued_run_is_made_again(monkeypatch):
-    run = run_of("vsd", {"clip_a": 0.5})
-    video = run.folder / "turntable-0.mp4"
-    video.write_bytes(b"")
-    compared, later = ComparedRun("vsd", run), (run.folder / "sprite.jpg").stat().st_mtime + 10
-    monkeypatch.setattr(gallery, "frames", lambda file: [np.full((8, 8, 3), 255, np.uint8)])
-    os.utime(video, (0, 0))
-    before = (run.folder / "sprite.jpg").read_bytes()
-    assert compared.sprite.read_bytes() == before
-    os.utime(video, (later, later))
-    assert compared.sprite.read_bytes() != before
 
 
 def test_each_run_says_how_far_it_is():

@@ -26,8 +26,8 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as runs:
         port = free_port()
-        environ = os.environ | {"REDREAM_STACK": (sys.argv + ["mini"])[1], "REDREAM_RUNS": runs}
-        environ |= {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+        os.environ |= {"REDREAM_STACK": (sys.argv + ["mini"])[1], "REDREAM_RUNS": runs}
+        environ = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
         process = subprocess.Popen([sys.executable, "app.py"], env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
             address = f"http://127.0.0.1:{port}"
@@ -73,10 +73,11 @@ def report_click(page, button) -> None:
 
 
 def report_estimates(client) -> None:
-    """The app's estimates of several kinds of runs beside the runs' real times."""
+    """Estimates of several kinds of runs, learned from the runs before them, beside the runs' real times."""
     from redream.app.form import GenerationForm
-    from redream.runs.eta import cost
+    from redream.runs.eta import RuntimeEstimator
     from redream.settings import PRESETS
+    from redream.stack import environment
 
     forms = [
         GenerationForm(iterations=60),
@@ -86,17 +87,16 @@ def report_estimates(client) -> None:
         GenerationForm("sds", particles=2, iterations=60),
         GenerationForm(adapt=False, iterations=60),
     ]
-    seconds_per_cost: list[float] = []
+    device = environment.device_name(environment.device())
     for form in forms:
-        settings = form.settings(PRESETS["mini"])
+        eta = RuntimeEstimator.of_latest_runs(os.environ["REDREAM_STACK"], device)
+        estimate = eta.seconds(form.settings(PRESETS["mini"]))
         seconds, errors = timed_run(client, form)
-        line = f"{form.method}, {form.iterations} iterations, {form.particles} objects, adapt {form.adapt}: {seconds:.0f} s"
-        if seconds_per_cost:
-            line += f", estimated {statistics.median(seconds_per_cost) * cost(settings):.0f} s"
+        kind = f"{form.method}, {form.iterations} iterations, {form.particles} objects, adapt {form.adapt}"
+        line = f"{kind}: {seconds:.0f} s" + (f", estimated {estimate:.0f} s" if estimate else "")
         if errors:
             line += f"; error of the time left {statistics.median(errors):.0%}, at most {max(errors):.0%}"
         print(line)
-        seconds_per_cost.append(seconds / cost(settings))
 
 
 def timed_run(client, form) -> tuple[float, list[float]]:
