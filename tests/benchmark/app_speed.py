@@ -26,7 +26,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as runs:
         port = free_port()
-        os.environ |= {"REDREAM_STACK": (sys.argv + ["mini"])[1], "REDREAM_RUNS": runs}
+        os.environ.update(REDREAM_STACK=(sys.argv + ["mini"])[1], REDREAM_RUNS=runs)
         environ = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
         process = subprocess.Popen([sys.executable, "app.py"], env=environ, cwd=ROOT, stdout=subprocess.DEVNULL)
         try:
