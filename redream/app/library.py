@@ -64,7 +64,7 @@ class Library:
         row = self.models.index.row(uid)
         asset = assets.load(self.models.index.asset_path(uid))
         alignment = align(asset, row["caption"], self.models.clip("retrieval"), self.settings)
-        front = f"front found at {alignment.yaw_deg:.0f}°" if alignment.clear else "no clear front"
+        front = f"front found, turned by {alignment.yaw_deg:.0f}°" if alignment.clear else "no clear front"
         details = [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"]
         image = self._render_strip(asset.rotated(alignment.yaw_deg))
         return render("library_asset.html", asset=row, image=image, details=details)
