@@ -38,6 +38,7 @@ def choose_stack() -> tuple[Stack, str]:
 def build(worker: Worker, reason: str) -> gr.Blocks:
     """The app over one worker; `reason` says why its stack is in use."""
     with gr.Blocks(title="Redream", delete_cache=(3600, 86400)) as demo:
+        api.register(worker)  # first: an event of a tab that has an endpoint's name gets another one
         browser = BrowserRuns.create()
         gr.Markdown("# Redream\nA sentence becomes a 3D object.")
         with gr.Tabs() as tabs:
@@ -51,7 +52,6 @@ def build(worker: Worker, reason: str) -> gr.Blocks:
                 PriorTab(worker)
             with gr.Tab("About", id="about"):
                 about_tab(worker.models.stack, reason)
-        api.register(worker)
     return demo
 
 
