@@ -5,7 +5,10 @@ import inspect
 import pytest
 from gradio.utils import get_function_description
 
+import app
+from redream import pipeline
 from redream.app.api import Endpoints
+from redream.runs.queue import Worker
 
 
 @pytest.mark.parametrize("name", ["retrieve", "generate", "resume", "stop", "scores"])
@@ -14,3 +17,12 @@ def test_every_endpoint_and_each_of_its_parameters_is_described(name):
     description, parameters, _ = get_function_description(call)
     assert len(description) > 20 and set(parameters) == set(inspect.signature(call).parameters)
     assert [name for name, text in parameters.items() if not text] == ["self"]
+
+
+def test_the_app_offers_the_endpoints_under_their_names_and_no_event_of_a_tab(models, tmp_path, monkeypatch):
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
+    demo = app.build(Worker(models, pipeline.generate, pipeline.resume), "")
+    endpoints = demo.get_api_info()["named_endpoints"]
+    assert set(endpoints) == {"/retrieve", "/generate", "/continue", "/stop", "/scores"}
+    names = [parameter["parameter_name"] for parameter in endpoints["/generate"]["parameters"]]
+    assert names == list(inspect.signature(Endpoints.generate).parameters)[1:]
