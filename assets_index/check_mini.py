@@ -53,10 +53,10 @@ def orientation(models: Models, settings: Settings, out: Path, limit: int | None
     results: dict[str, list[str]] = {}
     for row in _rows(MINI / "truth.csv", limit):
         caption = models.index.row(row["uid"])["caption"]
-        found = align(assets.load(models.index.asset_path(row["uid"])), caption, clip, settings)
-        error = abs((found.yaw_deg + float(row["yaw_deg"]) + 180) % 360 - 180)
+        alignment = align(assets.load(models.index.asset_path(row["uid"])), caption, clip, settings)
+        error = abs((alignment.yaw_deg + float(row["yaw_deg"]) + 180) % 360 - 180)
         verdict = "right" if error <= 45 else "inverted" if error > 135 else "sideways"
-        results.setdefault(row["kind"], []).append(verdict if found.clear else "no clear front")
+        results.setdefault(row["kind"], []).append(verdict if alignment.clear else "no clear front")
     fronts = [v for kind, verdicts in results.items() if kind not in world.SYMMETRIC for v in verdicts]
     print(
         "assets with a front:", len(fronts), {v: round(fronts.count(v) / len(fronts), 4) for v in sorted(set(fronts))}
@@ -71,8 +71,8 @@ def prior(models: Models, settings: Settings, out: Path, limit: int | None = Non
     """200 samples: kind and colour as scoring CLIP a and b name them, and the views of prompts that name none."""
     rng = np.random.default_rng(11)
     things = [(k, c) for k in world.KINDS for c in world.COLOURS]
-    chosen = [things[i] for i in rng.choice(len(things), 200, replace=False)][:limit]
-    prompts = [f"a {c} {k}" for k, c in chosen]
+    sampled = [things[i] for i in rng.choice(len(things), 200, replace=False)][:limit]
+    prompts = [f"a {c} {k}" for k, c in sampled]
     generator = torch.Generator().manual_seed(11)
     pictures = torch.cat(
         [models.prior.sample(models.prior.embed(prompts[i : i + 20]), generator) for i in range(0, len(prompts), 20)]
@@ -82,9 +82,9 @@ def prior(models: Models, settings: Settings, out: Path, limit: int | None = Non
         clip = models.clip(name)
         image = clip.embed_images(pictures)
         guess = (image @ clip.embed_texts([f"a {c} {k}" for k, c in things]).T).argmax(dim=1).tolist()
-        right = np.mean([things[g] == thing for g, thing in zip(guess, chosen)])
-        kind = np.mean([things[g][0] == thing[0] for g, thing in zip(guess, chosen)])
-        print(f"CLIP {name}: kind and colour right {right:.3f}, kind {kind:.3f};", _views(clip, pictures, chosen))
+        right = np.mean([things[g] == thing for g, thing in zip(guess, sampled)])
+        kind = np.mean([things[g][0] == thing[0] for g, thing in zip(guess, sampled)])
+        print(f"CLIP {name}: kind and colour right {right:.3f}, kind {kind:.3f};", _views(clip, pictures, sampled))
 
 
 def adaptation(models: Models, settings: Settings, out: Path, limit: int | None = None) -> None:
@@ -97,8 +97,8 @@ def adaptation(models: Models, settings: Settings, out: Path, limit: int | None 
     sheets: dict[str, list[torch.Tensor]] = {"before": [], "after": []}
     for kind, colour in things:
         prompt = f"a {colour} {kind}"
-        found, _ = search(prompt, models, settings)
-        retrieved = [oriented(asset, models, settings)[0].captioned for asset in found]
+        hits, _ = search(prompt, models, settings)
+        retrieved = [oriented(asset, models, settings)[0].captioned for asset in hits]
         adapted = Adaptation(models.prior, settings, retrieved, torch.Generator().manual_seed(0))
         while not adapted.finished:
             adapted.step()
@@ -158,10 +158,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("check", choices=CHECKS)
     parser.add_argument("--out", type=Path, default=Path("build"), help="folder for contact sheets")
     parser.add_argument("--limit", type=int, help="the first so many prompts, assets or samples only")
-    asked = parser.parse_args(arguments)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     stack = Stack.load("mini")
-    CHECKS[asked.check](Models.load(stack), PRESETS[stack.preset]["redream"], asked.out, asked.limit)
+    CHECKS[options.check](Models.load(stack), PRESETS[stack.preset]["redream"], options.out, options.limit)
 
 
 if __name__ == "__main__":

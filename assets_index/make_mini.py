@@ -58,7 +58,7 @@ STACK = {
     "perceptual": {"a": {"source": "perceptual-a"}, "b": {"source": "perceptual-b"}},
     "vocabulary": "vocabulary.json",
     "truth": {"source": "truth"},
-    "true_scores": {  # the row "truth" of `redream evaluate --part judge`; to be renewed with the miniature
+    "true_scores": {  # the row "truth" of `redream evaluate --split test`; to be renewed with the miniature
         "clip_a": 0.7784,
         "clip_b": 0.8382,
         "a_lpips_a": 0.0218,
@@ -177,9 +177,11 @@ def make_index(recipe: Recipe) -> None:
 
 def make_truth(recipe: Recipe) -> None:
     """What the prompts in examples name: three variants of each (kind, colour), front to +x."""
-    folder, words = recipe.out / "truth", Vocabulary.load(recipe.out / "vocabulary.json")
+    folder, vocabulary = recipe.out / "truth", Vocabulary.load(recipe.out / "vocabulary.json")
     folder.mkdir(parents=True, exist_ok=True)
-    prompts = [parse_prompt(p.text, words) for file in EXAMPLES.glob("prompts_mini*.txt") for p in read_prompts(file)]
+    prompts = [
+        parse_prompt(p.text, vocabulary) for file in EXAMPLES.glob("prompts_mini*.txt") for p in read_prompts(file)
+    ]
     rows = []
     for kind, colour in sorted({(p.kind, p.colour) for p in prompts})[: recipe.truths]:
         for variant in TRUTH_VARIANTS:
@@ -235,7 +237,7 @@ def sheet(recipe: Recipe) -> None:
         rows.append(np.concatenate(row, axis=1))
     half = len(rows) // 2
     columns = [np.concatenate(rows[:half]), np.concatenate(rows[half:])]
-    iio.imwrite(recipe.out / "kinds.png", np.concatenate(columns, axis=1))
+    iio.imwrite(recipe.out / "kinds.jpg", np.concatenate(columns, axis=1), quality=85)
 
 
 STAGES: dict[str, Callable[[Recipe], object]] = {
@@ -272,13 +274,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("stage", choices=[*STAGES, "all"])
     parser.add_argument("--trial", type=Path, metavar="FOLDER", help="go through it in small, and write to FOLDER")
     parser.add_argument("--threads", type=int, help="CPU threads of PyTorch")
-    asked = parser.parse_args(arguments)
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
-    recipe = Recipe.trial(asked.trial) if asked.trial else Recipe()
+    options = parser.parse_args(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    recipe = Recipe.trial(options.trial) if options.trial else Recipe()
     recipe.build.mkdir(parents=True, exist_ok=True)
     recipe.out.mkdir(parents=True, exist_ok=True)
-    for stage in STAGES if asked.stage == "all" else [asked.stage]:
+    for stage in STAGES if options.stage == "all" else [options.stage]:
         start = time.monotonic()
         STAGES[stage](recipe)
         _record(stage, time.monotonic() - start, recipe.out / "made.json")

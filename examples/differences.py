@@ -67,9 +67,9 @@ def combine(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 def is_held_out(prompt: str) -> bool:
     """Whether no asset of the miniature's library has the kind and colour that a prompt names."""
-    asked = parse_prompt(prompt, Vocabulary.load(STACKS / "mini/vocabulary.json"))
+    parsed = parse_prompt(prompt, Vocabulary.load(STACKS / "mini/vocabulary.json"))
     with (STACKS / "mini/heldout.csv").open(newline="", encoding="utf-8") as file:
-        return {"kind": asked.kind, "colour": asked.colour} in list(csv.DictReader(file))
+        return {"kind": parsed.kind, "colour": parsed.colour} in list(csv.DictReader(file))
 
 
 def means_table(rows: pd.DataFrame) -> str:
@@ -88,28 +88,28 @@ def differences_table(rows: pd.DataFrame, first: str, against: Sequence[str], le
     groups = {"all": rows}
     if held_out.any() and not held_out.all():
         groups |= {"held out": rows[held_out], "in the library": rows[~held_out]}
-    means = {(g, score): prompt_means(own, score) for g, own in groups.items() for score in DIFFERENCES}
+    means = {(g, score): prompt_means(scores, score) for g, scores in groups.items() for score in DIFFERENCES}
     lines = []
     for other in against:
         for group in groups:
-            own = [means[group, score] for score in DIFFERENCES]
-            if not all({first, other} <= set(one) for one in own):
+            scores = [means[group, score] for score in DIFFERENCES]
+            if not all({first, other} <= set(one) for one in scores):
                 continue
-            found = [estimate(paired(one, first, other), level) for one in own]
-            cells = [cell(one, COLUMNS[score].decimals) for score, one in zip(DIFFERENCES, found, strict=True)]
-            lines.append([other, f"{group}, {found[0].prompts}", *cells])
+            estimated = [estimate(paired(one, first, other), level) for one in scores]
+            cells = [cell(one, COLUMNS[score].decimals) for score, one in zip(DIFFERENCES, estimated, strict=True)]
+            lines.append([other, f"{group}, {estimated[0].prompts}", *cells])
     return grid([f"{first} minus", "prompts", *(COLUMNS[score].label for score in DIFFERENCES)], lines)
 
 
-def cell(found: Estimate, decimals: int = 3) -> str:
+def cell(estimated: Estimate, decimals: int = 3) -> str:
     """A difference and its interval; bold if it excludes 0. Where prompts are too few, their number n instead."""
-    if not found.prompts:
+    if not estimated.prompts:
         return "–"
-    mean = number(found.mean, decimals, "+")
-    if found.low is None:
-        return f"{mean} n = {found.prompts}"
-    text = f"{mean} [{number(found.low, decimals)}, {number(found.high, decimals)}]"
-    return f"**{text}**" if found.excludes_zero else text
+    mean = number(estimated.mean, decimals, "+")
+    if estimated.low is None:
+        return f"{mean} n = {estimated.prompts}"
+    text = f"{mean} [{number(estimated.low, decimals)}, {number(estimated.high, decimals)}]"
+    return f"**{text}**" if estimated.excludes_zero else text
 
 
 def number(value: float, decimals: int, sign: str = "-") -> str:

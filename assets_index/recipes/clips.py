@@ -45,8 +45,8 @@ SPOILED_TEMPLATES = (
 
 def captions_of_the_world(seed: int = 0) -> list[str]:
     """Sentences that hold every word the world has."""
-    words = world.vocabulary()
-    lists = [*words["kinds"].values(), *words["colours"].values(), words["words"]]
+    vocabulary = world.vocabulary()
+    lists = [*vocabulary["kinds"].values(), *vocabulary["colours"].values(), vocabulary["words"]]
     rng = np.random.default_rng(seed)
     return [" ".join(w) for w in lists] + [world.caption(k, c, rng) for k in world.KINDS for c in world.COLOURS]
 
@@ -88,7 +88,7 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
         quarters = rows_of.setdefault((int(kind), int(colour)), [[], [], [], []])
         quarters[int((azimuth + 45) % 360 // 90)].append(row)
     kinds, colours, symmetric = list(world.KINDS), list(world.COLOURS), [*map(list(world.KINDS).index, world.SYMMETRIC)]
-    share = KIND_SHARE.get(name, 0.0)
+    kind_share = KIND_SHARE.get(name, 0.0)
     pairs = [(k, c) for k in range(len(kinds)) for c in range(len(colours))]
     views = renders.view
 
@@ -108,10 +108,10 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
         bad = torch.zeros(len(rows), dtype=torch.bool)
         rgba = renders.floats(rows)  # (64, 4, 64, 64)
         if knows_spoiled:
-            chosen = 4 * np.arange(len(things)) + rng.integers(4, size=len(things))  # one of each thing's pictures
-            beside = chosen - chosen % 4 + (chosen + rng.integers(1, 4, len(things))) % 4  # from another side
-            rgba[chosen] = spoil(rgba[chosen], rgba[beside], rng)
-            bad[chosen] = True
+            spoiled = 4 * np.arange(len(things)) + rng.integers(4, size=len(things))  # one of each thing's pictures
+            beside = spoiled - spoiled % 4 + (spoiled + rng.integers(1, 4, len(things))) % 4  # from another side
+            rgba[spoiled] = spoil(rgba[spoiled], rgba[beside], rng)
+            bad[spoiled] = True
         pictures = degrade(composed(rgba, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.encode_image((pictures - MEAN[0]) / STD[0], normalize=True).float()  # (64, d)
@@ -126,7 +126,7 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
         compared = torch.tensor(things + others)[:, 0]  # (56,) kinds
         same = (torch.from_numpy(renders.kind[rows])[:, None] == compared).float()  # (64, 56)
         exact = nn.functional.one_hot(which, len(compared))
-        wanted = (1 - share) * exact + share * same / same.sum(dim=1, keepdim=True)
+        wanted = (1 - kind_share) * exact + kind_share * same / same.sum(dim=1, keepdim=True)
         if knows_spoiled:
             its_bad = nn.functional.one_hot(which, len(things)) * bad[:, None]  # (64, 16)
             wanted = torch.cat([wanted * ~bad[:, None], its_bad], dim=1)  # (64, 72)

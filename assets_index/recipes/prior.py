@@ -81,8 +81,8 @@ def train_prior(
     parts = Parts(len(tokenizer), tokenizer.eos_token_id)
     alphas = scheduler().alphas_cumprod
     views = renders.view
-    share = np.array(VIEW_SHARES)[views] / np.bincount(views, minlength=3)[views]
-    cumulative = np.cumsum(share / share.sum())
+    weight = np.array(VIEW_SHARES)[views] / np.bincount(views, minlength=3)[views]
+    cumulative = np.cumsum(weight / weight.sum())
     kinds, colours = list(world.KINDS), list(world.COLOURS)
 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
@@ -102,12 +102,12 @@ def train_prior(
         alpha = alphas[t][:, None, None, None]
         noised = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         with torch.autocast("cpu", torch.bfloat16):
-            words = parts.text(tokens)[0]
-            predicted = parts.unet(noised, t, words).sample
+            embedding = parts.text(tokens)[0]
+            predicted = parts.unet(noised, t, embedding).sample
         snr = alphas[t] / (1 - alphas[t])
         weight = snr.clamp(max=SNR_LIMIT) / snr
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
-        meaning = words.float().mean(dim=1)[torch.from_numpy(~empty)]  # (b', 128)
+        meaning = embedding.float().mean(dim=1)[torch.from_numpy(~empty)]  # (b', 128)
         kind, colour = (torch.from_numpy(a[rows][~empty]) for a in (renders.kind, renders.colour))
         naming = nn.functional.cross_entropy(parts.kind_head(meaning), kind)
         naming = naming + nn.functional.cross_entropy(parts.colour_head(meaning), colour)

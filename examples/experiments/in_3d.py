@@ -78,7 +78,7 @@ def particles(context: Context, initialise: bool = True) -> Outcome:
 
     By default the particles of a run start from its assets in turn, the best first, and a run of one from the best. So
     beside "seeds" there are "starts": as many runs of one particle, from those assets in turn. Without a start
-    (`initialise` off) only the variational score that they share tells a run's particles from as many runs. The prior
+    (`initialise` off) only the variational score that they share distinguishes a run's particles from as many runs. The prior
     is adapted to the same assets in all of them, in another order where the start is another.
     """
     rows, metrics, by_group = [], {}, {}  # by_group: group → metrics of each prompt

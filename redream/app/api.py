@@ -57,8 +57,8 @@ class Endpoints:
             asset: a GLB to start from instead of retrieved assets
         """
         form = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
-        given = {"assets": [(asset, "")]} if asset else {}
-        yield from self._follow(self.worker.submit(prompt or "", form.settings(preset_of(self.worker)), **given))
+        start = {"assets": [(asset, "")]} if asset else {}
+        yield from self._follow(self.worker.submit(prompt or "", form.settings(preset_of(self.worker)), **start))
 
     def resume(self, run: str, iterations: int = 0) -> Iterator[Answer]:
         """Continue a run from its last checkpoint. Streams and ends as generate does.

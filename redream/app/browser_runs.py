@@ -54,10 +54,10 @@ def run_label(run: Run) -> str:
     return f"{run.request.prompt} · {METHODS[settings.method]} · seed {settings.seed}"
 
 
-def is_pending(worker: Worker, ids: Iterable[str], prompt: str, settings: Settings, given: Mapping) -> bool:
-    """Whether one of these runs has the same prompt, settings and assets and is not over; `given`: assets or uids as
+def is_pending(worker: Worker, ids: Iterable[str], prompt: str, settings: Settings, start: Mapping) -> bool:
+    """Whether one of these runs has the same prompt, settings and assets and is not over; `start`: assets or uids as
     `Worker.submit` takes them."""
-    same = {"uids": given.get("uids", ()), "assets": "assets" in given}
+    same = {"uids": start.get("uids", ()), "assets": "assets" in start}
     return any(
         run.request.is_same(prompt, settings, **same) and worker.queue_position(run.folder.name) is not None
         for run in existing_runs(ids)

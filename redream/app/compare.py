@@ -70,8 +70,10 @@ class CompareTab:
         try:
             wanted = self._wanted(base, seed, ticks)
             for ids in comparison.submit_missing(self.worker, prompt or "", wanted, self._known_runs(known, base)):
-                own = [run for run in ids.values() if run != base or run in known]  # the base may be another browser's
-                yield {self.runs: ids, self.browser.known: remembered(own, known)}
+                ids_here = [
+                    run for run in ids.values() if run != base or run in known
+                ]  # the base may be another browser's
+                yield {self.runs: ids, self.browser.known: remembered(ids_here, known)}
         except RedreamError as error:  # what was submitted before is followed nevertheless
             yield {self.error_box: error_html(error)}
         pending, before = bool(ids), None

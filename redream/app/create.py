@@ -59,14 +59,14 @@ class CreateTab:
     ) -> Iterator:
         """Submit a run of the form's values; while the run that is shown goes on, the new one comes after it."""
         form = GenerationForm(*values)
-        given = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
+        start = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
         try:
             settings = form.settings(self.form.preset)
-            if is_pending(self.worker, [current or "", *known], prompt or "", settings, given):
+            if is_pending(self.worker, [current or "", *known], prompt or "", settings, start):
                 gr.Info(PENDING)
                 yield {self.form.error_box: ""}
                 return
-            run = self.worker.submit(prompt or "", settings, **given)
+            run = self.worker.submit(prompt or "", settings, **start)
         except RedreamError as error:
             yield {self.form.error_box: error_html(error, "Nothing was started.")}
             return

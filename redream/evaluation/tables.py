@@ -131,12 +131,12 @@ def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
     rows = as_rows(outcomes)
     methods = [method for method in (*order, TRUTH) if (rows["method"] == method).any()]
     means = {score: prompt_means(rows, score) for score in SCORES}
-    found = {}
+    summary = {}
     for method in methods:
-        own = rows[rows["method"] == method]
+        selected = rows[rows["method"] == method]
         values = {score: means[score][method].dropna() for score in SCORES}
         scores = {score: _summary(estimate(value)) for score, value in values.items() if len(value)}
-        found[method] = {"runs": len(own), "missing": int(own["failure"].notna().sum()), "scores": scores}
+        summary[method] = {"runs": len(selected), "missing": int(selected["failure"].notna().sum()), "scores": scores}
     differences = []
     for a, b in itertools.combinations([method for method in methods if method != TRUTH], 2):
         for score in SCORES:
@@ -152,7 +152,7 @@ def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
         "splits": dict(sorted(Counter(filter(None, splits.values())).items())),
         "prompts": [{"prompt": prompt, "split": split} for prompt, split in splits.items()],
         "better": {key: score.better for key, score in SCORES.items()},
-        "methods": found,
+        "methods": summary,
         "differences": differences,
         "failures": [
             {"method": o.method, "prompt": o.prompt, "seed": o.seed, "reason": o.failure} for o in outcomes if o.failure
@@ -172,7 +172,9 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
         [method, f"{row['runs'] - row['missing']} of {row['runs']}", *(_cell(k, row["scores"], most[k]) for k in keys)]
         for method, row in rows.items()
     ]
-    differences = [[*pair, *(_cell(k, own, most[k], signed=True) for k in keys)] for pair, own in pairs.items()]
+    differences = [
+        [*pair, *(_cell(k, selected, most[k], signed=True) for k in keys)] for pair, selected in pairs.items()
+    ]
     same = [
         f"With these settings {name} is {other}; it is not made twice." for name, other in table.get("same", {}).items()
     ]
@@ -249,27 +251,27 @@ def _truths(outcomes: Iterable[Outcome]) -> dict[str, dict[str, float | None]]:
     return {o.prompt: o.scores for o in outcomes if o.method == TRUTH}
 
 
-def _summary(found: Estimate) -> dict:
+def _summary(summary: Estimate) -> dict:
     """An estimate as table.json has it: rounded, an absent interval left out."""
-    ends = {"mean": found.mean, "low": found.low, "high": found.high}
-    return {"prompts": found.prompts} | rounded({name: value for name, value in ends.items() if value is not None})
+    ends = {"mean": summary.mean, "low": summary.low, "high": summary.high}
+    return {"prompts": summary.prompts} | rounded({name: value for name, value in ends.items() if value is not None})
 
 
 def _cell(key: str, summaries: Mapping[str, dict], most: int, signed: bool = False) -> str:
     if key not in summaries:
         return "–"
-    found = summaries[key]
-    mean, *ends = (SCORES[key].text(found[name], signed) for name in ("mean", "low", "high") if name in found)
+    summary = summaries[key]
+    mean, *ends = (SCORES[key].text(summary[name], signed) for name in ("mean", "low", "high") if name in summary)
     text = f"{mean} [{', '.join(ends)}]" if ends else mean
-    text += f" n = {found['prompts']}" if not ends or found["prompts"] < most else ""
-    return f"**{text}**" if found.get("excludes_zero") else text
+    text += f" n = {summary['prompts']}" if not ends or summary["prompts"] < most else ""
+    return f"**{text}**" if summary.get("excludes_zero") else text
 
 
 def _cost(outcomes: Iterable[Outcome], method: str) -> list[str]:
     """Mean seconds of the runs made in one session, the threads they had, and the peak memory."""
-    own = [o.costs for o in outcomes if o.method == method and o.costs]
-    seconds = [sum(costs["seconds"].values()) for costs in own if costs["sessions"] == 1]
-    memory = [costs["peak_memory_gb"] for costs in own if costs["peak_memory_gb"] is not None]
-    threads = sorted({costs["threads"] for costs in own if costs.get("threads")})
+    selected = [o.costs for o in outcomes if o.method == method and o.costs]
+    seconds = [sum(costs["seconds"].values()) for costs in selected if costs["sessions"] == 1]
+    memory = [costs["peak_memory_gb"] for costs in selected if costs["peak_memory_gb"] is not None]
+    threads = sorted({costs["threads"] for costs in selected if costs.get("threads")})
     mean = f"{sum(seconds) / len(seconds):.1f}" if seconds else "–"
     return [mean, ", ".join(map(str, threads)) or "–", f"{max(memory):.2f}" if memory else "–"]

@@ -73,8 +73,8 @@ class Request:
 
         `assets`: whether assets are uploaded for it; which ones is not compared.
         """
-        asked = (self.prompt, self.settings, self.uids, bool(self.assets), self.extra)
-        return asked == (prompt, settings, tuple(uids), assets, 0)
+        request = (self.prompt, self.settings, self.uids, bool(self.assets), self.extra)
+        return request == (prompt, settings, tuple(uids), assets, 0)
 
     @property
     def command(self) -> str:
@@ -86,16 +86,16 @@ class Request:
             files = " and ".join(["settings.json", *(asset.file for asset in self.assets)])
             return f"python -m redream resume FOLDER  # a folder with nothing but this run's {files}"
         # Texts may begin with a dash: they follow an equals sign, and the prompt comes after "--".
-        words = ["python", "-m", "redream", "generate", f"--stack={self.stack}", "--preset", preset]
-        words += ["--method", s.method, *(["--no-init"] * (not s.initialise)), *(["--no-adapt"] * (not s.adapt))]
-        words += ["--particles", str(s.particles), "--iterations", str(s.iterations), "--seed", str(s.seed)]
+        arguments = ["python", "-m", "redream", "generate", f"--stack={self.stack}", "--preset", preset]
+        arguments += ["--method", s.method, *(["--no-init"] * (not s.initialise)), *(["--no-adapt"] * (not s.adapt))]
+        arguments += ["--particles", str(s.particles), "--iterations", str(s.iterations), "--seed", str(s.seed)]
         for asset in self.assets:
-            words += [f"--asset={asset.name}", f"--asset-caption={asset.caption}"]
-        words += [f"--uid={uid}" for uid in self.uids]
+            arguments += [f"--asset={asset.name}", f"--asset-caption={asset.caption}"]
+        arguments += [f"--uid={uid}" for uid in self.uids]
         further = f" && python -m redream resume FOLDER --iterations {self.extra}" if self.extra else ""
-        words += [*(["--out", "FOLDER"] if further else []), "--", self.prompt]
+        arguments += [*(["--out", "FOLDER"] if further else []), "--", self.prompt]
         variables = [f"{key}={shlex.quote(value)}" for key, value in self.overrides.items()]
-        return " ".join([*variables, shlex.join(words)]) + further
+        return " ".join([*variables, shlex.join(arguments)]) + further
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT} | asdict(self), indent=2, ensure_ascii=False)

@@ -138,16 +138,16 @@ class Session:
         """Continue from the last checkpoint that is intact. Raises `CheckpointError`, and changes no file, if none is."""
         from redream.distillation.checkpoint import CheckpointError
 
-        damaged = []
+        unreadable = []
         for checkpoint in reversed(checkpoints):
             try:
                 distillation.load(checkpoint)
                 break
             except CheckpointError:
-                damaged.append(checkpoint)
-                if len(damaged) == len(checkpoints):
+                unreadable.append(checkpoint)
+                if len(unreadable) == len(checkpoints):
                     raise
-        for checkpoint in damaged:
+        for checkpoint in unreadable:
             aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
             shutil.rmtree(aside, ignore_errors=True)
             checkpoint.rename(aside)

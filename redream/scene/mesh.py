@@ -51,7 +51,7 @@ def extract(
     """The surface of a field as a mesh with a texture, in world axes; box, device and empty space are the grid's.
 
     `resolution` is the number of density samples along an edge of the box; it is lowered until the mesh has at most
-    `max_faces` faces. The texture is about `texture_size` texels wide and painted from pictures of `picture_size`
+    `max_faces` faces. The texture is about `texture_size` texels wide and baked from pictures of `picture_size`
     pixels along a side with `samples_per_ray`, at best those that the field is shown with. `threshold` is the density
     of the surface per world unit; None: `surface_density`. Raises `MeshError` if nothing is opaque.
     """
@@ -145,9 +145,9 @@ def query_field(field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray
     for start in range(0, len(points), POINTS_PER_CHUNK):
         chunk = torch.from_numpy(points[start : start + POINTS_PER_CHUNK]).to(grid.density)  # (n, 3)
         kept = grid.occupied(chunk)  # (n,)
-        found = [x.float().cpu().numpy() for x in field_fn(chunk[kept])]
+        values = [x.float().cpu().numpy() for x in field_fn(chunk[kept])]
         places = start + np.flatnonzero(kept.cpu().numpy())
-        rgb[places], density[places] = (np.nan_to_num(x) for x in found)  # what has diverged counts as empty
+        rgb[places], density[places] = (np.nan_to_num(x) for x in values)  # what has diverged counts as empty
     return rgb, density
 
 
@@ -182,7 +182,7 @@ def _textured(
     texture_size: int,
     pictures: Sequence[Picture],
 ) -> Asset:
-    """The mesh cut into charts (xatlas), each texel painted with the colour that pictures of the field have there."""
+    """The mesh cut into charts (xatlas), each texel with the colour that pictures of the field have there."""
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.astype(np.float32), mesh.faces.astype(np.uint32))
     packing = xatlas.PackOptions()
@@ -297,7 +297,7 @@ def _seen_colour(
 
 
 def dilate_texture(texture: Float[np.ndarray, "h w 3"], covered: Bool[np.ndarray, "h w"]) -> np.ndarray:
-    """Every empty texel gets the colour of the nearest painted one, so that look-ups at seams stay clean; as bytes."""
+    """Every empty texel gets the colour of the nearest covered one, so that look-ups at seams stay clean; as bytes."""
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)  # (2, h, w)
     return np.round(texture[tuple(nearest)] * 255).clip(0, 255).astype(np.uint8)
 

@@ -47,9 +47,9 @@ def test_views_before_and_after_adaptation_are_reported_for_both_clips(models, t
 
 @pytest.mark.parametrize("check", check_mini.CHECKS)
 def test_the_command_line_runs_every_check_with_the_settings_of_the_preset(check, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setitem(check_mini.CHECKS, check, lambda *arguments: asked.append(arguments))
+    options = []
+    monkeypatch.setitem(check_mini.CHECKS, check, lambda *arguments: options.append(arguments))
     check_mini.main([check, "--limit", "2", "--out", str(tmp_path / "new")])
-    ((_, settings, out, limit),) = asked
+    ((_, settings, out, limit),) = options
     assert settings == PRESETS["mini"]["redream"]
     assert out == tmp_path / "new" and out.is_dir() and limit == 2

@@ -14,20 +14,20 @@ from redream.evaluation.trials import METHODS
 
 @pytest.mark.parametrize(("count", "level"), [(10, 0.95), (25, 0.95), (10, 0.8)])
 def test_the_interval_covers_the_true_mean_as_often_as_its_level_says(count, level):
-    """Of normal values the t interval's coverage is exact; 1,500 draws tell .95 from the .91 to .93 of a percentile
+    """Of normal values the t interval's coverage is exact; 1,500 draws separate .95 from the .91 to .93 of a percentile
     bootstrap (three standard errors are .017)."""
     samples = np.random.default_rng(5).normal(3.0, 2.0, (1500, count))
-    found = [estimate(pd.Series(sample), level) for sample in samples]
-    covered = np.mean([one.low <= 3.0 <= one.high for one in found])
+    summary = [estimate(pd.Series(sample), level) for sample in samples]
+    covered = np.mean([one.low <= 3.0 <= one.high for one in summary])
     assert covered == pytest.approx(level, abs=3 * (level * (1 - level) / 1500) ** 0.5)
 
 
 def test_the_interval_is_the_closed_form():
     """1 … 10: m = 5.5, s² = 110/12, and t(.975; 9) = 2.262157 from the table: 5.5 ± 2.262157 √(110/12/10)."""
-    found = estimate(pd.Series(np.arange(1.0, 11.0)))
+    summary = estimate(pd.Series(np.arange(1.0, 11.0)))
     half = 2.262157 * (110 / 12 / 10) ** 0.5
-    assert found == pytest.approx((10, 5.5, 5.5 - half, 5.5 + half), rel=1e-6)
-    assert found.excludes_zero
+    assert summary == pytest.approx((10, 5.5, 5.5 - half, 5.5 + half), rel=1e-6)
+    assert summary.excludes_zero
 
 
 def test_a_higher_level_has_a_wider_interval_by_the_quantiles_of_t():
@@ -73,14 +73,14 @@ def test_pairs_are_compared_over_the_prompts_both_have_with_seeds_averaged_first
 
 def test_pairing_narrows_the_interval_by_what_prompts_share():
     """Prompts vary by 1, a method's own part by .01: the paired interval is the one of N(.02, 2 · .01²), unpaired means
-    could not tell the methods apart."""
+    could not separate the methods."""
     rng = np.random.default_rng(3)
-    common, own = rng.normal(0.0, 1.0, 40), rng.normal(0.0, 0.01, (2, 40))
-    outcomes = [outcome("redream", f"p{i}", float(common[i] + own[0, i] + 0.02)) for i in range(40)]
-    outcomes += [outcome("vsd", f"p{i}", float(common[i] + own[1, i])) for i in range(40)]
+    common, selected = rng.normal(0.0, 1.0, 40), rng.normal(0.0, 0.01, (2, 40))
+    outcomes = [outcome("redream", f"p{i}", float(common[i] + selected[0, i] + 0.02)) for i in range(40)]
+    outcomes += [outcome("vsd", f"p{i}", float(common[i] + selected[1, i])) for i in range(40)]
     table = tables.summarise(outcomes, METHODS)
     (pair,) = table["differences"]
-    expected = 2 * 2.022691 * (own[0] - own[1]).std(ddof=1) / 40**0.5  # t(.975; 39)
+    expected = 2 * 2.022691 * (selected[0] - selected[1]).std(ddof=1) / 40**0.5  # t(.975; 39)
     assert pair["high"] - pair["low"] == pytest.approx(expected, abs=2e-6) and pair["excludes_zero"]
     a, b = (table["methods"][m]["scores"]["clip_a"] for m in ("redream", "vsd"))
     assert a["low"] < b["mean"] < a["high"]
@@ -124,7 +124,7 @@ def test_rows_keep_their_types_where_a_column_is_empty(tmp_path):
         [outcome("sds", "a red owl", None), dataclasses.replace(outcome("truth", "a red owl", 0.5), seed=None)]
     )
     rows.to_parquet(tmp_path / "rows.parquet", index=False)
-    found = pd.read_parquet(tmp_path / "rows.parquet")
-    assert found["seed"].dtype == "Int64" and found["seed"].tolist() == [0, pd.NA]
-    assert found["clip_a"].dtype == found["seconds"].dtype == "float64"
-    assert found["failure"].tolist()[0] == "It broke." and found["kind"].isna().all()
+    summary = pd.read_parquet(tmp_path / "rows.parquet")
+    assert summary["seed"].dtype == "Int64" and summary["seed"].tolist() == [0, pd.NA]
+    assert summary["clip_a"].dtype == summary["seconds"].dtype == "float64"
+    assert summary["failure"].tolist()[0] == "It broke." and summary["kind"].isna().all()

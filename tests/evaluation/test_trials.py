@@ -1,4 +1,4 @@
-"""What an evaluation makes: lists of prompts, and what tells one trial from another."""
+"""What an evaluation makes: lists of prompts, and what distinguishes trials."""
 
 import csv
 import dataclasses

@@ -62,7 +62,7 @@ def test_a_field_written_and_loaded_looks_as_it_was_rendered(path, grid):
 
 def test_what_shines_through_a_soft_field_is_in_the_texture(grid):
     """Inside a mist of one colour lies a hard ball of another: seen from anywhere the middle is a mixture, and only
-    pictures know in which shares: a line straight inwards through the mist's edge is too short to tell."""
+    pictures know in which shares: a line straight inwards through the mist's edge is too short to show it."""
 
     def misty(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r = points.norm(dim=-1)
@@ -119,7 +119,7 @@ def test_the_surface_is_closed_turned_outwards_and_where_the_ball_is(extracted):
     welded = trimesh.Trimesh(extracted.mesh.vertices, extracted.mesh.faces)
     welded.merge_vertices(merge_tex=True, merge_norm=True)
     assert welded.is_watertight
-    radius = 0.412  # where a line of sight past the ball loses half its light: ∫ σ = ln 2
+    radius = 0.412  # where a ray past the ball loses half its light: ∫ σ = ln 2
     assert welded.volume == pytest.approx(4 / 3 * math.pi * radius**3, rel=0.03)
     assert np.abs(np.linalg.norm(welded.vertices, axis=1) - radius).max() < BOX / 47  # half a cell
 
@@ -198,7 +198,7 @@ def test_a_field_without_a_surface_is_an_error_in_words(density, grid):
 
 
 def test_vertex_colours_yaw_and_several_textures_survive_the_file(tmp_path):
-    """Two triangles, one textured and one not, painted and turned: the saved file shows the same."""
+    """Two triangles, one textured and one not, coloured and rotated: the saved file shows the same."""
     generator = np.random.default_rng(0)
     corners = generator.uniform(-0.4, 0.4, (12, 3))
     shape = trimesh.Trimesh(corners, np.arange(12).reshape(4, 3), process=False)
