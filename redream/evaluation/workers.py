@@ -79,7 +79,7 @@ def make_in_processes(trials: Sequence[Trial], models: Models, processes: int) -
                     "All worker processes ended early; the same command goes on from there."
                 ) from error
             trial = next(iter(remaining.values()))
-            yield TrialUpdate(trial, warning=f"A worker process ended early; {processes} of them go on without it.")
+            yield TrialUpdate(trial, warning="A worker process ended early; the others make its trials.")
 
 
 def _updates(trial: Trial, models: Models) -> Iterator[TrialUpdate]:
