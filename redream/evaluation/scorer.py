@@ -45,8 +45,8 @@ class EvaluationError(RedreamError):
 class RenderableAsset:
     """An asset as a `Renderable`, so that its images for scores are made in the steps of a particle's.
 
-    Four rays a pixel, as in the images that a prior was trained on and a particle started from: with one, edges flicker
-    from view to view, and A-LPIPS would count that as the object's own (an owl's .020 instead of .015, .0146 with nine).
+    Four rays a pixel, as in the images that a prior was trained on: with one, edges flicker from view to view, and A-LPIPS
+    would count that as a change of the object (docs/trials.md).
     """
 
     def __init__(self, asset: Asset, settings: Settings) -> None:
