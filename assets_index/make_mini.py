@@ -25,8 +25,7 @@ from assets_index import world
 from assets_index.recipes import autoencoder, clips, perceptual, prior
 from assets_index.recipes.renders import SIZE, Renders, degrade, render_things, spoil
 from redream.evaluation.trials import read_prompts
-from redream.files import replacing
-from redream.hub import sha256
+from redream.files import replacing, sha256
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.scene import assets, mesh

@@ -1,5 +1,6 @@
-"""Files that are complete or absent."""
+"""Files that are complete or absent; hashes."""
 
+import hashlib
 import json
 import os
 import secrets
@@ -34,3 +35,20 @@ def write_json(path: Path, values: dict) -> None:
 def write_text(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write_text(text, encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_files(folder: Path, suffixes: tuple[str, ...] = ("",), max_bytes: int = 2**63) -> dict[str, str]:
+    """SHA-256 of a folder's files by relative name: those that end so (by default all) and are not larger."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name.endswith(suffixes))
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files if path.stat().st_size <= max_bytes}
+
+
+def digest(values: object) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

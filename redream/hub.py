@@ -3,7 +3,6 @@
 Only files that cannot run code are ever downloaded; what a branch or tag resolved to is returned for the record.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from redream.errors import RedreamError
+from redream.files import sha256
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
@@ -61,12 +61,6 @@ def verify(folder: Path, manifest: Mapping[str, str]) -> None:
             raise HubError(f"The file {name} is missing; download or build {folder.name} again.")
         if sha256(folder / name) != expected:
             raise HubError(f"The file {name} is not the one its manifest describes; download {folder.name} again.")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_inside(name: str) -> bool:

@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub.errors import HTTPError
 
 from redream import hub
-from redream.hub import HubError, resolve, sha256, verify
+from redream.files import sha256
+from redream.hub import HubError, resolve, verify
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = {

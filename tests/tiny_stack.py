@@ -13,7 +13,7 @@ from tiny_models import WORDS, make_tiny_clip
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from assets_index.recipes.tokenizer import make_tokenizer
-from redream.hub import sha256
+from redream.files import sha256
 from redream.retrieval.build import AssetRow, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.scene.assets import load

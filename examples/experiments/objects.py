@@ -16,7 +16,7 @@ from redream.distillation.adaptation import CaptionedAsset, sample_background
 from redream.evaluation import trials
 from redream.evaluation.scorer import RenderableAsset, objects_of
 from redream.evaluation.tables import FORMAT
-from redream.files import read_json
+from redream.files import digest, read_json
 from redream.runs import retrieved
 from redream.runs.outputs import Renderable
 from redream.runs.run import Run
@@ -71,7 +71,7 @@ def generate(
     uploads = [(asset.path, asset.caption)] if asset else []
     key = [prompt, asdict(settings), [caption for _, caption in uploads], list(uids), asdict(context.digests)]
     key += [[path.name for path, _ in uploads], trials.METHODS_VERSION, SCORES_VERSION]
-    folder = context.out / "runs" / f"{trials.slug(prompt)}-{trials.digest(key)}"
+    folder = context.out / "runs" / f"{trials.slug(prompt)}-{digest(key)}"
     log(f"{prompt}, {settings.particles} × {settings.iterations} iterations, {folder.name}")
     if (folder / "settings.json").is_file():
         events = pipeline.resume(folder, models=context.models)

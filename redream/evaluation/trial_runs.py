@@ -15,8 +15,8 @@ from redream.distillation.checkpoint import CheckpointError
 from redream.errors import RedreamError
 from redream.evaluation.scorer import EvaluationError, Scorer, objects_of, rounded, true_objects
 from redream.evaluation.tables import TRUTH, Outcome
-from redream.evaluation.trials import RETRIEVAL, Trial, digest
-from redream.files import read_json, write_json
+from redream.evaluation.trials import RETRIEVAL, Trial
+from redream.files import digest, read_json, write_json
 from redream.runs import events
 from redream.runs.run import Run, RunError
 from redream.scoring.metrics import SCORES_VERSION

@@ -5,8 +5,6 @@ that make a run and `METHODS_VERSION`: equal trials share a folder, and any othe
 are not in it: other scoring models score the same runs again.
 """
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,10 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from redream import hub
 from redream.evaluation.scorer import EvaluationError
 from redream.evaluation.tables import Outcome
-from redream.files import read_json
+from redream.files import digest, read_json, sha256_of_files
 from redream.scoring.metrics import SCORES_VERSION
 from redream.settings import VARIANTS, Preset, Settings
 from redream.stack.stack import SCORING_ENTRIES, Stack
@@ -64,7 +61,7 @@ class ModelDigests:
     def of(stack: Stack) -> "ModelDigests":
         """The digests of a stack. Raises `hub.HubError`."""
         resolved = {name: stack.resolve(entry) for name, entry in stack.entries.items()}
-        versions = {name: model.revision or _hashes(model.folder) for name, model in resolved.items()}
+        versions = {name: model.revision or sha256_of_files(model.folder) for name, model in resolved.items()}
         versions |= {f"perceptual.{name}": entry.lpips for name, entry in stack.perceptual.items() if entry.lpips}
         scorers = {name: versions.pop(name) for name in SCORING_ENTRIES}
         generation = versions | {"vocabulary": stack.vocabulary and asdict(stack.vocabulary)}
@@ -171,14 +168,3 @@ def method_settings(name: str, preset: Preset) -> Settings:
 def slug(prompt: str) -> str:
     """A prompt as the beginning of a file name."""
     return re.sub("[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40]
-
-
-def digest(values: object) -> str:
-    """The first twelve hexadecimal digits of the SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of all files of a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from redream import hub
 from redream.errors import RedreamError
-from redream.files import replacing
+from redream.files import replacing, sha256
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import COLUMNS, FILES, FORMAT
 from redream.retrieval.orientation import pictures
@@ -92,7 +92,7 @@ def build(
         "assets": len(kept),
         "captions": len(captions),
         "root": root,
-        "files": {name: hub.sha256(folder / name) for name in FILES},
+        "files": {name: sha256(folder / name) for name in FILES},
     }
     with replacing(folder / "index.json") as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -112,6 +112,6 @@ def _columns(row: AssetRow, root: Path) -> dict:
     if row.file:
         if not hub.is_inside(row.file) or not (root / row.file).is_file():
             raise BuildError(f"The file of asset {row.uid} is not in the library's folder; put it there.")
-        sha256 = hub.sha256(root / row.file)
+        sha256 = sha256(root / row.file)
     known = {key: getattr(row, key) for key in ("uid", "author", "license", "source", "file")}
     return known | {"caption": row.captions[0], "sha256": sha256} | row.extra

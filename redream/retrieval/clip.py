@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from redream import hub
 from redream.errors import RedreamError
+from redream.files import sha256
 
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 CLIP_VOCABULARY = 49408  # size of the vocabulary that open_clip itself brings
@@ -63,7 +63,7 @@ class Clip:
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the weights' file: which CLIP an index was made with."""
-        return hub.sha256(self.weights)
+        return sha256(self.weights)
 
     @property
     def name(self) -> str:

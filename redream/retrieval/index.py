@@ -23,6 +23,7 @@ from jaxtyping import Float, Int
 
 from redream import hub
 from redream.errors import RedreamError
+from redream.files import sha256
 from redream.retrieval.clip import Clip
 
 FORMAT = 1
@@ -138,7 +139,7 @@ class Index:
             path = self.root / name
         else:
             path = _from_objaverse(uid)
-        if row["sha256"] and hub.sha256(path) != row["sha256"]:
+        if row["sha256"] and sha256(path) != row["sha256"]:
             if not name:
                 path.unlink()  # Objaverse's: the next request fetches it again
             raise AssetUnavailable(f"The file of asset {uid} is not the one that was indexed; fetch it again.")

@@ -1,6 +1,5 @@
 """Perceptual distances between pictures: small nets of this project's own, and LPIPS on torchvision's backbones."""
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from redream.errors import RedreamError
-from redream.files import replacing
+from redream.files import replacing, sha256
 
 BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's, with their SHA-256 begun
 
@@ -129,9 +128,7 @@ def cached_backbone(network: str, cache: Path | None = None) -> Path | None:
     file = (cache or Path(torch.hub.get_dir()) / "checkpoints") / BACKBONES[network]
     if not file.is_file():
         return None
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return file if digest.startswith(file.stem.rpartition("-")[2]) else None
+    return file if sha256(file).startswith(file.stem.rpartition("-")[2]) else None
 
 
 def load_lpips(network: str, device: torch.device | str = "cpu") -> Lpips | None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from redream import hub
+from redream.files import sha256_of_files
 from redream.stack import environment
 from redream.stack.stack import Entry, Stack, StackError
 
@@ -94,7 +95,7 @@ class Models:
         self.origins[name] = {
             "source": Path(entry.source).name if resolved.revision is None else entry.source,
             "revision": resolved.revision,
-            "files": _hashes(resolved.folder),
+            "files": sha256_of_files(resolved.folder, (".json", ".safetensors"), HASHED),
         }
         return resolved.folder
 
@@ -122,9 +123,3 @@ def _quietly() -> Iterator[None]:
         for library, level in levels:
             library.set_verbosity(level)
             library.enable_progress_bar()
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of the files in a model's folder that are at most `HASHED` bytes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in (".json", ".safetensors"))
-    return {path.relative_to(folder).as_posix(): hub.sha256(path) for path in files if path.stat().st_size <= HASHED}

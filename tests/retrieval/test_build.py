@@ -8,7 +8,7 @@ import pytest
 import torch
 import trimesh
 
-from redream.hub import sha256
+from redream.files import sha256
 from redream.retrieval.build import AssetRow, BuildError, build, ring_pictures
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import Index

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from redream.hub import sha256
+from redream.files import sha256
 from redream.retrieval.build import AssetRow, build
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import AssetUnavailable, Index, IndexFormatError, retrieved_json
