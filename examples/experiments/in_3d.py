@@ -32,9 +32,9 @@ from examples.experiments.objects import (
 from examples.experiments.samples import sample_prior
 from redream.distillation.loop import Distillation
 from redream.evaluation.scorer import RenderableAsset, objects_of, true_objects
+from redream.evaluation.trials import method_settings
 from redream.runs.run import Run
 from redream.scoring.metrics import clip_score, silhouette_iou
-from redream.settings import VARIANTS
 from redream.stack.vocabulary import parse_prompt
 
 
@@ -143,8 +143,7 @@ def progress(context: Context) -> Outcome:
         rows.append(Row(prompt))
         for method in ("redream", "redream-no-init", "vsd"):
             log(f"{prompt}, {method}")
-            variant = VARIANTS[method]
-            settings = context.preset[variant.method].with_(**variant.changes)
+            settings = method_settings(method, context.preset)
             retrieved = retrieve_oriented(context, prompt) if settings.uses_assets else []
             distillation, images = Distillation(context.prior, settings, text, retrieved), {}
             for step in distillation.steps():
