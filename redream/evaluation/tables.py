@@ -131,12 +131,13 @@ def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
     rows = as_rows(outcomes)
     methods = [method for method in (*order, TRUTH) if (rows["method"] == method).any()]
     means = {score: prompt_means(rows, score) for score in SCORES}
-    summary = {}
+    by_method = {}
     for method in methods:
         selected = rows[rows["method"] == method]
         values = {score: means[score][method].dropna() for score in SCORES}
         scores = {score: _summary(estimate(value)) for score, value in values.items() if len(value)}
-        summary[method] = {"runs": len(selected), "missing": int(selected["failure"].notna().sum()), "scores": scores}
+        missing = int(selected["failure"].notna().sum())
+        by_method[method] = {"runs": len(selected), "missing": missing, "scores": scores}
     differences = []
     for a, b in itertools.combinations([method for method in methods if method != TRUTH], 2):
         for score in SCORES:
@@ -152,7 +153,7 @@ def summarise(outcomes: Sequence[Outcome], order: Iterable[str]) -> dict:
         "splits": dict(sorted(Counter(filter(None, splits.values())).items())),
         "prompts": [{"prompt": prompt, "split": split} for prompt, split in splits.items()],
         "better": {key: score.better for key, score in SCORES.items()},
-        "methods": summary,
+        "methods": by_method,
         "differences": differences,
         "failures": [
             {"method": o.method, "prompt": o.prompt, "seed": o.seed, "reason": o.failure} for o in outcomes if o.failure
@@ -251,10 +252,10 @@ def _truths(outcomes: Iterable[Outcome]) -> dict[str, dict[str, float | None]]:
     return {o.prompt: o.scores for o in outcomes if o.method == TRUTH}
 
 
-def _summary(summary: Estimate) -> dict:
+def _summary(estimated: Estimate) -> dict:
     """An estimate as table.json has it: rounded, an absent interval left out."""
-    ends = {"mean": summary.mean, "low": summary.low, "high": summary.high}
-    return {"prompts": summary.prompts} | rounded({name: value for name, value in ends.items() if value is not None})
+    ends = {"mean": estimated.mean, "low": estimated.low, "high": estimated.high}
+    return {"prompts": estimated.prompts} | rounded({name: value for name, value in ends.items() if value is not None})
 
 
 def _cell(key: str, summaries: Mapping[str, dict], most: int, signed: bool = False) -> str:
