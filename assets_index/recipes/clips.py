@@ -108,10 +108,10 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
         bad = torch.zeros(len(rows), dtype=torch.bool)
         rgba = renders.floats(rows)  # (64, 4, 64, 64)
         if knows_spoiled:
-            spoiled = 4 * np.arange(len(things)) + rng.integers(4, size=len(things))  # one of each thing's pictures
-            beside = spoiled - spoiled % 4 + (spoiled + rng.integers(1, 4, len(things))) % 4  # from another side
-            rgba[spoiled] = spoil(rgba[spoiled], rgba[beside], rng)
-            bad[spoiled] = True
+            worse = 4 * np.arange(len(things)) + rng.integers(4, size=len(things))  # one of each thing's pictures
+            beside = worse - worse % 4 + (worse + rng.integers(1, 4, len(things))) % 4  # from another side
+            rgba[worse] = spoil(rgba[worse], rgba[beside], rng)
+            bad[worse] = True
         pictures = degrade(composed(rgba, rng), rng)
         with torch.autocast("cpu", torch.bfloat16):
             image = model.encode_image((pictures - MEAN[0]) / STD[0], normalize=True).float()  # (64, d)

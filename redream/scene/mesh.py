@@ -24,8 +24,8 @@ from redream.scene.volume import FieldFunction, OccupancyGrid, render, volume_we
 POINTS_PER_CHUNK = 2**18
 SMALLEST_PIECE = 0.02  # of the largest piece's volume; smaller ones are floaters
 PADDING = 2  # texels between the charts of an atlas
-DEPTHS = tuple(0.5 - 0.75 * i for i in range(8))  # where colour is looked for along the normal, in cells
-PAINTED_FROM = tuple((elevation, 8) for elevation in (-40.0, 12.0, 55.0))  # degrees, pictures once around
+DEPTHS = tuple(0.5 - 0.75 * i for i in range(8))  # where colour is sampled along the normal, in cells
+BAKE_RINGS = tuple((elevation, 8) for elevation in (-40.0, 12.0, 55.0))  # degrees, pictures once around
 RAYS_PER_CHUNK = 2**14
 
 
@@ -85,7 +85,7 @@ def surface_density(density: Float[np.ndarray, "r r r"], cell: float) -> float:
         overlap += (solid & opaque).sum(axis=(1, 2))
         union += (solid | opaque).sum(axis=(1, 2))
     if overlap.max() == 0:
-        raise MeshError("There is no surface yet: the object is transparent from every side. Let it form for longer.")
+        raise MeshError("There is no surface yet: the object is transparent from every side. Continue the run.")
     agreement = overlap / union  # intersection over union
     return float(levels[np.argmax(agreement >= agreement.max() - 1e-3)])
 
@@ -211,7 +211,7 @@ def _textured(
         points,
         along,
         cell,
-        _seen_colour(field_fn, grid, points, along, cell),
+        _surface_colour(field_fn, grid, points, along, cell),
         lambda o, d: _hits(tree, vertices[faces], o, d),
     )
     covered[texels] = True
@@ -239,10 +239,10 @@ def _pictures(field_fn: FieldFunction, grid: OccupancyGrid, size: int, samples_p
     distance = 4 * grid.bound
     fovy_deg = math.degrees(2 * math.asin(grid.bound / distance))
     black = torch.zeros(3, device=grid.density.device)
-    for elevation_deg, count in PAINTED_FROM:
+    for elevation_deg, count in BAKE_RINGS:
         for camera in ring(count, elevation_deg, distance, fovy_deg):
-            seen = render(field_fn, camera, size, black, grid, samples_per_ray, None, RAYS_PER_CHUNK)
-            both = torch.cat([seen.image, seen.opacity], dim=1)  # (1, 4, size, size)
+            rendering = render(field_fn, camera, size, black, grid, samples_per_ray, None, RAYS_PER_CHUNK)
+            both = torch.cat([rendering.image, rendering.opacity], dim=1)  # (1, 4, size, size)
             yield camera, both.nan_to_num(0.0, 0.0, 0.0).cpu()  # what has diverged counts as empty
 
 
@@ -283,7 +283,7 @@ def _looked_up(
     return torch.nn.functional.grid_sample(picture, at, align_corners=False)[0, :, 0].T.numpy()
 
 
-def _seen_colour(
+def _surface_colour(
     field_fn: FieldFunction, grid: OccupancyGrid, points: np.ndarray, normals: np.ndarray, cell: float
 ) -> Float[np.ndarray, "n 3"]:
     """The colour a ray that enters along the normal would collect around each surface point: Σ w c / Σ w."""
