@@ -108,10 +108,10 @@ def _columns(row: AssetRow, root: Path) -> dict:
         raise BuildError(
             f"The further columns of asset {row.uid} clash with the table's own: {', '.join(sorted(clash))}."
         )
-    sha256 = row.sha256
+    checksum = row.sha256
     if row.file:
         if not hub.is_inside(row.file) or not (root / row.file).is_file():
             raise BuildError(f"The file of asset {row.uid} is not in the library's folder; put it there.")
-        sha256 = sha256(root / row.file)
+        checksum = sha256(root / row.file)
     known = {key: getattr(row, key) for key in ("uid", "author", "license", "source", "file")}
-    return known | {"caption": row.captions[0], "sha256": sha256} | row.extra
+    return known | {"caption": row.captions[0], "sha256": checksum} | row.extra

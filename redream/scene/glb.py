@@ -1,8 +1,13 @@
 """A GLB's container (glTF 2.0, 4.4): a header, a chunk of JSON that describes, a chunk of bytes that is described."""
 
+import io
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image
 
 from redream.errors import RedreamError
 
@@ -74,3 +79,81 @@ def pack(document: dict, binary: bytes) -> bytes:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def distinct_vertices(attributes: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "v"]]:
+    """The first of each group of vertices whose attributes (v, ·) are equal in every bit, in the order of the vertices,
+    and the number of its group for every vertex."""
+    rows = np.concatenate([np.ascontiguousarray(a).view(np.uint8).reshape(len(a), -1) for a in attributes], axis=1)
+    rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()  # (v,) all bytes of a vertex as one value
+    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    return first[order], np.argsort(order)[group]
+
+
+def index_array(numbers: Int[np.ndarray, "n"], vertices: int) -> np.ndarray:
+    """Vertex numbers as an array (n, 1) of 16 bits if there are few enough `vertices`, else of 32 bits.
+
+    The largest number of either type is no index: it restarts a primitive (glTF 2.0, 3.7.2.1).
+    """
+    return numbers.reshape(-1, 1).astype(np.uint16 if vertices <= 65535 else np.uint32)
+
+
+class GlbWriter:
+    """A GLB under construction: one node with one mesh of several primitives, each with its own material."""
+
+    def __init__(self) -> None:
+        self.binary = b""
+        self.primitives: list[dict] = []
+        self.lists: dict[str, list[dict]] = {
+            name: [] for name in ("bufferViews", "accessors", "materials", "textures", "images")
+        }
+
+    def array(self, values: np.ndarray, *, bounds: bool = False, normalized: bool = False) -> int:
+        """Append an array (n, 1 to 4) and return its accessor's number; `bounds` and `normalized` as in glTF 2.0, 3.6.2."""
+        accessor = {
+            "bufferView": self._view(values.tobytes()),
+            "componentType": {"float32": 5126, "uint16": 5123, "uint32": 5125}[values.dtype.name],
+            "count": len(values),
+            "type": ("SCALAR", "VEC2", "VEC3", "VEC4")[values.shape[1] - 1],
+        }
+        if bounds:
+            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
+        if normalized:
+            accessor["normalized"] = True
+        return self._add("accessors", accessor)
+
+    def primitive(self, attributes: dict[str, int], indices: int, texture: np.ndarray | None) -> None:
+        """Append triangles with an unlit material of their own; `attributes` and `indices` are accessors' numbers."""
+        colour = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+        if texture is not None:
+            png = io.BytesIO()
+            Image.fromarray(texture).save(png, "PNG")
+            image = self._add("images", {"bufferView": self._view(png.getvalue()), "mimeType": "image/png"})
+            colour["baseColorTexture"] = {"index": self._add("textures", {"source": image})}
+        material = {"pbrMetallicRoughness": colour, "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}
+        number = self._add("materials", material)
+        self.primitives.append({"attributes": attributes, "indices": indices, "material": number})
+
+    def packed(self) -> bytes:
+        """The whole file."""
+        document = {
+            "asset": {"version": "2.0", "generator": "Redream"},
+            "extensionsUsed": ["KHR_materials_unlit"],
+            "scene": 0,
+            "scenes": [{"nodes": [0]}],
+            "nodes": [{"mesh": 0}],
+            "meshes": [{"primitives": self.primitives}],
+            "buffers": [{"byteLength": len(self.binary)}],
+        }
+        return pack(document | {name: entries for name, entries in self.lists.items() if entries}, self.binary)
+
+    def _view(self, data: bytes) -> int:
+        self.binary += b"\0" * (-len(self.binary) % 4)  # arrays start at multiples of their component's size
+        view = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(data)}
+        self.binary += data
+        return self._add("bufferViews", view)
+
+    def _add(self, name: str, entry: dict) -> int:
+        self.lists[name].append(entry)
+        return len(self.lists[name]) - 1

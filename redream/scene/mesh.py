@@ -1,6 +1,5 @@
 """Meshes: from a field to a textured triangle mesh, and from any asset to a GLB that viewers show as it is."""
 
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 import trimesh
 import xatlas
-from jaxtyping import Bool, Float, Int
-from PIL import Image
+from jaxtyping import Bool, Float
 from scipy import ndimage
 from skimage import measure
 
@@ -99,7 +97,7 @@ def save(asset: Asset, path: Path) -> None:
     turn = trimesh.transformations.rotation_matrix(np.radians(asset.yaw_deg), [0, 0, 1])
     vertices = trimesh.transform_points(asset.mesh.vertices, GLTF_TO_WORLD.T @ turn)  # a rotation: Tᵀ is its inverse
     kinds = np.full(len(asset.mesh.faces), -1) if asset.face_texture is None else asset.face_texture
-    drawn = _Glb()
+    writer = glb.GlbWriter()
     for kind in np.unique(kinds):
         used, faces = np.unique(asset.mesh.faces[kinds == kind], return_inverse=True)
         values = {"POSITION": vertices[used].astype(np.float32)}
@@ -109,33 +107,15 @@ def save(asset: Asset, path: Path) -> None:
         if (asset.colours[used] < 1).any():
             light = np.column_stack([to_linear(asset.colours[used]), np.ones(len(used))])  # (v, 4)
             values["COLOR_0"] = np.round(light * 65535).astype(np.uint16)
-        kept, merged = _distinct(list(values.values()))
+        kept, merged = glb.distinct_vertices(list(values.values()))
         attributes = {
-            name: drawn.array(array[kept], bounds=name == "POSITION", normalized=name == "COLOR_0")
+            name: writer.array(array[kept], bounds=name == "POSITION", normalized=name == "COLOR_0")
             for name, array in values.items()
         }
-        indices = drawn.array(_as_indices(merged[faces].reshape(-1), len(kept)))
-        drawn.primitive(attributes, indices, asset.textures[kind] if kind >= 0 else None)
+        indices = writer.array(glb.index_array(merged[faces].reshape(-1), len(kept)))
+        writer.primitive(attributes, indices, asset.textures[kind] if kind >= 0 else None)
     with replacing(path) as temporary:
-        temporary.write_bytes(drawn.packed())
-
-
-def _distinct(attributes: Sequence[np.ndarray]) -> tuple[Int[np.ndarray, "k"], Int[np.ndarray, "v"]]:
-    """The first of each group of vertices whose attributes (v, ·) are equal in every bit, in the order of the vertices,
-    and the number of its group for every vertex."""
-    rows = np.concatenate([np.ascontiguousarray(a).view(np.uint8).reshape(len(a), -1) for a in attributes], axis=1)
-    rows = np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()  # (v,) all bytes of a vertex as one value
-    _, first, group = np.unique(rows, return_index=True, return_inverse=True)
-    order = np.argsort(first)
-    return first[order], np.argsort(order)[group]
-
-
-def _as_indices(numbers: Int[np.ndarray, "n"], vertices: int) -> np.ndarray:
-    """Vertex numbers as an array (n, 1) of 16 bits if there are few enough `vertices`, else of 32 bits.
-
-    The largest number of either type is no index: it restarts a primitive (glTF 2.0, 3.7.2.1).
-    """
-    return numbers.reshape(-1, 1).astype(np.uint16 if vertices <= 65535 else np.uint32)
+        temporary.write_bytes(writer.packed())
 
 
 @torch.no_grad()
@@ -300,62 +280,3 @@ def dilate_texture(texture: Float[np.ndarray, "h w 3"], covered: Bool[np.ndarray
     """Every empty texel gets the colour of the nearest covered one, so that look-ups at seams stay clean; as bytes."""
     nearest = ndimage.distance_transform_edt(~covered, return_distances=False, return_indices=True)  # (2, h, w)
     return np.round(texture[tuple(nearest)] * 255).clip(0, 255).astype(np.uint8)
-
-
-class _Glb:
-    """A GLB under construction: one node with one mesh of several primitives, each with its own material."""
-
-    def __init__(self) -> None:
-        self.binary = b""
-        self.primitives: list[dict] = []
-        self.lists: dict[str, list[dict]] = {
-            name: [] for name in ("bufferViews", "accessors", "materials", "textures", "images")
-        }
-
-    def array(self, values: np.ndarray, *, bounds: bool = False, normalized: bool = False) -> int:
-        """Append an array (n, 1 to 4); its accessor's number."""
-        accessor = {
-            "bufferView": self._view(values.tobytes()),
-            "componentType": {"float32": 5126, "uint16": 5123, "uint32": 5125}[values.dtype.name],
-            "count": len(values),
-            "type": ("SCALAR", "VEC2", "VEC3", "VEC4")[values.shape[1] - 1],
-        }
-        if bounds:
-            accessor |= {"min": values.min(axis=0).tolist(), "max": values.max(axis=0).tolist()}
-        if normalized:
-            accessor["normalized"] = True
-        return self._add("accessors", accessor)
-
-    def primitive(self, attributes: dict[str, int], indices: int, texture: np.ndarray | None) -> None:
-        """Append triangles with a material of their own."""
-        colour = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
-        if texture is not None:
-            png = io.BytesIO()
-            Image.fromarray(texture).save(png, "PNG")
-            image = self._add("images", {"bufferView": self._view(png.getvalue()), "mimeType": "image/png"})
-            colour["baseColorTexture"] = {"index": self._add("textures", {"source": image})}
-        material = {"pbrMetallicRoughness": colour, "doubleSided": True, "extensions": {"KHR_materials_unlit": {}}}
-        number = self._add("materials", material)
-        self.primitives.append({"attributes": attributes, "indices": indices, "material": number})
-
-    def packed(self) -> bytes:
-        document = {
-            "asset": {"version": "2.0", "generator": "Redream"},
-            "extensionsUsed": ["KHR_materials_unlit"],
-            "scene": 0,
-            "scenes": [{"nodes": [0]}],
-            "nodes": [{"mesh": 0}],
-            "meshes": [{"primitives": self.primitives}],
-            "buffers": [{"byteLength": len(self.binary)}],
-        }
-        return glb.pack(document | {name: entries for name, entries in self.lists.items() if entries}, self.binary)
-
-    def _view(self, data: bytes) -> int:
-        self.binary += b"\0" * (-len(self.binary) % 4)  # arrays start at multiples of their component's size
-        view = {"buffer": 0, "byteOffset": len(self.binary), "byteLength": len(data)}
-        self.binary += data
-        return self._add("bufferViews", view)
-
-    def _add(self, name: str, entry: dict) -> int:
-        self.lists[name].append(entry)
-        return len(self.lists[name]) - 1

@@ -253,7 +253,9 @@ def test_vertices_that_differ_in_anything_are_kept_apart(tmp_path):
     faces = np.arange(6).reshape(2, 3)
     mesh.save(Asset(trimesh.Trimesh(corners, faces, process=False), colours), tmp_path / "colours.glb")
     assert [a["count"] for a in _document(tmp_path / "colours.glb")["accessors"]] == [6, 6, 6]
-    kept, group = mesh._distinct([np.array([[0.0], [-0.0], [0.0]], np.float32), np.array([[1], [1], [1]], np.uint16)])
+    kept, group = glb.distinct_vertices(
+        [np.array([[0.0], [-0.0], [0.0]], np.float32), np.array([[1], [1], [1]], np.uint16)]
+    )
     assert kept.tolist() == [0, 1] and group.tolist() == [0, 1, 0]
 
 
