@@ -57,7 +57,7 @@ STACK = {
     "perceptual": {"a": {"source": "perceptual-a"}, "b": {"source": "perceptual-b"}},
     "vocabulary": "vocabulary.json",
     "truth": {"source": "truth"},
-    "true_scores": {  # the row "truth" of `redream evaluate --split test`; to be renewed with the miniature
+    "true_scores": {  # the row "truth" of `python -m redream evaluate --split test`; to be renewed with the miniature
         "clip_a": 0.7784,
         "clip_b": 0.8382,
         "a_lpips_a": 0.0218,

@@ -9,8 +9,8 @@ from torch import nn
 from assets_index.world import TEST_VARIANTS, Thing
 from redream.retrieval.clip import Clip
 from redream.scene.assets import Asset, from_mesh
-from redream.scene.cameras import ring
-from redream.scoring.metrics import a_lpips, accuracy_of_names, clip_score, janus_count, janus_rate, view_names
+from redream.scene.cameras import score_ring
+from redream.scoring.metrics import FROM_VIEW_NAMES, a_lpips, clip_score, view_names
 from redream.scoring.perceptual import PerceptualNet
 from redream.settings import Settings
 
@@ -25,14 +25,10 @@ THINGS = [
     ("robot", "blue", "yellow"),
     ("chair", "green", "red"),
 ]
-COUNTED = {"views": accuracy_of_names, "front behind": janus_rate, "faces behind": janus_count}
 VIEWS_AROUND = 24
 SIZE = 64
 WHITE = torch.ones(3)
-SETTINGS = Settings()
-CAMERAS = ring(
-    VIEWS_AROUND, SETTINGS.output.score_elevation_deg, SETTINGS.output.score_distance, SETTINGS.output.score_fovy_deg
-)
+CAMERAS = score_ring(VIEWS_AROUND, Settings().output)
 
 
 def pictures(asset: Asset) -> torch.Tensor:
@@ -97,8 +93,8 @@ def means(mini) -> dict[str, dict[str, float]]:
         for version, images in versions.items():
             values = {f"clip_{key}": clip_score(clip, images, prompt) for key, clip in clips.items()}
             names = {key: view_names(clip, clip.embed_images(images), prompt) for key, clip in clips.items()}
-            for score, counted in COUNTED.items():
-                values |= {f"{score}_{key}": float(counted(own, CAMERAS)) for key, own in names.items()}
+            for score, metric in FROM_VIEW_NAMES.items():
+                values |= {f"{score}_{key}": float(metric(of_key, CAMERAS)) for key, of_key in names.items()}
             values |= {f"a_lpips_{key}": a_lpips(net, images) for key, net in nets.items()}
             rows.setdefault(version, []).append(values)
     return {
@@ -109,14 +105,14 @@ def means(mini) -> dict[str, dict[str, float]]:
 
 @pytest.mark.parametrize("key", ["a", "b"])
 def test_a_face_on_the_back_lowers_view_accuracy(means, key):
-    assert means["two-faced"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
+    assert means["two-faced"][f"view_accuracy_{key}"] < means["true"][f"view_accuracy_{key}"] - 0.1
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
 def test_a_face_on_the_back_is_called_front_there_and_counted(means, key):
     """The true things have none; of the turned copies at least every third view from behind is called a front."""
-    assert means["true"][f"front behind_{key}"] < 0.05 and means["true"][f"faces behind_{key}"] < 0.2
-    assert means["two-faced"][f"front behind_{key}"] > 0.3 and means["two-faced"][f"faces behind_{key}"] > 0.5
+    assert means["true"][f"janus_rate_{key}"] < 0.05 and means["true"][f"janus_count_{key}"] < 0.2
+    assert means["two-faced"][f"janus_rate_{key}"] > 0.3 and means["two-faced"][f"janus_count_{key}"] > 0.5
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
@@ -149,7 +145,7 @@ def test_two_sides_at_once_lower_the_clip_score_a_little(means, key):
 @pytest.mark.parametrize("key", ["a", "b"])
 def test_a_blob_of_the_right_colour_lowers_clip_score_and_view_accuracy(means, key):
     assert means["blob"][f"clip_{key}"] < means["true"][f"clip_{key}"] - 0.05
-    assert means["blob"][f"views_{key}"] < means["true"][f"views_{key}"] - 0.1
+    assert means["blob"][f"view_accuracy_{key}"] < means["true"][f"view_accuracy_{key}"] - 0.1
 
 
 @pytest.mark.parametrize("key", ["a", "b"])
