@@ -148,7 +148,9 @@ def sample(
     parsed = parse_prompt(prompt, models.stack.vocabulary)
     import torch
 
-    text, prefix = parsed.prompt if adapt or view is None else f"{parsed.prompt}, {view} view", None
+    from redream.scene.cameras import view_prompt
+
+    text, prefix = parsed.prompt if adapt or view is None else view_prompt(parsed.prompt, view), None
     if adapt:
         for adaptation in _adaptation_steps(parsed.prompt, models, settings):
             progress(adaptation.steps_done, settings.adaptation.steps)
@@ -181,7 +183,7 @@ def _prior_samples(
 ) -> Iterator[Progress | BeforeAfter]:
     import torch
 
-    from redream.scene.cameras import VIEWS
+    from redream.scene.cameras import VIEWS, view_prompt
 
     def along_views(embeddings: dict, adapted: bool) -> list:
         """Images along `VIEW_STEPS`, of {view: Float[Tensor, "1 l d"]}."""
@@ -191,7 +193,7 @@ def _prior_samples(
     total = settings.adaptation.steps
     yield Progress("sampling", 0, total)
     with torch.no_grad():
-        before = along_views({view: models.prior.embed([f"{prompt}, {view} view"]) for view in VIEWS}, adapted=False)
+        before = along_views({view: models.prior.embed([view_prompt(prompt, view)]) for view in VIEWS}, adapted=False)
     for adaptation in _adaptation_steps(prompt, models, settings):
         if stop():
             return

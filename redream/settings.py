@@ -23,6 +23,7 @@ MAX_PARTICLES = 8
 MAX_ITERATIONS = 50_000
 MAX_ASSETS = 3
 VIEWS = ("front", "side", "back")  # view names of cameras and prompts
+WARM_UP, DISTILLATION = "warm-up", "distillation"  # the stages of iterations
 MAX_WAITING = 20  # runs in the queue of one device
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -116,7 +116,7 @@ def _render_thing(job: tuple[world.Thing, int, int]) -> tuple[np.ndarray, list[f
     torch.set_num_threads(1)
     settings = Settings()
     generator = torch.Generator().manual_seed(int(thing.uid[:12], 16) + seed)
-    ranges = CameraRange(settings.cameras.elevation_deg, settings.cameras.distance, settings.cameras.fovy_deg)
+    ranges = CameraRange.of(settings.cameras)
     asset = thing.asset()
     pictures, azimuths = [], []
     for i in range(views):

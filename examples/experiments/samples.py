@@ -10,7 +10,7 @@ from examples.experiments.context import Context
 from redream.distillation import adaptation
 from redream.distillation.adaptation import Adaptation, CaptionedAsset, StoredViews, sample_background, store_views
 from redream.distillation.prior import Prior
-from redream.scene.cameras import VIEWS
+from redream.scene.cameras import VIEWS, view_prompt
 
 BATCH = 8  # images
 
@@ -27,7 +27,7 @@ def adapt_prior(context: Context, assets: Sequence[CaptionedAsset], **changes) -
 @torch.no_grad()
 def embed_view(prior: Prior, prompt: str, view: str, adapted: Adaptation | None) -> Float[Tensor, "1 l d"]:
     """Embed a prompt in a view: c_ψ ("c, front view") before adaptation, cat(e_ψ, c) after it."""
-    return prior.embed([f"{prompt}, {view} view"]) if adapted is None else prior.embed([prompt], adapted.prefix(view))
+    return prior.embed([view_prompt(prompt, view)]) if adapted is None else prior.embed([prompt], adapted.prefix(view))
 
 
 def sample(

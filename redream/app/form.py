@@ -9,7 +9,7 @@ from redream.runs.queue import Worker
 from redream.settings import MAX_ITERATIONS, PRESETS, VARIANTS, Preset, Settings
 from redream.stack.stack import Stack
 
-METHODS = {name: VARIANTS[name].label for name in ("redream", "vsd", "sds")}
+METHODS = {name: variant.label for name, variant in VARIANTS.items() if name == variant.method}
 MAX_OBJECTS = 4  # particles for one visitor of a device that all share
 
 

@@ -9,18 +9,19 @@ from redream.app.curves import curves_html
 from redream.runs import events
 from redream.runs.queue import Queued, Worker, find_run
 from redream.scoring.scores import QUANTITIES, keys_of
+from redream.settings import DISTILLATION, WARM_UP
 
 STAGES = {  # by the stage of a `Progress`
     "loading": "Loading the models",
-    "warm-up": "Warm-up",
-    "distillation": "Distillation",
+    WARM_UP: "Warm-up",
+    DISTILLATION: "Distillation",
     "filming": "Rendering the turntable",
     "meshing": "Extracting the mesh",
     "scoring": "Computing the scores",
     "sampling": "Sampling the 2D model",
     "learning the views": "Adapting the model to the views",
 }
-ITERATED = ("warm-up", "distillation")  # stages with a count of iterations
+ITERATED = (WARM_UP, DISTILLATION)  # stages with a count of iterations
 NO_ASSETS = hint("The three assets nearest to your prompt will turn here.")
 NO_RUN = hint("Describe an object and press Create.")
 NO_CURVES = hint("Curves appear during the optimisation.")

@@ -44,7 +44,7 @@ class StoredViews:
 
 def store_views(asset: Asset, settings: Settings, size: int, generator: torch.Generator) -> StoredViews:
     """`adaptation.views` renders at equally spaced azimuths and the training cameras' elevations and framing (A)."""
-    ranges = CameraRange(settings.cameras.elevation_deg, settings.cameras.distance, settings.cameras.fovy_deg)
+    ranges = CameraRange.of(settings.cameras)
     cameras = tuple(ranges.uniform(settings.adaptation.views, generator))
     black = torch.zeros(3)
     rgba = [torch.cat(asset.render(camera, size, black), dim=1) for camera in cameras]  # n × (1, 4, h, w)

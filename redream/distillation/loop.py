@@ -27,12 +27,11 @@ from redream.distillation.guidance import (
 from redream.distillation.particle import Particle
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
-from redream.scene.cameras import VIEWS, Camera, CameraRange
+from redream.scene.cameras import VIEWS, Camera, CameraRange, view_prompt
 from redream.scene.volume import Rendering, render
-from redream.settings import Settings
+from redream.settings import DISTILLATION, WARM_UP, Settings
 
 GRID_EVERY = 8  # iterations of a particle between two updates of its occupancy grid
-WARM_UP, DISTILLATION = "warm-up", "distillation"  # the two stages
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class Distillation:
         self.assets = list(assets) if settings.uses_assets else []  # θ_ret⁽ⁿ⁾
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.iteration = 0  # done, over all particles
-        cameras = settings.cameras
-        self.camera_range = CameraRange(cameras.elevation_deg, cameras.distance, cameras.fovy_deg)
+        self.camera_range = CameraRange.of(settings.cameras)
         self.particles = [Particle(settings, self.generator, prior.device) for _ in range(settings.particles)]
         self.variational = None  # ζ
         if settings.method != "sds":
@@ -69,7 +67,7 @@ class Distillation:
             self.adaptation = Adaptation(prior, settings, self.assets, self.generator)
         with torch.no_grad():
             self.empty_embedding = prior.embed([""])  # (1, l, d)
-            self.view_embeddings = {v: prior.embed([f"{prompt}, {v} view"]) for v in VIEWS}  # c_ψ
+            self.view_embeddings = {v: prior.embed([view_prompt(prompt, v)]) for v in VIEWS}  # c_ψ
         weigh = settings.distillation.latent_weights
         self.latent_weights = prior.latent_weights()[:, None, None] if weigh else 1.0  # (c, 1, 1)
         self.adapted_embeddings: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final

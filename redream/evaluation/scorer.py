@@ -23,7 +23,7 @@ from redream.runs import outputs, retrieved
 from redream.runs.run import Run
 from redream.scene import assets
 from redream.scene.assets import Asset
-from redream.scene.cameras import Camera, ring
+from redream.scene.cameras import Camera, score_ring
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.scoring.metrics import SCORES_VERSION, silhouette_iou
 from redream.scoring.scores import MODELS, SCORES
@@ -116,7 +116,8 @@ class Scorer:
 
     def silhouettes(self, renderable: outputs.Renderable) -> Float[Tensor, "b 1 s s"]:
         """Opacity from `SILHOUETTE_VIEWS` azimuths, on the CPU."""
-        cameras, white = _ring(SILHOUETTE_VIEWS, self.settings), torch.ones(3, device=renderable.grid.density.device)
+        cameras = score_ring(SILHOUETTE_VIEWS, self.settings.output)
+        white = torch.ones(3, device=renderable.grid.density.device)
         return torch.cat([renderable.render(camera, SILHOUETTE_SIZE, white).opacity for camera in cameras]).cpu()
 
     def _true_silhouettes(self) -> list[Float[Tensor, "b 1 s s"]]:
@@ -137,10 +138,8 @@ class Scorer:
 
     def _save_sprites(self, renderable: outputs.Renderable, folder: Path) -> None:
         """Write sprite.jpg, the views that the gallery turns."""
-        cameras, white = (
-            _ring(outputs.SPRITE_FRAMES, self.settings),
-            torch.ones(3, device=renderable.grid.density.device),
-        )
+        cameras = score_ring(outputs.SPRITE_FRAMES, self.settings.output)
+        white = torch.ones(3, device=renderable.grid.density.device)
         views = (renderable.render(camera, outputs.SPRITE_SIDE, white).image[0] for camera in cameras)
         outputs.save_sprites([outputs.as_bytes(view) for view in views], folder / "sprite.jpg")
 
@@ -211,8 +210,3 @@ def rounded(values: Mapping[str, float | None]) -> Scores:
 
 def _only_scores(stored: Mapping) -> Scores:
     return {key: stored[key] for key in SCORES if key in stored}
-
-
-def _ring(count: int, settings: Settings) -> list[Camera]:
-    output = settings.output
-    return ring(count, output.score_elevation_deg, output.score_distance, output.score_fovy_deg)

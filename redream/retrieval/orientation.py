@@ -9,7 +9,7 @@ from torch import Tensor
 
 from redream.retrieval.clip import Clip
 from redream.scene.assets import Asset
-from redream.scene.cameras import VIEWS, Camera, ring, view_name
+from redream.scene.cameras import VIEWS, Camera, score_ring, view_name
 from redream.settings import Settings
 
 TEMPLATES = ("{view} view of {caption}", "{caption}, {view} view")  # their embeddings are averaged
@@ -34,9 +34,7 @@ def align(asset: Asset, caption: str, clip: Clip, settings: Settings, *, views: 
     Similarities are centred over the ring before the softmax (ours): a CLIP that finds everything rather front-like
     would otherwise decide nothing.
     """
-    cameras = ring(
-        views, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
-    )
+    cameras = score_ring(views, settings.output)
     images = clip.embed_images(pictures(asset, cameras, clip.size))  # (k, d)
     similarity = images @ name_embeddings(caption, clip).T  # (k, 3)
     similarity = similarity - similarity.mean(dim=0)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from redream.runs.run import Run, RunError, runs_folder
-from redream.settings import Settings
+from redream.settings import DISTILLATION, WARM_UP, Settings
 
 HISTORY_RUNS = 5  # that rates are learned from
 RECENT = 20  # iterations of a session that its own rates come from
@@ -40,6 +40,7 @@ MESH = 240.0  # 96³ samples
 SCORES = 43.0
 SAMPLE = 4.0  # an image of the prior in 3 steps
 
+RESULTS = ("turntables", "meshes", "scores")  # the stages after the iterations
 RATE_OF_RUNS = "run"  # the key of the rate over all parts of a run
 
 
@@ -55,7 +56,7 @@ class Iterations:
             pixels[progress >= start] = side
         warming_up = (progress < s.initialisation.warmup) & s.uses_assets
         codes, self._indices = np.unique(2 * pixels + warming_up, return_inverse=True)
-        kinds = [("warm-up" if code % 2 else "distillation", int(code) // 2) for code in codes]
+        kinds = [(WARM_UP if code % 2 else DISTILLATION, int(code) // 2) for code in codes]
         self._parts = [f"{s.method}/{stage}/{side}" for stage, side in kinds]
         adapted = int(warming_up.sum()) or len(progress)  # without a warm-up the adaptation is spread over all of them
         self.work = {  # units of work of one iteration
@@ -81,11 +82,11 @@ def _iteration_work(settings: Settings, stage: str, pixels: int, adapted: int) -
     if s.method != "sds":
         work += VARIATIONAL
     if s.uses_assets and s.initialise:
-        if stage == "warm-up":
+        if stage == WARM_UP:
             work += (s.initialisation.asset_steps - 1) * render
         if s.distillation.delta_every:
             work += DELTA / s.distillation.delta_every
-    if s.uses_assets and s.adapt and (stage == "warm-up" or not s.initialisation.warmup):
+    if s.uses_assets and s.adapt and (stage == WARM_UP or not s.initialisation.warmup):
         work += s.adaptation.steps * s.adaptation.batch * ADAPTATION / adapted
     return work
 
@@ -194,11 +195,11 @@ class SessionClock:
     def seconds_left(self, done: int) -> float | None:
         """Estimate the seconds until everything is made, after `done` iterations; None if unknown."""
         left = [self._of_iterations(part, count) for part, count in self._iterations.counts(done).items()]
-        left += map(self.finishing, ("turntables", "meshes", "scores"))
+        left += map(self.finishing, RESULTS)
         return None if None in left else sum(left)
 
     def finishing(self, stage: str) -> float | None:
-        """Estimate the seconds of "turntables", "meshes" or "scores" of all particles; None if unknown."""
+        """Estimate the seconds of one of `RESULTS`, of all particles; None if unknown."""
         rate = self._rate(stage)
         return None if rate is None else self._stages[stage] * rate
 

@@ -14,10 +14,11 @@ from redream.files import replacing
 from redream.retrieval.orientation import pictures
 from redream.scene import mesh, turntable
 from redream.scene.assets import Asset
-from redream.scene.cameras import Camera, ring
+from redream.scene.cameras import Camera, score_camera, score_ring
 from redream.scene.turntable import as_bytes
 from redream.scene.volume import FieldFunction, OccupancyGrid, Rendering
 from redream.scoring.metrics import score
+from redream.scoring.scores import MODELS
 from redream.settings import Settings
 from redream.stack.models import Models
 
@@ -59,9 +60,7 @@ def grid(images: Float[Tensor, "b 3 h w"], columns: int = 4) -> Float[Tensor, "3
 
 def save_strip(asset: Asset, settings: Settings, path: Path) -> None:
     """Write `STRIP_VIEWS` views of an asset, once around it in one row, as a PNG; the first one is from +x."""
-    cameras = ring(
-        STRIP_VIEWS, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
-    )
+    cameras = score_ring(STRIP_VIEWS, settings.output)
     save_png(grid(pictures(asset, cameras, STRIP_SIZE), columns=STRIP_VIEWS), path)
 
 
@@ -101,11 +100,8 @@ class CachedViews:
 
     def frames(self) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
         """The frames of the turntable, rendered one after the other."""
-        s = self.settings
-        cameras = ring(
-            s.output.turntable_frames, s.output.score_elevation_deg, s.output.score_distance, s.output.score_fovy_deg
-        )
-        return turntable.frames_of(self.render, cameras)
+        output = self.settings.output
+        return turntable.frames_of(self.render, score_ring(output.turntable_frames, output))
 
 
 def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c s s"]:
@@ -117,10 +113,7 @@ def _resized(images: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c 
 
 def preview_camera(settings: Settings, number: int) -> Camera:
     """The camera of the `number`-th preview, `PREVIEW_STEP_DEG` further around each time."""
-    azimuth = number * PREVIEW_STEP_DEG % 360
-    return Camera(
-        azimuth, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
-    )
+    return score_camera(number * PREVIEW_STEP_DEG % 360, settings.output)
 
 
 def preview(particle: Renderable, camera: Camera) -> Float[Tensor, "1 3 h w"]:
@@ -145,6 +138,6 @@ def save_mesh(particle: Renderable, settings: Settings, path: Path) -> None:
 def scores_of(views: CachedViews, prompt: str, models: Models, has_front: bool | None) -> dict:
     """Return all scores of one particle, an object of scores.json. Raises `ClipError`, `HubError`, `MetricsError` or
     `StackError` if a scoring model cannot be used."""
-    clips = {name: models.clip(name) for name in ("a", "b")}
-    nets = {name: models.perceptual(name) for name in ("a", "b")}
+    clips = {name: models.clip(name) for name in MODELS}
+    nets = {name: models.perceptual(name) for name in MODELS}
     return score(views.for_scores, prompt, clips, nets, views.settings, has_front)

@@ -15,7 +15,7 @@ from redream import __version__
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.runs import outputs, retrieved
-from redream.runs.eta import RuntimeEstimator, SessionClock
+from redream.runs.eta import RESULTS, RuntimeEstimator, SessionClock
 from redream.runs.events import (
     Artefact,
     Event,
@@ -263,7 +263,7 @@ class Session:
         """Estimate the seconds left while results of particle `number` are made; `filmed`: how much of its turntable is
         rendered, 0 to 1."""
         particles = self.run.request.settings.particles
-        stages = [self.clock.finishing(stage) for stage in ("turntables", "meshes", "scores")]  # of all particles
+        stages = [self.clock.finishing(stage) for stage in RESULTS]  # of all particles
         return None if None in stages else (sum(stages) * (particles - number) - stages[0] * filmed) / particles
 
     def _record(self, done: int) -> dict:

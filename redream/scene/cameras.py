@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from redream.settings import VIEWS  # noqa: F401 - named here for all that render
+from redream.settings import VIEWS, CameraSettings, OutputSettings  # noqa: F401 - VIEWS: for all that render
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Camera:
         return pose[:3, 3].expand_as(directions), directions
 
 
+def view_prompt(prompt: str, view: str) -> str:
+    """c_ψ: a prompt with the name of a view, "a purple owl, front view"."""
+    return f"{prompt}, {view} view"
+
+
 def view_name(azimuth_deg: float) -> str:
     """The view that a camera at this azimuth sees: `front`, `side` or `back`."""
     angle = abs((azimuth_deg + 180) % 360 - 180)
@@ -78,6 +83,11 @@ class CameraRange:
     elevation_deg: tuple[float, float]
     distance: tuple[float, float]
     fovy_deg: tuple[float, float]
+
+    @staticmethod
+    def of(settings: CameraSettings) -> "CameraRange":
+        """The ranges of a run's settings."""
+        return CameraRange(settings.elevation_deg, settings.distance, settings.fovy_deg)
 
     def sample(self, generator: torch.Generator, azimuth_deg: float | None = None) -> Camera:
         """One camera; its azimuth is uniform over the circle unless it is given."""
@@ -101,3 +111,13 @@ class CameraRange:
 def ring(count: int, elevation_deg: float, distance: float, fovy_deg: float) -> list[Camera]:
     """`count` cameras once around the object, the first one looking at its front."""
     return [Camera(360 * i / count, elevation_deg, distance, fovy_deg) for i in range(count)]
+
+
+def score_camera(azimuth_deg: float, settings: OutputSettings) -> Camera:
+    """The camera at this azimuth that scores, turntables and previews share."""
+    return Camera(azimuth_deg, settings.score_elevation_deg, settings.score_distance, settings.score_fovy_deg)
+
+
+def score_ring(count: int, settings: OutputSettings) -> list[Camera]:
+    """`count` of the cameras of `score_camera` once around the object, the first one looking at its front."""
+    return [score_camera(360 * i / count, settings) for i in range(count)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from redream.errors import RedreamError
 from redream.retrieval.clip import Clip
-from redream.scene.cameras import VIEWS, Camera, ring
+from redream.scene.cameras import VIEWS, Camera, score_ring, view_prompt
 from redream.settings import Settings
 
 SCORES_VERSION = 2  # raised when what a score means changes: values of another version are made again
@@ -52,7 +52,7 @@ def view_accuracy(clip: Clip, images: Float[Tensor, "b 3 h w"], cameras: Sequenc
 
 def view_names(clip: Clip, images: Float[Tensor, "b d"], prompt: str) -> list[str]:
     """The zero-shot name of each embedded view: front, side or back."""
-    names = clip.embed_texts([f"{prompt}, {view} view" for view in VIEWS])  # (3, d)
+    names = clip.embed_texts([view_prompt(prompt, view) for view in VIEWS])  # (3, d)
     return [VIEWS[guess] for guess in (images @ names.T).argmax(dim=1).tolist()]
 
 
@@ -168,9 +168,7 @@ def score(
 
 def score_cameras(settings: Settings) -> list[Camera]:
     """The 120 cameras that scores are made from; the first one sees the front."""
-    return ring(
-        AZIMUTHS, settings.output.score_elevation_deg, settings.output.score_distance, settings.output.score_fovy_deg
-    )
+    return score_ring(AZIMUTHS, settings.output)
 
 
 def _mean_cosine(images: Float[Tensor, "b d"], text: Float[Tensor, "1 d"]) -> float:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from redream.errors import RedreamError
 from redream.files import replacing, sha256
 
-BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's, with their SHA-256 begun
+BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's; 8 digits of SHA-256
+FORMAT = 1  # of a net's config.json
 
 
 class PerceptualError(RedreamError):
@@ -75,7 +76,7 @@ class PerceptualNet(nn.Module):
         """Write config.json and model.safetensors (half precision) into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().half().contiguous() for name, value in self.state_dict().items()}
-        config = {"format": 1, "blocks": [asdict(b) for b in self.blocks], "mean": self.mean, "std": self.std}
+        config = {"format": FORMAT, "blocks": [asdict(b) for b in self.blocks], "mean": self.mean, "std": self.std}
         with replacing(folder / "model.safetensors") as file:
             save_file(weights, file)
         with replacing(folder / "config.json") as file:
@@ -86,8 +87,10 @@ class PerceptualNet(nn.Module):
         """Read what `save` wrote, for use: float32, without gradients. Raises `PerceptualError`."""
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if config["format"] != 1:
-                raise PerceptualError(f"The perceptual net {folder.name} has format {config['format']!r}; 1 is known.")
+            if config["format"] != FORMAT:
+                raise PerceptualError(
+                    f"The perceptual net {folder.name} has format {config['format']!r}; {FORMAT} is known."
+                )
             blocks = [Block(**block) for block in config["blocks"]]
             with torch.random.fork_rng(devices=[]):  # the random weights are replaced at once
                 net = PerceptualNet(blocks, config["mean"], config["std"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from redream import hub
 from redream.files import sha256_of_files
+from redream.scoring.scores import MODELS
 from redream.stack import environment
 from redream.stack.stack import Entry, Stack, StackError
 
@@ -60,7 +61,7 @@ class Models:
     @property
     def score_size(self) -> int:
         """Side in pixels of the images that are scored: the larger input of the scoring CLIPs, at least 64."""
-        return max(64, *(self.clip(name).size for name in ("a", "b")))
+        return max(64, *(self.clip(name).size for name in MODELS))
 
     def perceptual(self, name: str):
         """A perceptual distance for scores, "a" or "b"; None if its weights are missing."""

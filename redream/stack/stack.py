@@ -13,14 +13,17 @@ from pathlib import Path
 
 from redream import hub
 from redream.errors import RedreamError
+from redream.scoring.scores import MODELS
 from redream.settings import PRESETS
 from redream.stack.vocabulary import Vocabulary
 
 STACKS = Path(__file__).parents[2] / "assets_index"  # NAME → STACKS/NAME/stack.json
-CLIPS = ("retrieval", "a", "b")
-PERCEPTUALS = ("a", "b")
-SCORING_ENTRIES = ("clips.a", "clips.b", "perceptual.a", "perceptual.b")  # entries that only score results
+CLIPS = ("retrieval", *MODELS)
+PERCEPTUALS = MODELS
+# Entries that only score results.
+SCORING_ENTRIES = tuple(f"{group}.{name}" for group in ("clips", "perceptual") for name in MODELS)
 LPIPS_NETWORKS = ("vgg", "alex")
+FORMAT = 1  # of stack.json
 
 
 class StackError(RedreamError):
@@ -101,11 +104,11 @@ class Stack:
 
 
 def _read(values: object, base: Path) -> Stack:
-    """Check the schema of a stack.json (format 1), key by key."""
+    """Check the schema of a stack.json, key by key."""
     required = {"format", "name", "preset", "prior", "index", "clips", "perceptual"}
     values = _mapping(values, "stack.json", required, {"vocabulary", "note", "truth", "true_scores"})
-    if values["format"] != 1:
-        raise StackError(f"This stack has format {values['format']!r}; this version of Redream reads format 1.")
+    if values["format"] != FORMAT:
+        raise StackError(f"This stack has format {values['format']!r}; this version of Redream reads format {FORMAT}.")
     for key in ("name", "preset", "vocabulary", "note"):
         if not isinstance(values.get(key, ""), str):
             raise StackError(f"In stack.json, {key} must be text.")
@@ -138,7 +141,9 @@ def _read(values: object, base: Path) -> Stack:
 def _entry(value: object, where: str, lpips: bool = False) -> Entry:
     if lpips and isinstance(value, dict) and "lpips" in value:
         if _mapping(value, where, {"lpips"})["lpips"] not in LPIPS_NETWORKS:
-            raise StackError(f"In stack.json, {where} names an unknown LPIPS network; there are: vgg, alex.")
+            raise StackError(
+                f"In stack.json, {where} names an unknown LPIPS network; there are: {', '.join(LPIPS_NETWORKS)}."
+            )
         return Entry(lpips=value["lpips"])
     value = dict(_mapping(value, where, {"source"}, {"revision", "files", "note"}))
     files = value.pop("files", None)
