@@ -13,6 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from redream.runs.outputs import SPRITE_COLUMNS, STRIP_VIEWS
 from redream.scene.turntable import as_bytes
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -28,6 +29,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {"sprite_columns": SPRITE_COLUMNS, "strip_views": STRIP_VIEWS}
     environment.filters["emphasis"] = emphasis
     environment.tests["web_link"] = is_web_link
     return environment

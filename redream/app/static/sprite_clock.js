@@ -1,9 +1,11 @@
-// Turns all sprites of a widget in step: each shows one of 6 × 6 views, 10° apart.
+// Turns all sprites of a widget in step; each is a sheet of --columns × --columns views once around its object.
 let view = 0;
-const still = matchMedia('(prefers-reduced-motion: reduce)');
+const reduced = matchMedia('(prefers-reduced-motion: reduce)');
 setInterval(() => {
-  if (still.matches || document.hidden) return;
-  view = (view + 1) % 36;
-  element.style.setProperty('--x', view % 6);
-  element.style.setProperty('--y', Math.floor(view / 6));
+  const sprite = element.querySelector('.sprite');
+  if (!sprite || reduced.matches || document.hidden) return;
+  const columns = Number(sprite.style.getPropertyValue('--columns'));
+  view = (view + 1) % (columns * columns);
+  element.style.setProperty('--x', view % columns);
+  element.style.setProperty('--y', Math.floor(view / columns));
 }, 110);
