@@ -7,9 +7,10 @@ our reasons, docs/trials.md the measurements.
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pydantic
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
@@ -17,6 +18,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from redream.errors import RedreamError
 
 Method = Literal["redream", "vsd", "sds"]
+METHODS: tuple[Method, ...] = get_args(Method)
 
 PROMPT_LIMIT = 300  # characters
 MAX_PARTICLES = 8
@@ -61,6 +63,13 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "value_error":
         return f"The settings of {name} do not fit together: {first['ctx']['error']}."
     return f"The setting {name} = {first['input']!r} is out of its range: {first['msg'].replace('Input', 'it', 1)}."
+
+
+def setting_names(values: Mapping, group: str = "") -> set[str]:
+    """The names of all values of grouped settings or changes, "field.levels" and so on."""
+    return {
+        n for k, v in values.items() for n in (setting_names(v, f"{k}.") if isinstance(v, Mapping) else {group + k})
+    }
 
 
 @_settings
@@ -220,6 +229,11 @@ class Settings:
         """Whether anything is retrieved: only by ReDream with at least one of its two halves on."""
         return self.method == "redream" and (self.initialise or self.adapt)
 
+    @property
+    def is_variational(self) -> bool:
+        """Whether the method models its renders by a second LoRA ζ (Eq. 4)."""
+        return self.method in ("redream", "vsd")
+
     def with_(self, **changes) -> "Settings":
         """A copy with some values changed, checked again; a group's changes are a mapping:
 
@@ -239,11 +253,15 @@ class Settings:
 
     @staticmethod
     def from_json(text: str) -> "Settings":
-        """Read what `to_json` wrote. Raises `SettingsError` for unknown names and for values out of their range."""
+        """Read what `to_json` wrote. Raises `SettingsError` for unknown or missing names and for values out of their
+        range."""
         try:
-            return TypeAdapter(Settings).validate_json(text)
+            settings = TypeAdapter(Settings).validate_json(text)
         except ValidationError as error:
             raise SettingsError(_sentence(error)) from error
+        if missing := setting_names(dataclasses.asdict(settings)) - setting_names(json.loads(text)):
+            raise SettingsError(f"The setting {min(missing)} is missing.")  # its default may be another one by now
+        return settings
 
 
 _SD21 = Settings(
@@ -284,9 +302,9 @@ _SD21 = Settings(
 Preset = Mapping[Method, Settings]
 
 
-def by_method(settings: Settings, vsd: Mapping = {}, sds: Mapping = {}) -> Preset:
-    """ReDream's settings, and the same for the other methods with what is better for these."""
-    return {"redream": settings, "vsd": settings.with_(method="vsd", **vsd), "sds": settings.with_(method="sds", **sds)}
+def by_method(settings: Settings, **changes: Mapping) -> Preset:
+    """The same settings for each method, changed by what is better for it: `by_method(settings, sds={...})`."""
+    return {method: settings.with_(method=method, **changes.get(method, {})) for method in METHODS}
 
 
 # What the other methods, which begin with noise, need on the miniature; by trials like ReDream's (docs/trials.md).

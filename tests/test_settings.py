@@ -56,6 +56,13 @@ def test_unknown_settings_are_refused_by_name():
             Settings.from_json(json.dumps(json.loads(Settings().to_json()) | values))
 
 
+def test_missing_settings_are_refused_by_name():
+    values = json.loads(Settings().to_json())
+    del values["field"]["levels"]
+    with pytest.raises(SettingsError, match="field.levels is missing"):
+        Settings.from_json(json.dumps(values))
+
+
 def test_assets_are_used_by_redream_with_at_least_one_half_on_and_by_nothing_else():
     assert Settings(initialise=False).uses_assets and Settings(adapt=False).uses_assets
     assert not Settings(initialise=False, adapt=False).uses_assets

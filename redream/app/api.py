@@ -6,7 +6,7 @@ from dataclasses import asdict
 import gradio as gr
 
 from redream import pipeline
-from redream.app.form import METHODS, GenerationForm, preset_of
+from redream.app.form import METHOD_LABELS, GenerationForm, preset_of
 from redream.app.run_page import RunPage
 from redream.app.wiring import STREAMING, raises_gradio_errors
 from redream.runs.queue import QueueError, Worker, find_run
@@ -104,7 +104,7 @@ def register(worker: Worker) -> None:
     """Give the calls to Gradio, within a `gr.Blocks`; the streaming ones are events of hidden widgets."""
     calls = Endpoints(worker)
     with gr.Row(visible=False):
-        request = [gr.Textbox(label="prompt"), gr.Radio(list(METHODS), value="redream", label="method")]
+        request = [gr.Textbox(label="prompt"), gr.Radio(list(METHOD_LABELS), value="redream", label="method")]
         request += [gr.Checkbox(True, label="initialise"), gr.Checkbox(True, label="adapt")]
         request += [gr.Number(1, label="particles", precision=0), gr.Number(None, label="iterations", precision=0)]
         request += [gr.Number(0, label="seed", precision=0), gr.File(label="asset", file_types=[".glb"])]

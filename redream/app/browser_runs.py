@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from redream.app.form import METHODS
+from redream.app.form import METHOD_LABELS
 from redream.errors import RedreamError
 from redream.runs.queue import Worker, find_run
 from redream.runs.run import Run
@@ -51,7 +51,7 @@ def run_choices(runs: Sequence[Run]) -> list[tuple[str, str]]:
 def run_label(run: Run) -> str:
     """A run's prompt, method and seed."""
     settings = run.request.settings
-    return f"{run.request.prompt} · {METHODS[settings.method]} · seed {settings.seed}"
+    return f"{run.request.prompt} · {METHOD_LABELS[settings.method]} · seed {settings.seed}"
 
 
 def is_pending(worker: Worker, ids: Iterable[str], prompt: str, settings: Settings, start: Mapping) -> bool:

@@ -17,7 +17,6 @@ from redream.scoring.scores import QUANTITIES, SCORES, keys_of
 from redream.settings import VARIANTS, Preset, Settings
 
 COMPARED = ("redream", "redream-no-init", "redream-no-adapt", "vsd", "sds")  # of `VARIANTS`
-WITHOUT_BEST = ("a_lpips",)  # quantities in which a blank picture is best
 TAIL = 16_384  # bytes at the end of a history that hold its latest progress
 EMPTY_GRID = hint("Choose a prompt and what to compare; missing runs will be made.")
 
@@ -168,7 +167,7 @@ def _score_row(runs: Sequence[ComparedRun], key: str) -> list[dict]:
     values = [one.scores.get(key) for one in runs]
     known = [value for value in values if value is not None]
     best_of = {"higher": max, "lower": min}.get(SCORES[key].better)
-    if len(known) < 2 or any(key in keys_of(quantity) for quantity in WITHOUT_BEST):
+    if len(known) < 2 or not SCORES[key].has_best:
         best_of = None
     best = best_of(known) if best_of else None
     texts = ["" if value is None else SCORES[key].text(value) for value in values]

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from redream.runs.outputs import SPRITE_COLUMNS, STRIP_VIEWS
 from redream.scene.turntable import as_bytes
+from redream.scoring.scores import quantities_on
 
 TEMPLATES = Path(__file__).with_name("templates")
 STATIC = Path(__file__).with_name("static")
-SHOWN_QUANTITIES = ("clip", "view_accuracy", "janus_rate", "a_lpips", "coverage")  # of `redream.scoring.scores`
+SHOWN_QUANTITIES = quantities_on("page")
 
 
 def _environment() -> jinja2.Environment:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from redream.app.components import duration
 from redream.errors import RedreamError
 from redream.runs.queue import Worker
-from redream.settings import MAX_ITERATIONS, PRESETS, VARIANTS, Preset, Settings
+from redream.settings import MAX_ITERATIONS, METHODS, PRESETS, VARIANTS, Preset, Settings
 from redream.stack.stack import Stack
 
-METHODS = {name: variant.label for name, variant in VARIANTS.items() if name == variant.method}
+METHOD_LABELS = {method: VARIANTS[method].label for method in METHODS}
 MAX_OBJECTS = 4  # particles for one visitor of a device that all share
 
 

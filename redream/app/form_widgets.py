@@ -10,7 +10,7 @@ from redream.app.browser_runs import BrowserRuns, existing_runs, run_choices
 from redream.app.components import script
 from redream.app.form import (
     MAX_OBJECTS,
-    METHODS,
+    METHOD_LABELS,
     GenerationForm,
     estimate,
     max_iterations,
@@ -61,7 +61,7 @@ class FormColumn:
 
     def _method(self) -> None:
         self.switches = [gr.Checkbox(True, label=label, info=info) for label, info in SWITCHES.items()]
-        methods = [(label, name) for name, label in METHODS.items()]
+        methods = [(label, name) for name, label in METHOD_LABELS.items()]
         self.method = gr.Radio(methods, value="redream", label="Method", info=METHOD_HELP)
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
@@ -71,7 +71,7 @@ class FormColumn:
         limit, default = max_iterations(preset), preset["redream"].iterations
         self.iterations = gr.Slider(1, limit, default, step=1, label="Iterations", info=ITERATIONS_HELP)
         self.particles = gr.Slider(1, MAX_OBJECTS, 1, step=1, label="Objects at once (particles)")
-        defaults = ", ".join(f"{label} {preset[name].distillation.guidance:g}" for name, label in METHODS.items())
+        defaults = ", ".join(f"{label} {preset[name].distillation.guidance:g}" for name, label in METHOD_LABELS.items())
         info = GUIDANCE_HELP.format(defaults=defaults)
         self.guidance = gr.Number(0, label="Guidance", info=info, minimum=0, maximum=200)
         self.delta = gr.Checkbox(True, label="Delta denoising", info=DELTA_HELP)
@@ -81,7 +81,7 @@ class FormColumn:
         self.uid = gr.Textbox(label="Start from this asset of the library", placeholder=hint, max_length=200)
 
     @property
-    def values(self) -> list[gr.components.Component]:
+    def values(self) -> list[gr.blocks.Block]:
         """The widgets of `GenerationForm`'s fields, in their order."""
         how = [self.method, *self.switches, self.iterations, self.particles]
         return [*how, self.seed, self.guidance, self.delta, self.resolution]
@@ -134,7 +134,7 @@ def switch_updates(method: str, initialise: bool = True, adapt: bool = True) -> 
     if method == "redream":
         states = zip((initialise, adapt), SWITCHES.values(), strict=True)
         return [gr.update(value=value, interactive=True, info=info) for value, info in states]
-    info = f"{METHODS[method]} works without assets."
+    info = f"{METHOD_LABELS[method]} works without assets."
     return [gr.update(value=False, interactive=False, info=info) for _ in SWITCHES]
 
 

@@ -48,7 +48,7 @@ class RunView:
         self.link = gr.Markdown()
 
     @property
-    def outputs(self) -> list[gr.components.Component]:
+    def outputs(self) -> list[gr.blocks.Block]:
         """Everything that `follow` updates."""
         form = [self.form.error_box, self.form.create_button, self.form.stop_button]
         running = [self.assets, self.state, self.preview, self.curves]
@@ -56,7 +56,7 @@ class RunView:
         return [*form, *running, *result, self.actions, *self._action_widgets, self.samples]
 
     @property
-    def _action_widgets(self) -> list[gr.components.Component]:
+    def _action_widgets(self) -> list[gr.blocks.Block]:
         return [self.continue_button, self.record, self.command, self.link]
 
     def connect(self, current: gr.State) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from redream.runs import events
-from redream.scoring.scores import QUANTITIES, keys_of
+from redream.scoring.scores import QUANTITIES, keys_of, quantities_on
 
-SHOWN_SCORES = ("clip", "a_lpips", "view_accuracy")  # of `QUANTITIES`
 RUN_AFTER_INTERRUPT = "a run goes on from its last checkpoint with: resume"
 
 
@@ -71,17 +70,17 @@ def _progress_line(progress: events.Progress) -> str:
 
 
 def score_sentences(scores: dict) -> list[str]:
-    """One sentence for each object of scores.json, with both models' values of `SHOWN_SCORES`."""
+    """One sentence for each object of scores.json, with both models' values."""
     sentences = []
     for number, object_scores in enumerate(scores["objects"]):
         parts = []
-        for quantity in SHOWN_SCORES:
+        for quantity in quantities_on("command line"):
             score = QUANTITIES[quantity]
             values = [object_scores.get(key) for key in keys_of(quantity)]
             if quantity == "view_accuracy" and set(values) == {None}:  # of an object without a front
                 continue
             texts = ("not available" if value is None else score.text(value) for value in values)
-            parts.append(f"{score.name} {' and '.join(texts)} ({score.better} is better)")
+            parts.append(f"{score.name} {' and '.join(texts)} ({score.direction})")
         sentences.append(f"Object {number}: {'; '.join(parts)}.")
     return sentences
 

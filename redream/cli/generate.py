@@ -3,11 +3,10 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from redream import pipeline
 from redream.cli.common import RUN_AFTER_INTERRUPT, add_stack, follow, stop_on_interrupt
-from redream.settings import PRESETS, Method
+from redream.settings import METHODS, PRESETS
 from redream.stack.stack import Stack
 
 AFTER_INTERRUPT = RUN_AFTER_INTERRUPT
@@ -18,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("prompt", metavar="PROMPT")
     add_stack(parser)
     add("--preset", choices=PRESETS, help="default: the stack's")
-    add("--method", choices=get_args(Method), default="redream")
+    add("--method", choices=METHODS, default="redream")
     add("--no-init", dest="initialise", action="store_false", help="do not start from retrieved assets")
     add("--no-adapt", dest="adapt", action="store_false", help="do not adapt the prior to their views")
     add("--particles", type=int, metavar="K", help="objects at once")

@@ -61,6 +61,8 @@ def load(folder: Path, modules: Modules, optimizers: Optimizers) -> tuple[dict[s
             optimizer.load_state_dict(optimizer.state_dict() | {"state": moments})
         if state["format"] == 1:
             state["score_rms"] = state.pop("disagreements")
+        elif state["format"] != FORMAT:
+            raise ValueError(f"format {state['format']} is unknown")
         return tensors, state
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(

@@ -60,7 +60,7 @@ class Distillation:
         self.camera_range = CameraRange.of(settings.cameras)
         self.particles = [Particle(settings, self.generator, prior.device) for _ in range(settings.particles)]
         self.variational = None  # ζ
-        if settings.method != "sds":
+        if settings.is_variational:
             self.variational = Variational(prior, settings, prompt, self.generator)
         self.adaptation = None  # ω and e_ψ
         if settings.adapt and self.assets:

@@ -23,11 +23,11 @@ from redream.evaluation.trials import METHODS, METHODS_VERSION, ModelDigests, Pr
 from redream.evaluation.workers import TrialUpdate, make_here, make_in_processes
 from redream.files import read_json, write_text
 from redream.scoring.metrics import SCORES_VERSION
-from redream.scoring.scores import SCORES
+from redream.scoring.scores import SCORES, keys_of, quantities_on
 from redream.settings import PRESETS, VARIANTS, Preset, Settings
 from redream.stack.models import Models
 
-GALLERY_SCORES = ("clip_a", "view_accuracy_a", "janus_rate_a", "a_lpips_a", "silhouette_iou")
+GALLERY_SCORES = tuple(keys_of(quantity)[0] for quantity in quantities_on("gallery"))  # by the first model
 
 
 @dataclass(frozen=True)

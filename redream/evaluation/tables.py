@@ -168,7 +168,9 @@ def markdown(table: dict, outcomes: Sequence[Outcome]) -> str:
     for one in table["differences"]:
         pairs.setdefault((one["a"], one["b"]), {})[one["score"]] = one
     most = {k: max(row["scores"][k]["prompts"] for row in rows.values() if k in row["scores"]) for k in keys}
-    heads = [f"{SCORES[k].label} ({SCORES[k].better} is better)" for k in keys]
+    heads = [
+        " ".join(filter(None, (SCORES[k].label, SCORES[k].direction and f"({SCORES[k].direction})"))) for k in keys
+    ]
     means = [
         [method, f"{row['runs'] - row['missing']} of {row['runs']}", *(_cell(k, row["scores"], most[k]) for k in keys)]
         for method, row in rows.items()

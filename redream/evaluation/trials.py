@@ -6,7 +6,7 @@ are not in it: other scoring models score the same runs again.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from redream.evaluation.scorer import EvaluationError
 from redream.evaluation.tables import Outcome
 from redream.files import digest, read_json, sha256_of_files
 from redream.scoring.metrics import SCORES_VERSION
-from redream.settings import VARIANTS, Preset, Settings
+from redream.settings import VARIANTS, Preset, Settings, setting_names
 from redream.stack.stack import SCORING_ENTRIES, Stack
 
 METHODS_VERSION = 3  # raised when the code of a method changes its results: its runs are then made anew
@@ -26,16 +26,10 @@ RETRIEVAL = "retrieval"  # a row without runs: the best retrieved asset as it is
 METHODS = (*VARIANTS, RETRIEVAL)  # that can be evaluated
 
 
-def _paths(changes: Mapping, group: str = "") -> set[str]:
-    """The names of changed settings, as GROUP.NAME."""
-    paths = set()
-    for name, value in changes.items():
-        paths |= _paths(value, f"{name}.") if isinstance(value, Mapping) else {group + name}
-    return paths
-
-
 # The settings that methods and seeds differ by; guidance may be set for all of them: only sds-100 is defined by it.
-VARIED = set().union(*(_paths(variant.changes) for variant in VARIANTS.values())) - {"distillation.guidance"} | {"seed"}
+VARIED = set().union(*(setting_names(variant.changes) for variant in VARIANTS.values())) - {"distillation.guidance"} | {
+    "seed"
+}
 SPLITS = ("validation", "test")  # to choose settings with, and to report on
 
 # The output settings that the scores of an asset depend on.

@@ -79,7 +79,7 @@ def _iteration_work(settings: Settings, stage: str, pixels: int, adapted: int) -
     s = settings
     render = RENDER * s.rendering.samples_per_ray / 48 * (pixels / 64) ** 2
     work = SCORE + render + PREVIEW / s.output.preview_every
-    if s.method != "sds":
+    if s.is_variational:
         work += VARIATIONAL
     if s.uses_assets and s.initialise:
         if stage == WARM_UP:
@@ -142,7 +142,8 @@ class RuntimeEstimator:
         """Learn the rates of a run; those of another stack or device, and those without times, are ignored."""
         with suppress(RunError, KeyError, TypeError, AttributeError, ZeroDivisionError):  # malformed, or it broke off
             record = run.read_json("record.json")
-            if (record["stack"], record["device"]) == (self.stack, self.device):
+            here = (record["stack"], record["device"]) == (self.stack, self.device)
+            if here and record["seconds_per_iteration"]:  # else it was stopped before its first iteration
                 self.runs.append(rates_of(record, run.request.settings, run.request.extra))
 
     def measure(self, prior) -> None:

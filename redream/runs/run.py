@@ -107,7 +107,8 @@ class Request:
         settings = Settings.from_json(json.dumps(values.pop("settings")))
         assets = tuple(UploadedAsset(**asset) for asset in values.pop("assets"))
         uids = tuple(str(uid) for uid in values.pop("uids", ()))
-        del values["format"]
+        if values.pop("format") != FORMAT:
+            raise ValueError("a later version of Redream wrote this file")
         if not all(is_inside(asset.file) for asset in assets):
             raise ValueError("a file of an uploaded asset is outside the run's folder")
         return Request(settings=settings, assets=assets, uids=uids, **values)

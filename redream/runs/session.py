@@ -240,9 +240,9 @@ class Session:
                         left = self._seconds_left(number, filmed=len(frames) / count)
                         yield Progress("filming", done, run.request.total, left)
                     frames.append(frame)
-                turntable.write(frames, file)
                 if number == 0:
                     outputs.save_sprites(frames, run.folder / "sprite.jpg")
+                turntable.write(frames, file)
             yield Artefact("turntable", number, file.name)
         except TurntableError as error:
             file.unlink(missing_ok=True)  # one of an earlier session

@@ -31,6 +31,8 @@ def upgrade(document):
     format 1 that are incomplete or malformed.
     """
     upgraded = _value("", document)
+    if isinstance(document, dict) and document.get("format", 1) > FORMAT:
+        return upgraded
     if isinstance(document, dict) and {"stack", "settings"} <= set(document):  # settings.json and record.json
         upgraded["format"] = FORMAT
     return upgraded

@@ -228,9 +228,10 @@ def test_score_sentences_name_direction_and_decimals_of_the_table_of_scores():
     scores = {"clip_a": 0.3123, "clip_b": None, "a_lpips_a": 0.01234, "a_lpips_b": 0.02, "coverage": 0.4}
     views = {"view_accuracy_a": 0.5, "view_accuracy_b": 0.75}
     first, second = score_sentences({"objects": [scores, scores | views]})
-    both = "CLIP score 0.312 and not available (higher is better); A-LPIPS 0.0123 and 0.0200 (lower is better)"
-    assert first == f"Object 0: {both}."
-    assert second == f"Object 1: {both}; View accuracy 0.500 and 0.750 (higher is better)."
+    clip = "CLIP score 0.312 and not available (higher is better)"
+    a_lpips = "A-LPIPS 0.0123 and 0.0200 (lower is better)"
+    assert first == f"Object 0: {clip}; {a_lpips}."
+    assert second == f"Object 1: {clip}; View accuracy 0.500 and 0.750 (higher is better); {a_lpips}."
 
 
 def test_doctor_names_a_stack_and_why(capsys):

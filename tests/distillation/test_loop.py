@@ -13,6 +13,7 @@ from redream.distillation.particle import RATE_FACTORS, Particle
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
 from redream.scene.cameras import Camera
+from redream.settings import METHODS
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("stack", ["tiny_stack", "tiny_stack_v"])
-@pytest.mark.parametrize("method", ["redream", "vsd", "sds"])
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, method, assets):
     distillation = start(request.getfixturevalue(stack), TINY.with_(method=method), assets)
     steps = list(distillation.steps())
@@ -42,7 +43,7 @@ def test_every_method_runs_to_its_end_in_both_prediction_types(request, stack, m
     assert [s.stage for s in steps] == (["warm-up"] * 2 if method == "redream" else ["distillation"] * 2) + [
         "distillation"
     ] * 2
-    assert ("variational" in steps[-1].losses) == (method != "sds")
+    assert ("variational" in steps[-1].losses) == (method in {"redream", "vsd"})
     image = distillation.particles[0].render(Camera(0.0, 15.0, 1.6, 40.0), 16, torch.ones(3)).image
     assert torch.isfinite(image).all()
 

@@ -16,7 +16,7 @@ def prior(tiny_stack):
 
 
 def variational(prior, generator, **changes):
-    return Variational(prior, Settings(**changes), "a red owl", generator)
+    return Variational(prior, Settings(variational=changes), "a red owl", generator)
 
 
 def test_an_untrained_variational_score_is_the_priors_for_every_camera(prior, generator):
