@@ -20,7 +20,7 @@ from redream.retrieval.orientation import align
 from redream.runs.outputs import as_bytes, grid
 from redream.runs.retrieved import oriented, search
 from redream.scene import assets
-from redream.scene.cameras import VIEWS
+from redream.scene.cameras import VIEWS, view_prompt
 from redream.settings import PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import Stack
@@ -105,7 +105,7 @@ def adaptation(models: Models, settings: Settings, out: Path, limit: int | None 
         for view in VIEWS:
             for label, sheet in sheets.items():
                 after = label == "after"
-                text, prefix = (prompt, adapted.prefix(view)) if after else (f"{prompt}, {view} view", None)
+                text, prefix = (prompt, adapted.prefix(view)) if after else (view_prompt(prompt, view), None)
                 generator = torch.Generator().manual_seed(12)
                 with torch.no_grad(), models.prior.using(ADAPTER if after else None):
                     pictures = models.prior.sample(models.prior.embed([text] * 8, prefix), generator)
@@ -131,7 +131,7 @@ def _views(clip: Clip, pictures: torch.Tensor, things: list[tuple[str, str]]) ->
     if not kept:
         return {}
     image = clip.embed_images(pictures[kept])
-    texts = clip.embed_texts([f"a {things[i][1]} {things[i][0]}, {view} view" for i in kept for view in VIEWS])
+    texts = clip.embed_texts([view_prompt(f"a {things[i][1]} {things[i][0]}", view) for i in kept for view in VIEWS])
     named = torch.einsum("bd,bvd->bv", image, texts.unflatten(0, (-1, 3))).argmax(dim=1).tolist()
     return {view: round(named.count(number) / len(named), 3) for number, view in enumerate(VIEWS)}
 
