@@ -101,5 +101,5 @@ def gltf() -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's executable, for playwright's `executable_path`."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    return found or pytest.skip("needs Chromium")
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return browser or pytest.skip("needs Chromium")

@@ -38,10 +38,12 @@ def test_held_out_prompts_stand_apart_and_files_count_together(tmp_path, capsys)
     first = {("redream", "a purple owl", 0): 0.5, ("redream", "a purple owl", 1): 0.7, ("vsd", "a purple owl", 0): 0.5}
     first |= {("redream", "a blue cat", 0): 0.6, ("vsd", "a blue cat", 0): 0.5, ("vsd", "a red car", 0): 0.1}
     more = {(m, p, 0): 0.9 if m == "redream" else 0.6 for m in ("redream", "vsd") for p in ("a red owl", "a red cat")}
-    files = [save(tmp_path / f"{name}.parquet", table(own)) for name, own in (("first", first), ("more", more))]
+    files = [
+        save(tmp_path / f"{name}.parquet", table(outcomes)) for name, outcomes in (("first", first), ("more", more))
+    ]
     assert differences.main([*files, "--against", "vsd"]) == 0
-    found = {line[1]: line[2:5] for line in lines_of(capsys.readouterr().out) if line[0] == "vsd" and "," in line[1]}
-    assert found == {
+    printed = {line[1]: line[2:5] for line in lines_of(capsys.readouterr().out) if line[0] == "vsd" and "," in line[1]}
+    assert printed == {
         "all, 4": ["+.200 n = 4", "+.000 n = 4", "+.100 n = 4"],
         "held out, 2": ["+.100 n = 2", "+.000 n = 2", "+.050 n = 2"],
         "in the library, 2": ["+.300 n = 2", "+.000 n = 2", "+.150 n = 2"],
@@ -49,8 +51,8 @@ def test_held_out_prompts_stand_apart_and_files_count_together(tmp_path, capsys)
 
 
 def test_of_a_method_and_a_prompt_in_several_tables_the_last_one_counts_with_all_its_seeds():
-    def rows(number, *found):
-        return pd.DataFrame([{"method": method, "prompt": prompt, "file": number} for method, prompt in found])
+    def rows(number, *printed):
+        return pd.DataFrame([{"method": method, "prompt": prompt, "file": number} for method, prompt in printed])
 
     first, second = rows(1, ("a", "x"), ("a", "x"), ("b", "x"), ("a", "y")), rows(2, ("a", "x"), ("b", "y"), ("b", "y"))
     kept = differences.combine([first, second])

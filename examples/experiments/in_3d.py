@@ -122,7 +122,7 @@ def _group_changes(metrics: Metrics, start: str, groups: set[str]) -> Metrics:
         name, base = f"{start}, {n} {kind}", f"{start}, {n} {other}"
         if {name, base} <= groups:  # from nothing there are no starts
             ratios = {clip: metrics[f"{name}: {clip}"] / metrics[f"{base}: {clip}"] for clip in CLIPS}
-            change = {f"{clip}, change in %": 100 * (ratio - 1) for clip, ratio in ratios.items()}
+            change = {f"{clip}, change in %": 100 * (quotient - 1) for clip, quotient in ratios.items()}
             change["distance, difference"] = metrics[f"{name}: distance"] - metrics[f"{base}: distance"]
             changes |= prefixed(f"{name} against {n} {other}", change)
     return changes

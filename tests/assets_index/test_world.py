@@ -86,8 +86,8 @@ def test_backgrounds_are_white_pale_or_coloured_and_a_quarter_fades():
 
 
 def test_the_same_thing_is_always_the_same_and_another_variant_is_not():
-    first, again, other = (world.Thing("owl", "red", variant).asset().mesh.vertices for variant in (0, 0, 1))
-    assert np.array_equal(first, again)
+    first, repeated, other = (world.Thing("owl", "red", variant).asset().mesh.vertices for variant in (0, 0, 1))
+    assert np.array_equal(first, repeated)
     assert not np.allclose(first, other, atol=1e-3)
 
 
@@ -102,8 +102,8 @@ def test_captions_name_kind_and_colour_and_the_view_when_asked():
 
 def test_the_tokenizer_depends_on_the_words_alone_and_gives_each_known_word_one_token():
     captions = captions_of_the_world()
-    tokenizer, again = make_tokenizer(captions, 20), make_tokenizer(list(reversed(captions)), 20)
-    assert tokenizer.get_vocab() == again.get_vocab()
+    tokenizer, repeated = make_tokenizer(captions, 20), make_tokenizer(list(reversed(captions)), 20)
+    assert tokenizer.get_vocab() == repeated.get_vocab()
     words = [w for group in (world.KIND_WORDS, world.COLOUR_WORDS) for names in group.values() for w in names]
     assert all(len(tokenizer.tokenize(word)) == 1 for word in words)
     assert tokenizer.eos_token_id == max(tokenizer.get_vocab().values())
@@ -128,8 +128,8 @@ def test_bad_models_stay_premultiplied_pictures_differ_from_the_good_ones_and_re
     opacity = torch.rand(30, 1, 64, 64, generator=generator)
     good = torch.cat([opacity * torch.rand(30, 3, 64, 64, generator=generator), opacity], dim=1)
     before = good.clone()
-    bad, again = (spoil(good, good.flip(0), np.random.default_rng(3)) for _ in range(2))
-    assert torch.equal(good, before) and torch.equal(bad, again)
+    bad, repeated = (spoil(good, good.flip(0), np.random.default_rng(3)) for _ in range(2))
+    assert torch.equal(good, before) and torch.equal(bad, repeated)
     assert bad.min() >= 0 and bad[:, 3].max() <= 1 and (bad[:, :3] <= bad[:, 3:] + 1e-6).all()
     assert ((bad - good).abs().amax(dim=(1, 2, 3)) > 0.05).all()
 

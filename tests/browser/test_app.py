@@ -242,13 +242,13 @@ def test_a_refused_prompt_leaves_the_current_run_on_the_page(page):
     wait_until_done(page, "Stopped. These are the results so far.")
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["at once", "opened again"])
-def test_a_prompt_submitted_during_a_run_is_queued_after_that_run(page, again):
+@pytest.mark.parametrize("reopened", [False, True], ids=["at once", "opened again"])
+def test_a_prompt_submitted_during_a_run_is_queued_after_that_run(page, reopened):
     page.get_by_label("DreamFusion (SDS)").check()
     fill_iterations(page, LONG)
     submit(page, "a red car")
     sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
-    if again:
+    if reopened:
         page.reload(wait_until="domcontentloaded")
         sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
     submit(page, "ironman")
@@ -290,9 +290,10 @@ def test_methods_are_compared_side_by_side_and_blind(page):
     page.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
     sync_api.expect(page.locator(".grid .sprite")).to_have_count(2, timeout=WAIT)  # one of them was there
     assert page.locator(".grid b").count() >= 4
-    turned = page.locator(".grid .sprite").first.evaluate("e => getComputedStyle(e).backgroundPosition")
+    position = page.locator(".grid .sprite").first.evaluate("e => getComputedStyle(e).backgroundPosition")
     page.wait_for_function(
-        "before => getComputedStyle(document.querySelector('.grid .sprite')).backgroundPosition !== before", arg=turned
+        "before => getComputedStyle(document.querySelector('.grid .sprite')).backgroundPosition !== before",
+        arg=position,
     )
     page.get_by_role("button", name="Blind test").click()
     button(page, "Show two").click()

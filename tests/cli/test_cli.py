@@ -164,7 +164,7 @@ def test_the_options_of_evaluate_reach_the_sweep(tiny_stack, capsys, tmp_path, m
     changes += ["sds.distillation.opaque=50", "sds.iterations=9"]
     assert main([*words.split(), *(word for change in changes for word in ("--set", change))]) == 0
     common = {"iterations": 7, "field": {"levels": 2}, "distillation": {"t_max": (0.9, 0.6)}}
-    assert values["settings"] == {name: own.with_(**common) for name, own in PRESETS["mini-fast"].items()}
+    assert values["settings"] == {name: settings.with_(**common) for name, settings in PRESETS["mini-fast"].items()}
     assert values["tuned"] == {"sds": {"distillation": {"guidance": 30, "opaque": 50}, "iterations": 9}}
     assert values["prompts"] == [Prompt("a red vase", "test")] and values["processes"] == 3
     assert (values["methods"], values["seeds"], values["out"]) == (["redream", "sds"], [0, 2], tmp_path / "out")

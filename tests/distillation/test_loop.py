@@ -224,9 +224,9 @@ def test_a_score_that_is_not_finite_counts_as_zero_and_harms_no_particle(tiny_st
         # without rates that follow the score: they keep what they were, where zero would lower them
         distillation = start(tiny_stack, TINY.with_(method=method, distillation={"score_rms_reference": 0.0}), assets)
 
-        def score(*arguments, own=distillation, spoil=spoil, real=distillation._score_gradient):
+        def score(*arguments, run=distillation, spoil=spoil, real=distillation._score_gradient):
             gradient = real(*arguments)
-            return spoil(gradient) if own.iteration == 1 else gradient
+            return spoil(gradient) if run.iteration == 1 else gradient
 
         distillation._score_gradient = score
         runs.append(([s.losses["score"] for s in distillation.steps()], tensors(distillation)))

@@ -43,11 +43,11 @@ def lora_step(prior: Prior, name: str, parameters, case) -> None:
 
 
 def predictions(prior: Prior, case, *names):
-    found = []
+    predicted = []
     for name in names:
         with torch.no_grad(), prior.using(name):
-            found.append(prior.predict_noise(*case))
-    return found
+            predicted.append(prior.predict_noise(*case))
+    return predicted
 
 
 # Against diffusers
@@ -56,10 +56,10 @@ def predictions(prior: Prior, case, *names):
 @torch.no_grad()
 def test_a_guided_step_is_the_pipelines_own(prior, pipeline, generator):
     start = torch.randn(1, 4, 8, 8, generator=generator)
-    seen = []
+    recorded = []
 
     def keep(pipe, step, t, values):
-        seen.append((t, values["latents"].clone()))
+        recorded.append((t, values["latents"].clone()))
         return values
 
     pipeline(
@@ -74,11 +74,11 @@ def test_a_guided_step_is_the_pipelines_own(prior, pipeline, generator):
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, prediction_type="epsilon")  # fed with our ε
     scheduler.set_timesteps(3)
     embedding, empty, latents = prior.embed([PROMPT]), prior.embed([""]), start
-    for t, theirs in seen:
+    for t, theirs in recorded:
         noise = prior.guided_noise(latents, t[None], embedding, empty, 7.5)
         latents = scheduler.step(noise, t, latents).prev_sample
         torch.testing.assert_close(latents, theirs, rtol=1e-3, atol=1e-3)
-    assert len(seen) == 3
+    assert len(recorded) == 3
 
 
 @torch.no_grad()
@@ -166,8 +166,8 @@ def test_weighted_gradients_move_the_latents_of_an_encoder_with_orthogonal_rows_
     assert torch.allclose(weights[0] / weights, torch.tensor([1.0, 4.0, 9.0, 25.0]))
     assert float(weights.mean()) == pytest.approx(1)
     gradient = torch.randn(1, 4, prior.size // 4, prior.size // 4, generator=generator)
-    ratio = moved(prior, weights[:, None, None] * gradient) / gradient
-    assert torch.allclose(ratio, ratio.mean().expand_as(ratio), rtol=1e-3)
+    factor = moved(prior, weights[:, None, None] * gradient) / gradient
+    assert torch.allclose(factor, factor.mean().expand_as(factor), rtol=1e-3)
 
 
 def test_weighted_gradients_move_the_latents_of_the_miniature_as_they_say(mini, generator):
@@ -211,8 +211,8 @@ def test_an_autoencoder_without_a_distribution_will_do(pipeline, generator):
 def test_a_fresh_adapter_changes_nothing(prior, case):
     (base,) = predictions(prior, case, None)
     prior.add_adapter("prior", rank=2, seed=0)
-    for found in predictions(prior, case, "prior", None):
-        assert torch.equal(found, base)
+    for predicted in predictions(prior, case, "prior", None):
+        assert torch.equal(predicted, base)
 
 
 def test_training_one_adapter_changes_neither_the_other_nor_the_base(prior, case):

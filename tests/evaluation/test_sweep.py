@@ -109,7 +109,7 @@ def test_other_scoring_models_score_the_same_runs_again(whole, models, begun_run
 def test_a_damaged_run_that_other_scoring_models_need_is_made_anew(whole, models, begun_runs, tmp_path):
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
-    damaged(folder, "checkpoint")
+    malform(folder, "checkpoint")
     clips = models.stack.clips | {"a": models.stack.clips["b"]}
     other = Models.load(dataclasses.replace(models.stack, clips=clips), "cpu")
     updates = sweep(tmp_path / "out", other, methods=["sds"], prompts=PROMPTS[:1])
@@ -239,7 +239,7 @@ def test_a_run_without_usable_settings_is_begun_anew(whole, models, begun_runs, 
     assert (out / "table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
-def damaged(folder: Path, file: str) -> None:
+def malform(folder: Path, file: str) -> None:
     for path in (folder / file,) if file == "checkpoint" else folder.glob(file):
         shutil.rmtree(path) if path.is_dir() else path.write_text("{}")
 
@@ -251,10 +251,10 @@ def test_a_finished_run_whose_files_are_damaged_is_made_anew_unless_its_scores_a
     shutil.copytree(whole, tmp_path / "out")
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
     request = {"methods": ["sds"], "prompts": PROMPTS[:1]}
-    damaged(folder, file)
+    malform(folder, file)
     sweep(tmp_path / "out", models, **request)
     assert begun_runs == [folder.name] * (file == "record.json")
-    damaged(folder, file)
+    malform(folder, file)
     (folder / "evaluation.json").unlink()
     begun_runs.clear()
     before = (tmp_path / "out/table.json").read_bytes()
@@ -281,7 +281,7 @@ def test_an_interrupted_run_without_a_whole_checkpoint_is_made_anew(whole, model
     (folder,) = (tmp_path / "out/runs/sds").glob("a-purple*")
     for name in ("record.json", "evaluation.json"):
         (folder / name).unlink()
-    damaged(folder, "checkpoint/*/state.safetensors")
+    malform(folder, "checkpoint/*/state.safetensors")
     updates = sweep(tmp_path / "out", models, methods=["sds"], prompts=PROMPTS[:1])
     assert begun_runs == [folder.name] and not any(update.failure for update in updates)
 

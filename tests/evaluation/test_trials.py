@@ -86,8 +86,8 @@ def test_a_trial_is_locked_once_and_its_lock_file_goes_with_the_lock(tmp_path):
         assert first and not second
         assert len(list(trial.folder.parent.iterdir())) == 1
     assert not list(trial.folder.parent.iterdir())
-    with trial.lock() as again:
-        assert again
+    with trial.lock() as is_free:
+        assert is_free
 
 
 @pytest.mark.parametrize("error", [OSError("no locks here"), NotImplementedError])

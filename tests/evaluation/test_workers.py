@@ -93,8 +93,10 @@ def test_worker_processes_end_with_their_parent(tiny_stack, tmp_path, ended_by):
 
 def processes_of(session: int) -> list[int]:
     """The processes of a session that have not ended."""
-    found = subprocess.run(["ps", "-s", str(session), "-o", "pid=,stat="], capture_output=True, text=True, check=False)
-    rows = [line.split() for line in found.stdout.splitlines()]
+    listing = subprocess.run(
+        ["ps", "-s", str(session), "-o", "pid=,stat="], capture_output=True, text=True, check=False
+    )
+    rows = [line.split() for line in listing.stdout.splitlines()]
     return [int(pid) for pid, state in rows if not state.startswith("Z")]
 
 

@@ -63,8 +63,8 @@ def reference(prompt: str, assets: int, candidates: int) -> list[str]:
     clip = TableClip()
     query = clip.embed_texts([prompt])[0]
     nearest = [float((clip.embed_texts(captions(i)) @ query).max()) for i in range(ASSETS)]
-    chosen = sorted(range(ASSETS), key=lambda i: -nearest[i])[:candidates]
-    return [f"u{i}" for i in sorted(chosen, key=lambda i: -float(clip.pictures[i] @ query))[:assets]]
+    nearest_rows = sorted(range(ASSETS), key=lambda i: -nearest[i])[:candidates]
+    return [f"u{i}" for i in sorted(nearest_rows, key=lambda i: -float(clip.pictures[i] @ query))[:assets]]
 
 
 @pytest.mark.parametrize("prompt", ["a purple owl", "a red car", "x"])

@@ -182,8 +182,8 @@ def test_the_level_gives_the_outline_of_volume_rendering_however_soft_the_field(
     points = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
     depth = soft(torch.cat([points, torch.zeros(len(points), 1)], 1))[1].view(400, 400).sum(1) * (2 * BOX / 400)
     radius = line[depth > math.log(2)].max().item()
-    found = mesh.extract(soft, grid, resolution=40, texture_size=64).mesh.bounds
-    assert np.abs(found).mean() == pytest.approx(radius, abs=0.5 * 2 * BOX / 39)  # half a cell
+    bounds = mesh.extract(soft, grid, resolution=40, texture_size=64).mesh.bounds
+    assert np.abs(bounds).mean() == pytest.approx(radius, abs=0.5 * 2 * BOX / 39)  # half a cell
 
 
 @pytest.mark.parametrize("density", [0.0, 0.1])
@@ -209,9 +209,9 @@ def test_vertex_colours_yaw_and_several_textures_survive_the_file(tmp_path):
     loaded = assets.load(tmp_path / "a.glb", normalise=False)
     assert len(loaded.textures) == 2 and loaded.yaw_deg == 0
     for camera in ring(4, 20.0, 1.6, 40.0):
-        (image, opacity), (again, cover) = asset.render(camera, 48, WHITE), loaded.render(camera, 48, WHITE)
+        (image, opacity), (reloaded, cover) = asset.render(camera, 48, WHITE), loaded.render(camera, 48, WHITE)
         assert (opacity - cover).abs().mean() < 1e-3
-        assert (image - again).abs().mean() < 2e-3
+        assert (image - reloaded).abs().mean() < 2e-3
 
 
 def _document(path) -> dict:
@@ -230,17 +230,17 @@ def test_equal_vertices_are_written_once_and_every_triangle_and_render_stays_the
     shape = trimesh.creation.icosphere(subdivisions=2, radius=0.4)  # 162 vertices, 320 faces
     colours = np.where(shape.vertices[:, :1] > 0, [0.8, 0.3, 0.1], [0.1, 0.3, 0.8]).astype(np.float32)
     soup = trimesh.Trimesh(shape.vertices[shape.faces].reshape(-1, 3), np.arange(960).reshape(-1, 3), process=False)
-    shared, own = Asset(shape, colours, yaw_deg=33.0), Asset(soup, colours[shape.faces].reshape(-1, 3), yaw_deg=33.0)
-    for name, asset in (("shared", shared), ("own", own)):
+    shared, split = Asset(shape, colours, yaw_deg=33.0), Asset(soup, colours[shape.faces].reshape(-1, 3), yaw_deg=33.0)
+    for name, asset in (("shared", shared), ("own", split)):
         mesh.save(asset, tmp_path / f"{name}.glb")
         assert {a["count"] for a in _document(tmp_path / f"{name}.glb")["accessors"]} == {162, 960}
     first, second = (assets.load(tmp_path / f"{name}.glb", normalise=False) for name in ("shared", "own"))
     for one, other in zip(_triangles(first), _triangles(second), strict=True):
         assert np.array_equal(one.view(np.uint8), other.view(np.uint8))
-    turned = trimesh.transform_points(
+    rotated = trimesh.transform_points(
         shape.vertices, trimesh.transformations.rotation_matrix(math.radians(33), [0, 0, 1])
     )
-    assert np.abs(_triangles(first)[0] - turned[shape.faces]).max() < 1e-7  # as float32 holds them
+    assert np.abs(_triangles(first)[0] - rotated[shape.faces]).max() < 1e-7  # as float32 holds them
     for camera in ring(3, 20.0, 1.6, 40.0):
         for one, other in zip(first.render(camera, 48, WHITE), second.render(camera, 48, WHITE), strict=True):
             assert torch.equal(one, other)

@@ -37,9 +37,9 @@ def pictures(asset: Asset) -> torch.Tensor:
 
 def two_faced(asset: Asset) -> Asset:
     """The asset and itself turned by 180°, in one: a face on the back."""
-    turned = asset.mesh.copy()
-    turned.apply_transform(trimesh.transformations.rotation_matrix(np.pi, [0, 0, 1]))
-    mesh = trimesh.util.concatenate([asset.mesh, turned])
+    rotated = asset.mesh.copy()
+    rotated.apply_transform(trimesh.transformations.rotation_matrix(np.pi, [0, 0, 1]))
+    mesh = trimesh.util.concatenate([asset.mesh, rotated])
     return Asset(mesh, np.concatenate([asset.colours, asset.colours]))
 
 
