@@ -275,7 +275,7 @@ def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malform
 def test_an_upload_is_validated_once_and_again_when_the_run_is_resumed(models, tmp_path, monkeypatch):
     validated, validate = [], glb_validation.validate
     monkeypatch.setattr(
-        glb_validation, "check", lambda source, *limits: validated.append(source) or validate(source, *limits)
+        glb_validation, "validate", lambda source, *limits: validated.append(source) or validate(source, *limits)
     )
     (tmp_path / "owl.glb").write_bytes(tiny_glb((90, 20, 160)))
     uploads, run = [(tmp_path / "owl.glb", "an owl")], tmp_path / "run"

@@ -411,7 +411,7 @@ def test_table_md_states_directions_and_costs_and_table_json_has_no_costs(whole)
     assert (
         "CLIP a (higher is better)" in text
         and "A-LPIPS a (lower is better)" in text
-        and "coverage (neither is better)" in text
+        and "| coverage |" in text
     )
     table = json.loads((whole / "table.json").read_text())
     assert table["changes"] == {

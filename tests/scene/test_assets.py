@@ -201,7 +201,7 @@ def test_large_textures_are_made_smaller():
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [([np.nan, 0, 0], "without a place"), ([np.inf, 0, 0], "without a place")]
+    ("values", "sentence"), [([np.nan, 0, 0], "without a place"), ([np.inf, 0, 0], "without a place")]
 )
 def test_vertices_without_a_place_are_refused(values, sentence):
     data = bytearray(triangle_glb())

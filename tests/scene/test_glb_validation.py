@@ -94,7 +94,7 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "sentence"),
     [
         (set_at("extensionsRequired", ["KHR_draco_mesh_compression"]), "needs the extension 'KHR_draco"),
         (set_at("extensionsRequired", ["EXT_meshopt_compression"]), "needs the extension"),
@@ -139,7 +139,7 @@ def test_a_malformed_glb_is_refused_in_a_sentence(box, change, sentence):
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "sentence"),
     [
         (lambda d: b"", "not a GLB"),
         (lambda d: b"solid ascii stl" * 9, "not a GLB"),
@@ -165,7 +165,7 @@ def test_json_nested_without_end_is_refused(box):
 
 
 @pytest.mark.parametrize(
-    ("limits", "words"),
+    ("limits", "sentence"),
     [
         ({"size": 1000}, "larger than 0 MB"),
         ({"json_size": 100}, "description"),
