@@ -90,6 +90,7 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
     kinds, colours, symmetric = list(world.KINDS), list(world.COLOURS), [*map(list(world.KINDS).index, world.SYMMETRIC)]
     kind_share = KIND_SHARE.get(name, 0.0)
     pairs = [(k, c) for k in range(len(kinds)) for c in range(len(colours))]
+    rendered_kinds, rendered_colours = np.unique(renders.kind), np.unique(renders.colour)  # each kind in each colour
     views = renders.view
 
     def embed(texts: list[str]) -> Tensor:
@@ -101,8 +102,8 @@ def train_clip(name: str, renders: Renders, build: Path, out: Path, steps: int) 
     def loss(step: int, rng: np.random.Generator, generator: torch.Generator) -> dict[str, Tensor]:
         things = [
             (int(k), int(c))
-            for k in rng.choice(len(kinds), 8, replace=False)
-            for c in rng.choice(len(colours), 2, replace=False)
+            for k in rng.choice(rendered_kinds, 8, replace=False)
+            for c in rng.choice(rendered_colours, 2, replace=False)
         ]
         rows = np.array([rng.choice(quarter) for thing in things for quarter in rows_of[thing]])  # (64,)
         bad = torch.zeros(len(rows), dtype=torch.bool)

@@ -36,7 +36,7 @@ def test_what_needs_no_training_comes_out_byte_for_byte_as_shipped(made):
     """Assets, true objects, the contact sheet, the vocabulary, the list of held-out pairs and stack.json."""
     files = ["vocabulary.json", "heldout.csv", "stack.json", "kinds.jpg"]
     files += [f"{folder}/{file.name}" for folder in ("assets", "truth") for file in (made / folder).glob("*.glb")]
-    assert len(files) == 4 + 8 + 6
+    assert len(files) == 4 + 4 + 6
     for file in files:
         assert (made / file).read_bytes() == (SHIPPED / file).read_bytes(), file
     for table in ("truth.csv", "truth/truth.csv"):
@@ -51,7 +51,7 @@ def test_a_stage_that_is_called_again_continues_from_its_state(made, capsys):
     make_mini.main(["perceptual", "--trial", str(made)])
     assert (made / "perceptual-a/model.safetensors").read_bytes() == before
     make_mini.main(["renders", "--trial", str(made)])
-    assert capsys.readouterr().out == "2688 pictures to train on, 112 to test on\n"
+    assert capsys.readouterr().out == "448 pictures to train on, 112 to test on\n"
 
 
 def test_the_shipped_files_are_small_and_named_by_the_tables():
