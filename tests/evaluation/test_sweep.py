@@ -408,11 +408,7 @@ def test_a_lpips_difference_is_that_of_the_row_and_the_truth_of_its_prompt(whole
 
 def test_table_md_states_directions_and_costs_and_table_json_has_no_costs(whole):
     text = (whole / "table.md").read_text()
-    assert (
-        "CLIP a (higher is better)" in text
-        and "A-LPIPS a (lower is better)" in text
-        and "| coverage |" in text
-    )
+    assert "CLIP a (higher is better)" in text and "A-LPIPS a (lower is better)" in text and "| coverage |" in text
     table = json.loads((whole / "table.json").read_text())
     assert table["changes"] == {
         method: dict(VARIANTS[method].changes) if method in VARIANTS else {} for method in METHODS
