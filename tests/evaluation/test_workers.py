@@ -45,7 +45,7 @@ def test_worker_processes_have_the_table_of_one_process_and_repeat_only_the_run_
         ended += update.ended
     assert warnings == ["A worker process ended early; the others make its trials."]
     assert ended == 2 == update.done == update.total
-    assert sorted(sessions(tmp_path / "dead")) in ([1, 1], [1, 2])  # killed before or during its run
+    assert max(sessions(tmp_path / "dead")) <= 2  # with one, its pool ends: runs are resumed at most once
     assert len({(tmp_path / name / "table.json").read_bytes() for name in ("one", "dead")}) == 1
     assert not list(tmp_path.glob("*/runs/*/.*"))  # lock files
 
