@@ -23,6 +23,7 @@ from redream import cli
 from redream.evaluation import sweep
 from redream.runs.run import Run
 from redream.settings import PRESETS, by_method
+from redream.stack import benchmark
 from redream.stack import stack as stacks
 
 ROOT = Path(__file__).parent.parent
@@ -66,6 +67,7 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
     r"import redream\n(.|\n)*": f"{HERE}test_the_python_example_of_the_readme_runs",
     r"python -m redream \w+ .*\[.*": f"{HERE}test_the_usage_in_the_readme_names_all_options_of_the_command_line",
     r'python -m redream generate "a purple owl" --out my-owl': f"{HERE}test_an_object_is_made_resumed_and_looked_up",
+    r"python -m redream benchmark": f"{HERE}test_the_benchmark_projects_the_presets_of_the_miniature",
     r"python -m redream doctor": f"{HERE}test_doctor_names_a_stack",
     r"python -m redream evaluate --(?!.*\[).*": f"{HERE}test_every_documented_evaluation_can_be_planned",
     r"python -m examples\.differences docs/results\.parquet .*": f"{HERE}test_every_documented_table_is_printed",
@@ -191,6 +193,12 @@ def test_an_object_is_made_resumed_and_looked_up(tiny_world, capsys):
 def test_doctor_names_a_stack(capsys):
     run("python -m redream doctor")
     assert capsys.readouterr().out.startswith("Stack: ")
+
+
+def test_the_benchmark_projects_the_presets_of_the_miniature(tiny_world, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "FIT_STEPS", 2)
+    run("python -m redream benchmark", "--iterations", "2")
+    assert "mini-fast: 2 iterations" in capsys.readouterr().out
 
 
 def test_the_evaluation_of_the_readme_makes_its_tables(tiny_world, capsys):

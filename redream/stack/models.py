@@ -47,7 +47,7 @@ class Models:
 
         def load() -> Prior:
             folder = self._folder("prior")
-            with _quietly():
+            with quietly():
                 return Prior.load(folder, self.device)
 
         return self._once("prior", load)
@@ -109,7 +109,7 @@ class Models:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the progress bars and messages that diffusers and transformers print while they load."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from tiny_stack import TINY
 
@@ -20,6 +21,7 @@ from redream.evaluation.trials import ModelDigests, Prompt, plan
 from redream.runs import events
 from redream.runs.run import Run
 from redream.settings import PRESETS, by_method
+from redream.stack import benchmark
 
 COMMAND = [sys.executable, "-m", "redream"]
 
@@ -128,6 +130,28 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
     words = ["sample", "an owl", "--view", "back", "--adapt", "-n", "6", "--stack", str(tiny_stack)]
     assert main([*words, "--out", str(tmp_path / "owls.png")]) == 0
     assert Image.open(tmp_path / "owls.png").size == (4 * 64, 2 * 64)
+
+
+def test_benchmark_prints_a_table_or_one_json_object(tiny_stack, capsys, monkeypatch):
+    monkeypatch.setattr(benchmark, "FIT_STEPS", 2)
+    words = ["benchmark", "--stack", str(tiny_stack), "--iterations", "2"]
+    assert main([*words, "--json"]) == 0
+    out, err = capsys.readouterr()
+    values = json.loads(out)
+    (at,) = values["resolutions"]
+    assert at["resolution"] == 16 and at["iteration_ms"]["distillation"] > 0 and "16 px: counting" in err
+    (preset,) = (preset for preset in values["presets"] if preset["preset"] == "mini")
+    assert preset["iterations"] == 2 and preset["minutes"] > 0
+    assert "CUDA" in {path["name"] for path in values["fast_paths"]}
+
+    assert main([*words, "--resolution", "8", "32", "--flop"]) == 0
+    out = capsys.readouterr().out
+    assert "8 px" in out and "32 px" in out and "variational step" in out and "minutes" not in out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is refused without CUDA only")
+def test_a_prior_of_full_size_is_not_measured_on_a_cpu(capsys):
+    assert "needs a CUDA GPU" in refused(capsys, "benchmark", "--random-weights")
 
 
 def test_evaluate_makes_tables_of_a_split_and_goes_on_where_it_was(tiny_stack, capsys, tmp_path):
