@@ -65,11 +65,17 @@ def _sentence(error: ValidationError) -> str:
     return f"The setting {name} = {first['input']!r} is out of its range: {first['msg'].replace('Input', 'it', 1)}."
 
 
-def setting_names(values: Mapping, group: str = "") -> set[str]:
-    """The names of all values of grouped settings or changes, "field.levels" and so on."""
-    return {
-        n for k, v in values.items() for n in (setting_names(v, f"{k}.") if isinstance(v, Mapping) else {group + k})
-    }
+def setting_values(values: Mapping, group: str = "") -> dict[str, object]:
+    """All values of grouped settings or changes by their names, "field.levels" and so on."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        flat |= setting_values(value, f"{name}.") if isinstance(value, Mapping) else {group + name: value}
+    return flat
+
+
+def setting_names(values: Mapping) -> set[str]:
+    """The names of all values of grouped settings or changes."""
+    return set(setting_values(values))
 
 
 @_settings
@@ -247,6 +253,11 @@ class Settings:
         }
         return dataclasses.replace(self, **grouped)
 
+    def changes_from(self, other: "Settings") -> dict[str, object]:
+        """The values that differ from other settings, by name: {"field.levels": 2}."""
+        mine, theirs = (setting_values(dataclasses.asdict(settings)) for settings in (self, other))
+        return {name: value for name, value in mine.items() if value != theirs[name]}
+
     def to_json(self) -> str:
         """All values as JSON, groups as objects."""
         return TypeAdapter(Settings).dump_json(self, indent=2).decode()
@@ -268,7 +279,11 @@ _SD21 = Settings(
     iterations=20_000,
     cameras={"elevation_deg": (-10.0, 45.0), "distance": (1.0, 1.5), "fovy_deg": (40.0, 70.0)},
     field={"bound": 0.55, "levels": 16, "features": 2, "log2_table": 19, "max_resolution": 4096, "hidden": 64},
-    rendering={"occupancy_resolution": 128, "samples_per_ray": 256, "resolutions": ((0.0, 64), (0.2, 512))},
+    rendering={
+        "occupancy_resolution": 128,
+        "samples_per_ray": 256,
+        "resolutions": ((0.0, 64), (0.2, 128), (0.4, 256), (0.6, 512)),  # (3S: 512 from 0.2 on)
+    },
     distillation={
         "guidance": 7.5,
         "latent_weights": False,
@@ -315,15 +330,35 @@ _MINI_OTHERS = {
 }
 _SDS_GUIDANCE = {"sds": {"distillation": {"guidance": 100.0}}}  # DreamFusion's own
 _FAST = Settings(iterations=160, adaptation={"steps": 240}, output={"turntable_rays": 96})
-_ZEROGPU = _SD21.with_(iterations=1200, adaptation={"steps": 120}, rendering={"resolutions": ((0.0, 64), (0.5, 128))})
+# Goals, not measured: 45 ms an iteration at 64 px and 70 at 512 on an H200. So 2,400 of them take 135 s, and three minutes
+# leave 45 s for everything else; 1,000 at the lower resolutions take 46 s of a ZeroGPU call of 75 s. A call that ends
+# before its run does goes on in the next one, from a checkpoint that is seconds old.
+_SD21_FAST = _SD21.with_(
+    iterations=2400,
+    adaptation={"steps": 120},
+    output={"preview_every": 25, "checkpoint_every": 400},
+)
+_ZEROGPU = _SD21.with_(
+    iterations=1000,
+    adaptation={"steps": 50},
+    rendering={"resolutions": ((0.0, 64), (0.5, 128))},
+    output={"turntable_rays": 256, "mesh_resolution": 160, "preview_every": 25, "checkpoint_every": 100},
+)
 
 PRESETS: dict[str, Preset] = {
     "mini": by_method(Settings(), **_MINI_OTHERS),
     "mini-fast": by_method(_FAST, **_MINI_OTHERS),
     "sd21": by_method(_SD21, **_SDS_GUIDANCE),
+    "sd21-fast": by_method(_SD21_FAST, **_SDS_GUIDANCE),
     "sd21-zerogpu": by_method(_ZEROGPU, **_SDS_GUIDANCE),
     "paper": by_method(_SD21.with_(rendering={"resolutions": ((0.0, 512),)}), **_SDS_GUIDANCE),
 }
+
+
+def presets_like(name: str) -> list[str]:
+    """The presets for the same prior: with the same training cameras, which are those of its training pictures."""
+    cameras = PRESETS[name]["redream"].cameras
+    return [other for other, by_method in PRESETS.items() if by_method["redream"].cameras == cameras]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from redream.settings import PRESETS, Settings, SettingsError
+from redream.settings import PRESETS, Settings, SettingsError, presets_like
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -71,3 +71,15 @@ def test_assets_are_used_by_redream_with_at_least_one_half_on_and_by_nothing_els
 
 def test_each_method_has_its_own_guidance():
     assert [PRESETS["sd21"][method].distillation.guidance for method in ("redream", "vsd", "sds")] == [7.5, 7.5, 100.0]
+
+
+def test_presets_are_alike_if_they_are_for_the_same_prior():
+    assert presets_like("mini-fast") == ["mini", "mini-fast"]
+    assert presets_like("sd21") == ["sd21", "sd21-fast", "sd21-zerogpu", "paper"]
+
+
+@pytest.mark.parametrize("name", ["sd21-fast", "sd21-zerogpu"])
+def test_a_short_preset_of_sd21_is_the_long_one_in_small(name):
+    long, short = PRESETS["sd21"]["redream"], PRESETS[name]["redream"]
+    assert short.adaptation.steps / short.iterations == long.adaptation.steps / long.iterations
+    assert (short.distillation, short.initialisation) == (long.distillation, long.initialisation)

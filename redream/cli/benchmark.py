@@ -1,12 +1,13 @@
-"""Time an iteration on this device, part by part, and project the presets."""
+"""Time an iteration on this device, part by part, and project the presets; later estimates start from it."""
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 
+from redream.cli.common import progress
 from redream.errors import RedreamError
-from redream.settings import PRESETS
+from redream.runs.eta import Benchmarked
+from redream.settings import PRESETS, presets_like
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import Stack
@@ -47,9 +48,6 @@ def _measured(stack: Stack, options: argparse.Namespace) -> dict:
     from redream.stack import benchmark
     from redream.stack.architecture import on_meta, random_prior
 
-    def progress(sentence: str) -> None:
-        print(f"{sentence} …", file=sys.stderr)
-
     device, preset = environment.device(), PRESETS[stack.preset]["redream"]
     progress("making the prior")
     if options.random_weights:
@@ -64,7 +62,9 @@ def _measured(stack: Stack, options: argparse.Namespace) -> dict:
             measurements.append(benchmark.count(prior, preset, side))
         else:
             measurements.append(benchmark.measure(prior, preset, side, options.iterations, progress))
-    presets = {name: PRESETS[name]["redream"] for name in benchmark.presets_like(stack.preset)}
+    presets = {name: PRESETS[name]["redream"] for name in presets_like(stack.preset)}
+    if not options.flop:
+        Benchmarked.of(stack.name, environment.device_name(device), stack.preset, measurements).store()
     seconds = {name: benchmark.projected_seconds(settings, measurements) for name, settings in presets.items()}
     return {
         "stack": stack.name,

@@ -1,9 +1,11 @@
 """What several commands share: the parser, the progress of a run, Ctrl-C, scores as sentences."""
 
 import argparse
+import dataclasses
+import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tqdm import tqdm
 
 from redream.runs import events
 from redream.scoring.scores import QUANTITIES, keys_of, quantities_on
+from redream.settings import Settings, setting_names
 
 RUN_AFTER_INTERRUPT = "a run goes on from its last checkpoint with: resume"
 
@@ -25,6 +28,34 @@ class Parser(argparse.ArgumentParser):
 def add_stack(parser: argparse.ArgumentParser) -> None:
     """Add the option --stack."""
     parser.add_argument("--stack", default="mini", metavar="S", help="a name, or a folder with a stack.json")
+
+
+def progress(sentence: str) -> None:
+    """Say on stderr what is done next."""
+    print(f"{sentence} …", file=sys.stderr)
+
+
+def parse_setting(text: str) -> tuple[str, object]:
+    """Parse [GROUP.]NAME=VALUE as ("GROUP.NAME", value), for argparse; VALUE is JSON or plain text, and not checked."""
+    path, _, value = text.partition("=")
+    try:
+        value = json.loads(value)
+    except json.JSONDecodeError:
+        pass
+    if isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{path} is a group; give one setting of it, as {path}.NAME=VALUE")
+    if path not in setting_names(dataclasses.asdict(Settings())):
+        raise argparse.ArgumentTypeError(f"there is no setting {path}")
+    return path, value
+
+
+def changes_of(settings: Iterable[tuple[str, object]]) -> dict:
+    """What `parse_setting` gave, as changes for `Settings.with_`."""
+    changes: dict = {}
+    for path, value in settings:
+        group, _, name = path.rpartition(".")
+        changes |= {group: changes.get(group, {}) | {name: value}} if group else {name: value}
+    return changes
 
 
 def follow(updates: Iterator[events.Event]) -> bool:

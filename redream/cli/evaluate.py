@@ -1,14 +1,13 @@
 """Make many runs and compare methods; called again, it goes on where it was."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from redream.cli.common import add_stack
+from redream.cli.common import add_stack, changes_of, parse_setting
 from redream.settings import PRESETS, VARIANTS, Settings, SettingsError
 from redream.stack.models import Models
 
@@ -92,43 +91,28 @@ def _list_of(kind: type) -> Callable[[str], list]:
 
 
 def _setting(text: str) -> tuple[str, str, object]:
-    """Parse [METHOD.][GROUP.]NAME=VALUE as (METHOD or "", "GROUP.NAME", value); VALUE is JSON or plain text.
+    """Parse [METHOD.][GROUP.]NAME=VALUE as (METHOD or "", "GROUP.NAME", value).
 
     Refuses settings that methods or seeds differ by.
     """
     from redream.evaluation.trials import VARIED
 
-    path, _, value = text.partition("=")
-    first, _, rest = path.partition(".")
-    method, path = (first, rest) if first in VARIANTS else ("", path)
-    try:
-        value = json.loads(value)
-    except json.JSONDecodeError:
-        pass
-    if path in VARIED:
+    first, _, rest = text.partition(".")
+    method, text = (first, rest) if first in VARIANTS else ("", text)
+    if (path := text.partition("=")[0]) in VARIED:
         raise argparse.ArgumentTypeError(f"methods or seeds differ by {path}: it is not to be changed")
-    if isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{path} is a group; give one setting of it, as {path}.NAME=VALUE")
+    path, value = parse_setting(text)
     try:
-        Settings().with_(**_nested(path, value))
+        Settings().with_(**changes_of([(path, value)]))
     except SettingsError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from error
-    except (AttributeError, TypeError) as error:  # of with_, for a group that there is not
-        raise argparse.ArgumentTypeError(f"there is no setting {path}") from error
     return method, path, value
 
 
 def _changes(settings: Iterable[tuple[str, str, object]]) -> tuple[dict, dict[str, dict]]:
     """What `_setting` parsed, as changes for `Settings.with_`: for every method, and by method."""
-    by_method: dict[str, dict] = {"": {}}
+    by_method: dict[str, list] = {"": []}
     for method, path, value in settings:
-        changes = by_method.setdefault(method, {})
-        for name, change in _nested(path, value).items():
-            changes[name] = changes.get(name, {}) | change if isinstance(change, dict) else change
-    return by_method.pop(""), by_method
-
-
-def _nested(path: str, value: object) -> dict:
-    """A change of "GROUP.NAME" or "NAME" for `Settings.with_`."""
-    group, _, name = path.rpartition(".")
-    return {group: {name: value}} if group else {name: value}
+        by_method.setdefault(method, []).append((path, value))
+    changes = {method: changes_of(pairs) for method, pairs in by_method.items()}
+    return changes.pop(""), changes

@@ -8,22 +8,28 @@ A run is split into parts: iterations by method, stage and resolution ("redream/
 `work` is the amount of it that the settings ask for, in units of about one pass of an image through the U-Net; the rate is
 in seconds per unit. Each earlier run gives a rate of each of its parts; the median over the latest runs counts. A part
 that no run has had is scaled from the others: it gets the rate of whole runs. So the units below, which are proportions
-measured with the miniature on a CPU, matter only for what has not been seen on this device.
+measured with the miniature on a CPU, matter only for what has not been seen on this device. A benchmark (`Benchmarked`)
+counts as a run before all others.
 """
 
+import json
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from redream.files import replacing
 from redream.runs.run import Run, RunError, runs_folder
-from redream.settings import DISTILLATION, WARM_UP, Settings
+from redream.settings import DISTILLATION, METHODS, PRESETS, WARM_UP, Settings
+from redream.stack import environment
 
 HISTORY_RUNS = 5  # that rates are learned from
+SHORT_BENCHMARK = 6  # iterations of each stage and resolution
 RECENT = 20  # iterations of a session that its own rates come from
 
 # Units of work of an iteration
@@ -130,12 +136,29 @@ class RuntimeEstimator:
 
     @staticmethod
     def of_latest_runs(stack: str, device: str) -> "RuntimeEstimator":
-        """An estimator that has learned from the runs under `runs_folder()` that ended last."""
+        """An estimator that has learned from the stack's benchmark, and the runs under `runs_folder()` that ended last."""
         estimator = RuntimeEstimator(stack, device)
+        if (benchmarked := Benchmarked.read(stack)) and benchmarked.device == device:
+            estimator.runs.append(benchmarked.rates())
         records = sorted(runs_folder().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
         for record in records[-HISTORY_RUNS:]:
             with suppress(RunError, OSError):
                 estimator.learn(Run.open(record.parent))
+        return estimator
+
+    @staticmethod
+    def of_device(models, progress: Callable[[str], None]) -> "RuntimeEstimator":
+        """As `of_latest_runs`, for the stack and device of `Models`; where nothing is known, after a short benchmark, which
+        is stored and tells `progress` what it does."""
+        device, stack = environment.device_name(models.device), models.stack
+        if not (estimator := RuntimeEstimator.of_latest_runs(stack.name, device)).runs:
+            from redream.stack.benchmark import measure
+
+            settings = PRESETS[stack.preset]["redream"]
+            sides = sorted({settings.rendering.resolutions[0][1], settings.rendering.resolutions[-1][1]})
+            at = [measure(models.prior, settings, side, SHORT_BENCHMARK, progress) for side in sides]
+            Benchmarked.of(stack.name, device, stack.preset, at).store()
+            estimator = RuntimeEstimator.of_latest_runs(stack.name, device)
         return estimator
 
     def learn(self, run: Run) -> None:
@@ -169,6 +192,59 @@ class RuntimeEstimator:
         work |= work_of_stages(settings)
         rates = {part: self.rate(part) for part in work}
         return None if None in rates.values() else sum(work[part] * rates[part] for part in work)
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    """What a benchmark of a stack measured, stored under `runs_folder()`."""
+
+    stack: str
+    device: str  # as `environment.device_name` says it
+    preset: str
+    seconds_per_iteration: dict[str, float]  # by part, as in a record.json; of every method
+
+    @staticmethod
+    def of(stack: str, device: str, preset: str, measurements: Sequence) -> "Benchmarked":
+        """Of a list of `redream.stack.benchmark.Measurement`, at the resolutions of the preset between theirs."""
+        from redream.stack.benchmark import ADAPTATION, seconds_at
+
+        settings, known = PRESETS[preset]["redream"], {}
+        steps_due = settings.adaptation.steps / max(settings.initialisation.warmup * settings.iterations, 1)
+        for _, side in settings.rendering.resolutions:
+            if (seconds := seconds_at(measurements, DISTILLATION, side)) is not None:
+                known |= {f"{method}/{DISTILLATION}/{side}": seconds for method in METHODS}  # others: at most
+                adapting = steps_due * measurements[0].seconds_of(ADAPTATION)
+                known[f"redream/{WARM_UP}/{side}"] = seconds_at(measurements, WARM_UP, side) + adapting
+        return Benchmarked(stack, device, preset, known)
+
+    @staticmethod
+    def read(stack: str) -> "Benchmarked | None":
+        """The stored benchmark of a stack; None if there is none that can be read."""
+        try:
+            values = Benchmarked(**json.loads(_benchmark_file(stack).read_text(encoding="utf-8")))
+            return values if values.rates() else None
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def store(self) -> None:
+        """Store it, instead of an earlier one of the stack."""
+        _benchmark_file(self.stack).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(_benchmark_file(self.stack)) as file:
+            file.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+
+    def rates(self) -> dict[str, float]:
+        """Seconds per unit of work of each part, and the least of them for what was not measured."""
+        rates, by_method = {}, PRESETS[self.preset]
+        for part, seconds in self.seconds_per_iteration.items():
+            method, stage, side = part.rsplit("/", 2)
+            settings = by_method[method]
+            adapted = max(round(settings.initialisation.warmup * settings.iterations), 1)
+            rates[part] = seconds / _iteration_work(settings, stage, int(side), adapted)
+        return rates | {RATE_OF_RUNS: min(rates.values())} if rates else {}  # other stages mostly render
+
+
+def _benchmark_file(stack: str) -> Path:
+    return runs_folder() / f"benchmark-{stack}.json"
 
 
 class SessionClock:

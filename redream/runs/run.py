@@ -78,17 +78,16 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command line that makes the same request; settings that no preset has need the run's settings.json."""
+        """The command line that makes the same request: the preset nearest to its settings, and what differs from that."""
         s = self.settings
         options = {key: getattr(s, key) for key in ("method", "initialise", "adapt", "particles", "iterations", "seed")}
-        preset = next((name for name, by_method in PRESETS.items() if by_method[s.method].with_(**options) == s), None)
-        if preset is None:
-            files = " and ".join(["settings.json", *(asset.file for asset in self.assets)])
-            return f"python -m redream resume FOLDER  # a folder with nothing but this run's {files}"
+        bases = {name: by_method[s.method].with_(**options) for name, by_method in PRESETS.items()}
+        preset, changes = min(((n, s.changes_from(base)) for n, base in bases.items()), key=lambda pair: len(pair[1]))
         # Texts may begin with a dash: they follow an equals sign, and the prompt comes after "--".
         arguments = ["python", "-m", "redream", "generate", f"--stack={self.stack}", "--preset", preset]
         arguments += ["--method", s.method, *(["--no-init"] * (not s.initialise)), *(["--no-adapt"] * (not s.adapt))]
         arguments += ["--particles", str(s.particles), "--iterations", str(s.iterations), "--seed", str(s.seed)]
+        arguments += [f"--set={path}={json.dumps(value)}" for path, value in changes.items()]
         for asset in self.assets:
             arguments += [f"--asset={asset.name}", f"--asset-caption={asset.caption}"]
         arguments += [f"--uid={uid}" for uid in self.uids]

@@ -24,7 +24,7 @@ from redream.distillation.guidance import asset_loss
 from redream.distillation.loop import Distillation
 from redream.distillation.prior import Prior
 from redream.scene.assets import Asset, from_mesh
-from redream.settings import DISTILLATION, MAX_ITERATIONS, PRESETS, WARM_UP, Settings
+from redream.settings import DISTILLATION, MAX_ITERATIONS, WARM_UP, Settings
 from redream.stack import environment
 from redream.stack.architecture import on_meta
 from redream.stack.flops import flop_of_parts
@@ -164,28 +164,29 @@ def count(meta_prior: Prior, settings: Settings, resolution: int, occupied: floa
     return Measurement(resolution, parts, total, without_delta, {}, occupied=occupied)
 
 
-def presets_like(preset: str) -> list[str]:
-    """The presets for the same prior: with the training cameras, which are those of its training pictures."""
-    cameras = PRESETS[preset]["redream"].cameras
-    return [name for name, by_method in PRESETS.items() if by_method["redream"].cameras == cameras]
+def seconds_at(measurements: Sequence[Measurement], stage: str, side: int) -> float | None:
+    """Seconds of an iteration of a stage at a resolution in pixels, between the timed ones linear in the number of pixels;
+    None beyond them."""
+    timed = {m.resolution**2: m.seconds[stage] for m in sorted(measurements, key=lambda m: m.resolution) if m.seconds}
+    if not timed or not min(timed) <= side**2 <= max(timed):
+        return None
+    return float(np.interp(side**2, list(timed), list(timed.values())))
 
 
 def projected_seconds(settings: Settings, measurements: Sequence[Measurement]) -> float | None:
-    """Seconds of all iterations of a run, adaptation included, interpolated between the measured resolutions (linear in
-    pixels); None if it renders at others. What comes before and after the iterations is not in it."""
-    s, timed = settings, sorted((m for m in measurements if m.seconds), key=lambda m: m.resolution)
+    """Seconds of all iterations of a run, adaptation included; None if it renders at other resolutions than between the
+    timed ones. What comes before and after the iterations is not in it."""
+    s = settings
     warmup = s.initialisation.warmup if s.uses_assets and s.initialise else 0.0
-    starts, total = [start for start, _ in s.rendering.resolutions], 0.0
-    edges = sorted({*starts, warmup, 1.0})
-    for begin, end in pairwise(edges):
-        side = [pixels for start, pixels in s.rendering.resolutions if begin >= start][-1]
-        if not timed or not timed[0].resolution <= side <= timed[-1].resolution:
-            return None
-        stage = WARM_UP if begin < warmup else DISTILLATION
-        pixels, seconds = [m.resolution**2 for m in timed], [m.seconds[stage] for m in timed]
-        total += (end - begin) * s.iterations * s.particles * float(np.interp(side**2, pixels, seconds))
     adapts = s.uses_assets and s.adapt
-    return total + (s.adaptation.steps * timed[0].seconds_of(ADAPTATION) if adapts else 0.0)
+    total = s.adaptation.steps * measurements[0].seconds_of(ADAPTATION) if adapts else 0.0
+    for begin, end in pairwise(sorted({start for start, _ in s.rendering.resolutions} | {warmup, 1.0})):
+        side = [pixels for start, pixels in s.rendering.resolutions if begin >= start][-1]
+        seconds = seconds_at(measurements, WARM_UP if begin < warmup else DISTILLATION, side)
+        if seconds is None:
+            return None
+        total += (end - begin) * s.iterations * s.particles * seconds
+    return total
 
 
 # A run in small

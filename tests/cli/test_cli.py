@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from redream.evaluation import sweep
 from redream.evaluation.sweep import SweepProgress
 from redream.evaluation.trials import ModelDigests, Prompt, plan
 from redream.runs import events
-from redream.runs.run import Run
+from redream.runs.run import Request, Run
 from redream.settings import PRESETS, by_method
 from redream.stack import benchmark
 
@@ -69,6 +70,32 @@ def test_every_switch_reaches_the_settings(tiny_stack, tmp_path, monkeypatch):
     assert values["assets"] == [("a.glb", "an owl"), ("b.glb", "an owl"), ("c.glb", "an owl")]
 
 
+def test_minutes_become_settings_that_are_stored_and_the_benchmark_behind_them_too(
+    tiny_stack, tmp_path, monkeypatch, capsys
+):
+    """The first time a short benchmark comes before; the run's command names iterations, and no time."""
+    monkeypatch.setattr(benchmark, "FIT_STEPS", 2)
+    requests = []
+
+    def generate(prompt, *, stack, settings, **values):
+        requests.append(Request(prompt, settings, "mini", {}))
+        return iter(())
+
+    monkeypatch.setattr(pipeline, "generate", generate)
+    words = ["generate", "an owl", "--stack", str(tiny_stack), "--set", "output.turntable_frames=4"]
+    assert main([*words, "--minutes", "5"]) == 0
+    assert "part by part" in capsys.readouterr().err and (tmp_path / "runs/benchmark-tiny.json").is_file()
+    assert main([*words, "--minutes", "10"]) == 0
+    err = capsys.readouterr().err
+    assert "part by part" not in err and re.fullmatch(r"\d+ iterations, about (9\.9|10\.0) minutes\.\n", err)
+    shorter, longer = (request.settings for request in requests)
+    assert 1 < shorter.iterations < longer.iterations and longer.output.turntable_frames == 4
+    assert longer.adaptation.steps == round(TINY.adaptation.steps * longer.iterations / 2)
+    command = requests[1].command
+    assert f"--iterations {longer.iterations}" in command and "minutes" not in command
+    assert "too short" in refused(capsys, *words, "--minutes", "0.001").splitlines()[-1]
+
+
 def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/letter.txt").write_text("dear")
@@ -80,6 +107,10 @@ def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
     assert "initialisation" in refused(capsys, "generate", "an owl", *tiny, "--method", "vsd", "--asset", "a.glb")
     assert "cannot be" in refused(capsys, "generate", "an owl", *tiny, "--asset", tmp_path / "none.glb")
     assert "particles" in refused(capsys, "generate", "an owl", *tiny, "--particles", "9")
+    assert "not allowed with" in refused(capsys, "generate", "an owl", *tiny, "--iterations", "9", "--minutes", "1")
+    assert "invalid" in refused(capsys, "generate", "an owl", *tiny, "--minutes", "-1")
+    assert "t_min" in refused(capsys, "generate", "an owl", *tiny, "--set", "distillation.t_min=2")
+    assert "no setting" in refused(capsys, "generate", "an owl", *tiny, "--set", "distillation.hope=2")
     assert "There is no stack" in refused(capsys, "generate", "an owl", "--stack", "none")
     assert "invalid choice" in refused(capsys, "generate", "an owl", "--method", "magic")
     assert "no run" in refused(capsys, "resume", tmp_path / "none")

@@ -170,11 +170,6 @@ def test_between_measured_resolutions_seconds_are_linear_in_pixels_and_beyond_th
     assert projected_seconds(settings, [untimed]) is None
 
 
-def test_the_presets_of_a_stack_are_those_for_its_prior():
-    assert {"mini", "mini-fast"} == set(benchmark.presets_like("mini"))
-    assert {"sd21", "sd21-zerogpu", "paper"} <= set(benchmark.presets_like("sd21"))
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_launches_waits_and_memory_are_counted(tiny_stack):
     prior = Models.load(Stack.load(tiny_stack, environ={})).prior
