@@ -6,7 +6,7 @@ from dataclasses import asdict
 import gradio as gr
 
 from redream import pipeline
-from redream.app.form import METHOD_LABELS, GenerationForm, preset_of
+from redream.app.form import METHOD_LABELS, GenerationForm, fitting, preset_of
 from redream.app.run_page import RunPage
 from redream.app.wiring import STREAMING, raises_gradio_errors
 from redream.runs.queue import QueueError, Worker, find_run
@@ -42,6 +42,7 @@ class Endpoints:
         iterations: int | None = None,
         seed: int = 0,
         asset: str | None = None,
+        minutes: float | None = None,
     ) -> Iterator[Answer]:
         """Make 3D objects of a prompt. Streams {run, state, done, ended, scores}; at the end there are the turntables (MP4)
         and the models (GLB), one per object. The run goes on if the client leaves; its id leads back to it.
@@ -55,10 +56,14 @@ class Endpoints:
             iterations: for each object; none: as the preset has it
             seed: equal seeds give equal objects on the same machine; on a GPU nearly equal ones
             asset: a GLB to start from instead of retrieved assets
+            minutes: make the run as large as fits into this time, instead of naming iterations
         """
         form = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
         start = {"assets": [(asset, "")]} if asset else {}
-        yield from self._follow(self.worker.submit(prompt or "", form.settings(preset_of(self.worker)), **start))
+        settings = form.settings(preset_of(self.worker))
+        if minutes:
+            settings = fitting(settings, float(minutes), self.worker)
+        yield from self._follow(self.worker.submit(prompt or "", settings, **start))
 
     def resume(self, run: str, iterations: int = 0) -> Iterator[Answer]:
         """Continue a run from its last checkpoint. Streams and ends as generate does.
@@ -108,6 +113,7 @@ def register(worker: Worker) -> None:
         request += [gr.Checkbox(True, label="initialise"), gr.Checkbox(True, label="adapt")]
         request += [gr.Number(1, label="particles", precision=0), gr.Number(None, label="iterations", precision=0)]
         request += [gr.Number(0, label="seed", precision=0), gr.File(label="asset", file_types=[".glb"])]
+        request += [gr.Number(None, label="minutes")]
         continuation = [gr.Textbox(label="run"), gr.Number(0, label="iterations", precision=0)]
         answer = [gr.JSON(label="state"), gr.File(label="turntables", file_count="multiple")]
         answer += [gr.File(label="models", file_count="multiple")]

@@ -10,7 +10,7 @@ from redream.app.blind_test import BlindTest
 from redream.app.browser_runs import BrowserRuns, existing_runs, remembered, run_choices
 from redream.app.components import script
 from redream.app.create import CreateTab
-from redream.app.form import estimate, preset_of
+from redream.app.form import estimate, preset_of, with_estimate
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, error_html, reports_errors
 from redream.errors import RedreamError
 from redream.runs.queue import Worker
@@ -97,7 +97,7 @@ class CompareTab:
             missing = comparison.missing_settings(self.worker, prompt or "", wanted, runs)
         except RedreamError:
             return "Compare"
-        return f"Compare{estimate(self.worker, missing)}"
+        return with_estimate("Compare", estimate(self.worker, missing))
 
     def stop(self, ids: dict[str, str]) -> None:
         """Stop the compared runs."""

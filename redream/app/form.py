@@ -1,15 +1,18 @@
 """The form ↔ the settings of a run: `GenerationForm`, its limits, its choices, and how long such a run takes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from redream.app.components import duration
 from redream.errors import RedreamError
 from redream.runs.queue import Worker
+from redream.runs.schedule import ScheduleError, fewest_iterations, in_proportion, schedule
 from redream.settings import MAX_ITERATIONS, METHODS, PRESETS, VARIANTS, Preset, Settings
 from redream.stack.stack import Stack
 
 METHOD_LABELS = {method: VARIANTS[method].label for method in METHODS}
+TIMES = {"Quick": 0.5, "Normal": 1.0, "Long": 2.0}  # of the time that a run of the preset takes
 MAX_OBJECTS = 4  # particles for one visitor of a device that all share
 
 
@@ -24,7 +27,10 @@ def max_iterations(preset: Preset) -> int:
 
 @dataclass(frozen=True)
 class GenerationForm:
-    """The form's values. None stands for the preset's value, for guidance and resolution 0 does as well."""
+    """The form's values. None stands for the preset's value, for guidance and resolution 0 does as well.
+
+    The adaptation's steps follow the iterations; a resolution among the preset's steps is the last one that is reached.
+    """
 
     method: str = "redream"
     initialise: bool = True
@@ -47,13 +53,15 @@ class GenerationForm:
         if self.method == "redream":  # without effect on the others: equal runs have equal settings
             changes |= {"initialise": self.initialise, "adapt": self.adapt}
             distillation = {} if self.delta else {"delta_every": 0}
-        if self.iterations is not None:
-            changes["iterations"] = int(self.iterations)
         if self.guidance:
             distillation["guidance"] = float(self.guidance)
+        base = preset[self.method]
         if self.resolution:
-            changes["rendering"] = {"resolutions": ((0.0, int(self.resolution)),)}
-        return preset[self.method].with_(**changes, distillation=distillation)
+            lower = [step for step in base.rendering.resolutions if step[1] <= self.resolution]
+            reached = bool(lower) and lower[-1][1] == self.resolution != base.rendering.resolutions[-1][1]
+            changes["rendering"] = {"resolutions": tuple(lower) if reached else ((0.0, int(self.resolution)),)}
+        base = base if self.iterations is None else in_proportion(base, int(self.iterations))
+        return base.with_(**changes, distillation=distillation)
 
     @staticmethod
     def of(settings: Settings, preset: Preset) -> "GenerationForm":
@@ -80,14 +88,47 @@ def preset_of(worker: Worker) -> Preset:
 
 
 def estimate(worker: Worker, runs: Sequence[Settings]) -> str:
-    """The time that runs with these settings take one after the other, as " — about 1 min 40 s on this CPU"; "" if
-    unknown."""
+    """The time that runs with these settings take one after the other, as "about 1 min 40 s on this CPU"; "" if unknown."""
     times = [worker.eta.seconds(settings) for settings in runs]
     if not times or None in times:
         return ""
     seconds = sum(times) if sum(times) < 20 else 5 * round(sum(times) / 5)
     device = "this GPU" if worker.models.device.startswith("cuda") else "this CPU"
-    return f" — about {duration(seconds)} on {device}"
+    return f"about {duration(seconds)} on {device}"
+
+
+def with_estimate(label: str, time: str) -> str:
+    """A button's label with an `estimate`."""
+    return f"{label} — {time}" if time else label
+
+
+def fitting(settings: Settings, minutes: float, worker: Worker) -> Settings:
+    """The settings as large as fits into a time on the worker's device, within a visitor's limits; while nothing is known
+    of the device, as they are. Raises `ScheduleError`."""
+    if worker.eta.seconds(settings) is None:
+        return settings
+    most = max_iterations(preset_of(worker))
+    least = min(fewest_iterations(worker.models.stack.preset), most)
+    return schedule(settings, minutes, worker.eta.seconds, least, most)
+
+
+def timed_forms(form: GenerationForm, worker: Worker) -> dict[str, GenerationForm]:
+    """The form with the iterations and the resolution of each of `TIMES`, by what runs take on the worker's device.
+
+    Where what does not become shorter takes too much of the time, and while nothing is known of the device, iterations are
+    in proportion to it. Raises as `GenerationForm.settings`.
+    """
+    preset, forms = preset_of(worker), {}
+    normal = replace(form, iterations=preset[form.method].iterations, resolution=0)
+    settings, seconds = normal.settings(preset), worker.eta.seconds(normal.settings(preset))
+    for name, share in TIMES.items():
+        timed = in_proportion(settings, round(share * settings.iterations))
+        if seconds is not None and share != 1:
+            with suppress(ScheduleError):
+                timed = fitting(settings, share * seconds / 60, worker)
+        last = 0 if timed.rendering == settings.rendering else timed.rendering.resolutions[-1][1]
+        forms[name] = replace(form, iterations=timed.iterations, resolution=last)
+    return forms
 
 
 def vocabulary_help(stack: Stack) -> str | None:
@@ -101,5 +142,6 @@ def vocabulary_help(stack: Stack) -> str | None:
 
 def resolution_choices(preset: Preset) -> list[tuple[str, int]]:
     """The choices of `GenerationForm.resolution`: labels and pixels."""
-    default = preset["redream"].rendering.resolutions[-1][1]
-    return [("default", 0), *((f"{size} px", size) for size in (default, default * 3 // 2, default * 2))]
+    *lower, default = [pixels for _, pixels in preset["redream"].rendering.resolutions]
+    reached = [(f"up to {size} px", size) for size in lower]
+    return [("default", 0), *reached, *((f"{size} px", size) for size in (default, default * 3 // 2, default * 2))]

@@ -11,12 +11,15 @@ from redream.app.components import script
 from redream.app.form import (
     MAX_OBJECTS,
     METHOD_LABELS,
+    TIMES,
     GenerationForm,
     estimate,
     max_iterations,
     preset_of,
     resolution_choices,
+    timed_forms,
     vocabulary_help,
+    with_estimate,
 )
 from redream.app.wiring import PRIVATE, RETRIGGER, UNQUEUED, error_box
 from redream.errors import RedreamError
@@ -30,6 +33,7 @@ SWITCHES = {  # label: plain explanation and the paper's term
     "Adapt the model to their views": "Front, side and back stay different (adaptation).",
 }
 METHOD_HELP = "ReDream starts from assets. The other two are earlier methods that start from nothing, to compare with."
+TIME_HELP = "Sets the iterations and the resolution below."
 ITERATIONS_HELP = "More of them take longer and make finer details."
 GUIDANCE_HELP = "How closely to follow the prompt (classifier-free guidance). 0 stands for the default: {defaults}."
 DELTA_HELP = "Removes the part of the gradient that the 2D model has for the asset as well (appendix B)."
@@ -66,6 +70,7 @@ class FormColumn:
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**31 - 1, min_width=120)
             self.dice = gr.Button("⚄ Random seed", size="sm", min_width=120, elem_classes="dice")
+        self.time = gr.Radio(list(TIMES), value="Normal", label="Time", info=TIME_HELP)
 
     def _advanced_settings(self, preset: Preset) -> None:
         limit, default = max_iterations(preset), preset["redream"].iterations
@@ -101,10 +106,11 @@ class FormColumn:
         browser.known.change(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
         self.earlier.input(None, self.earlier, js=script("open_run.js"))
         changed = [widget.change for widget in self.values if widget not in (self.seed, self.guidance)]
-        demo.load(self._wait_for_estimate, **UNQUEUED).then(
-            self._create_label, self.values, self.create_button, **UNQUEUED
-        )
-        gr.on([command.change, *changed], self._create_label, self.values, self.create_button, **RETRIGGER, **UNQUEUED)
+        estimates = [self.create_button, self.time]
+        demo.load(self._wait_for_estimate, **UNQUEUED).then(self._estimates, self.values, estimates, **UNQUEUED)
+        gr.on([command.change, *changed], self._estimates, self.values, estimates, **RETRIGGER, **UNQUEUED)
+        set_by_time = [self.iterations, self.resolution]
+        self.time.input(self._choose_time, [self.time, *self.values], set_by_time, **RETRIGGER, **UNQUEUED)
 
     def restored(self, request: Request) -> dict:
         """Updates that fill the form with a run's request."""
@@ -114,12 +120,23 @@ class FormColumn:
         fields = dict(zip(self.values, values, strict=True))
         return {self.prompt: request.prompt, self.uid: " ".join(request.uids)} | fields
 
-    def _create_label(self, *values) -> str:
-        """The button's label with the estimate for the form's values."""
+    def _estimates(self, *values) -> tuple[str, dict]:
+        """The label of Create with the estimate for the form's values, and `TIMES` with theirs, the form's own chosen."""
+        form = GenerationForm(*values)
         try:
-            return f"Create{estimate(self.worker, [GenerationForm(*values).settings(self.preset)])}"
+            own = estimate(self.worker, [form.settings(self.preset)])
+            forms = timed_forms(form, self.worker)
+            times = {name: estimate(self.worker, [timed.settings(self.preset)]) for name, timed in forms.items()}
         except RedreamError:
-            return "Create"
+            return "Create", gr.update()
+        choices = [(f"{name}, {time}" if time else name, name) for name, time in times.items()]
+        chosen = next((name for name, timed in forms.items() if timed == form), None)
+        return with_estimate("Create", own), gr.update(choices=choices, value=chosen)
+
+    def _choose_time(self, name: str, *values) -> tuple[int, int]:
+        """The iterations and the resolution of one of `TIMES`."""
+        form = timed_forms(GenerationForm(*values), self.worker)[name]
+        return form.iterations, form.resolution
 
     def _wait_for_estimate(self) -> None:
         """Wait until this machine's speed is measured: the first visitor may come earlier."""

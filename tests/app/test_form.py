@@ -1,9 +1,27 @@
 """The form's values become settings, and settings become the form's values again."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
-from redream.app.form import MAX_OBJECTS, FormError, GenerationForm, max_iterations, vocabulary_help
+from redream import pipeline
+from redream.app.form import (
+    MAX_OBJECTS,
+    FormError,
+    GenerationForm,
+    estimate,
+    fitting,
+    max_iterations,
+    preset_of,
+    timed_forms,
+    vocabulary_help,
+    with_estimate,
+)
+from redream.runs.queue import Worker
+from redream.runs.schedule import ScheduleError
 from redream.settings import PRESETS
+from redream.stack.models import Models
 from redream.stack.stack import Stack
 
 
@@ -29,6 +47,55 @@ def test_the_switches_mean_nothing_without_assets_so_that_equal_runs_have_equal_
     preset = PRESETS["mini"]
     assert GenerationForm("vsd", False, False, delta=False).settings(preset) == GenerationForm("vsd").settings(preset)
     assert GenerationForm("redream", False, False).settings(preset) != GenerationForm("redream").settings(preset)
+
+
+def test_iterations_bring_their_adaptation_steps_and_a_step_of_the_resolution_is_the_last_one():
+    settings = GenerationForm(iterations=5000, resolution=256).settings(PRESETS["sd21"])
+    assert settings.adaptation.steps == 250
+    assert settings.rendering.resolutions == ((0.0, 64), (0.2, 128), (0.4, 256))
+    assert GenerationForm.of(settings, PRESETS["sd21"]).resolution == 256
+
+
+class Eta:
+    """Knows that an iteration takes a tenth of a second, one at 512 px two seconds, and everything else ten."""
+
+    def seconds(self, settings):
+        at_512 = sum(1 - start for start, pixels in settings.rendering.resolutions if pixels == 512)
+        return 10 + settings.iterations * (0.1 + 1.9 * at_512)
+
+
+def worker_of(stack: str, eta) -> Worker:
+    worker = Worker(Models.load(Stack.load(stack, environ={}), "cpu"), pipeline.generate, pipeline.resume)
+    worker.eta = eta
+    return worker
+
+
+@pytest.mark.parametrize("stack", ["mini", "sd21"])
+def test_quick_and_long_take_half_and_twice_the_time_of_the_preset_which_is_normal(stack):
+    worker = worker_of(stack, Eta())
+    preset = preset_of(worker)
+    forms = timed_forms(GenerationForm(seed=5), worker)
+    assert forms["Normal"].settings(preset) == preset["redream"].with_(seed=5)
+    quick, normal, long = (worker.eta.seconds(form.settings(preset)) for form in forms.values())
+    assert quick == pytest.approx(normal / 2, rel=0.01) and long == pytest.approx(2 * normal, rel=0.01)
+    for form in forms.values():  # as the page sees it when it fills the form with the run
+        assert timed_forms(GenerationForm.of(form.settings(preset), preset), worker) == {
+            name: replace(other, guidance=0.0) for name, other in forms.items()
+        }
+
+
+def test_times_are_in_proportion_of_iterations_while_nothing_is_known():
+    worker = worker_of("mini", SimpleNamespace(seconds=lambda settings: None))
+    assert [form.iterations for form in timed_forms(GenerationForm(), worker).values()] == [150, 300, 600]
+    assert estimate(worker, [PRESETS["mini"]["redream"]]) == "" and with_estimate("Create", "") == "Create"
+
+
+def test_a_time_from_outside_is_kept_within_the_limits_of_a_visitor():
+    worker, settings = worker_of("mini", Eta()), PRESETS["mini"]["redream"]
+    assert fitting(settings, 0.5, worker).iterations == 200
+    assert fitting(settings, 1e6, worker).iterations == max_iterations(PRESETS["mini"])
+    with pytest.raises(ScheduleError, match="too short"):
+        fitting(settings, 0.2, worker)
 
 
 def test_a_stack_with_a_vocabulary_names_its_kinds_and_colours(tiny_stack):

@@ -178,6 +178,21 @@ def test_the_create_button_shows_an_estimate_that_follows_the_form(page):
     sync_api.expect(create_button(page)).not_to_have_text(before, timeout=WAIT)
 
 
+def test_a_time_is_chosen_with_its_estimate_and_sets_the_iterations(page):
+    long = page.get_by_role("radio", name=re.compile(r"^Long, about .* on this CPU$"))
+    sync_api.expect(page.get_by_role("radio", name=re.compile("^Normal, about"))).to_be_checked(timeout=WAIT)
+    before = create_button(page).text_content()
+    long.check(timeout=WAIT)
+    sync_api.expect(create_button(page)).not_to_have_text(before, timeout=WAIT)
+    sync_api.expect(long).to_be_checked(timeout=WAIT)
+    open_advanced(page)
+    iterations = page.get_by_role("spinbutton", name="number input for Iterations")
+    assert int(iterations.input_value()) > ITERATIONS
+    iterations.fill(str(5 * ITERATIONS + 1))
+    iterations.press("Tab")
+    sync_api.expect(long).not_to_be_checked(timeout=WAIT)
+
+
 def test_several_objects_are_shown_one_at_a_time(page):
     open_advanced(page)
     objects = page.get_by_role("spinbutton", name="number input for Objects at once (particles)")
@@ -358,7 +373,7 @@ def test_the_endpoints_are_documented_and_answer(app):
     assert set(known) == {"/retrieve", "/generate", "/continue", "/stop", "/scores"}
     assert all(len(endpoint["description"]) > 20 for endpoint in known.values())
     names = [parameter["parameter_name"] for parameter in known["/generate"]["parameters"]]
-    assert names == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset"]
+    assert names == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset", "minutes"]
     assets = client.predict("a purple owl", 2, api_name="/retrieve")
     assert len(assets) == 2 and assets[0]["license"] == "CC0"
     job = client.submit("a purple owl", particles=2, iterations=4, api_name="/generate")
