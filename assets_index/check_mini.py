@@ -15,6 +15,7 @@ import torch
 
 from assets_index import world
 from redream.distillation.adaptation import ADAPTER, Adaptation
+from redream.distillation.generators import Generators
 from redream.retrieval.clip import Clip
 from redream.retrieval.orientation import align
 from redream.runs.outputs import as_bytes, grid
@@ -99,7 +100,7 @@ def adaptation(models: Models, settings: Settings, out: Path, limit: int | None 
         prompt = f"a {colour} {kind}"
         hits, _ = search(prompt, models, settings)
         retrieved = [oriented(asset, models, settings)[0].captioned for asset in hits]
-        adapted = Adaptation(models.prior, settings, retrieved, torch.Generator().manual_seed(0))
+        adapted = Adaptation(models.prior, settings, retrieved, Generators(0, models.prior.device))
         while not adapted.finished:
             adapted.step()
         for view in VIEWS:

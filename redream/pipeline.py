@@ -208,14 +208,13 @@ def _prior_samples(
 
 def _adaptation_steps(prompt: str, models: Models, settings: Settings) -> Iterator:
     """The `Adaptation` of the prior to the assets retrieved for a prompt, after each of its steps."""
-    import torch
-
     from redream.distillation.adaptation import Adaptation
+    from redream.distillation.generators import Generators
     from redream.runs.retrieved import oriented, search
 
     retrieved, _ = search(prompt, models, settings)
     captioned = [oriented(asset, models, settings)[0].captioned for asset in retrieved]
-    adaptation = Adaptation(models.prior, settings, captioned, torch.Generator().manual_seed(settings.seed))
+    adaptation = Adaptation(models.prior, settings, captioned, Generators(settings.seed, models.prior.device))
     while not adaptation.finished:
         adaptation.step()
         yield adaptation

@@ -168,6 +168,7 @@ class InitialisationSettings:
     asset_opacity_weight: NonNegativeFloat = 1.0  # of opacity's term beside colour's (ours)
     asset_colour_until: Fraction = 0.4  # share of the warm-up after which colour's weight falls (ours; 1: never)
     asset_colour_after: NonNegativeFloat = 0.02  # to this
+    stored_poses: NonNegativeInt = 0  # ψ of steps 4 and 5 come from so many, stored on the device (ours; 0: cast anew)
 
 
 @_settings
@@ -176,6 +177,7 @@ class VariationalSettings:
 
     learning_rate: NonNegativeFloat = 0.0001
     rank: PositiveInt = 4
+    shared_noise: bool = False  # ζ is trained on the t and ε of its prediction, in the same pass (ours)
 
 
 @_settings

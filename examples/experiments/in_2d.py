@@ -11,6 +11,7 @@ from examples.experiments.distances import compare_with_samples
 from examples.experiments.objects import LibraryAsset, best_asset, retrieve_oriented
 from examples.experiments.samples import BATCH, adapt_prior, embed_view, sample, sample_prior, view_loss
 from redream.distillation.adaptation import Adaptation
+from redream.distillation.generators import Generators
 from redream.distillation.guidance import gradient_loss, sds_gradient, vsd_gradient
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
@@ -128,12 +129,12 @@ def distil2d(context: Context) -> Outcome:
 def _distilled_images(context: Context, prompt: str, guidance: float, is_variational: bool) -> Float[Tensor, "n 3 h w"]:
     """Images of latents that `distil` makes from noise."""
     prior, text = context.prior, context.parsed(prompt)
-    generator = torch.Generator().manual_seed(context.settings.seed)
+    generators = Generators(context.settings.seed, prior.device)
     shape = (BATCH, prior.unet.config.in_channels, prior.latent_size, prior.latent_size)
-    start = torch.randn(shape, generator=generator).to(prior.device)
+    start = torch.randn(shape, generator=generators.host).to(prior.device)
     settings = context.settings.with_(variational={"learning_rate": VARIATIONAL_RATE_2D})
-    variational = Variational(prior, settings, text, generator) if is_variational else None
-    latents = distil(prior, text, start, context.settings.iterations, guidance, generator, variational)
+    variational = Variational(prior, settings, text, generators) if is_variational else None
+    latents = distil(prior, text, start, context.settings.iterations, guidance, generators.host, variational)
     with torch.no_grad():
         return prior.decode(latents).cpu()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from examples.experiments.context import Context
 from redream.distillation import adaptation
 from redream.distillation.adaptation import Adaptation, CaptionedAsset, StoredViews, sample_background, store_views
+from redream.distillation.generators import Generators
 from redream.distillation.prior import Prior
 from redream.scene.cameras import VIEWS, view_prompt
 
@@ -18,7 +19,7 @@ BATCH = 8  # images
 def adapt_prior(context: Context, assets: Sequence[CaptionedAsset], **changes) -> Adaptation:
     """Adapt the prior to these assets (Eq. 5) and return ω and e_ψ; there is one adapter at a time."""
     settings = context.settings.with_(**changes)
-    adapted = Adaptation(context.prior, settings, assets, torch.Generator().manual_seed(settings.seed))
+    adapted = Adaptation(context.prior, settings, assets, Generators(settings.seed, context.prior.device))
     while not adapted.finished:
         adapted.step()
     return adapted

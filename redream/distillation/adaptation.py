@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior, optimizer_step
+from redream.distillation.captured import Captured
+from redream.distillation.generators import Generators
+from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior, lora_optimizer, optimizer_step
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.settings import Settings
@@ -62,43 +64,43 @@ class Adaptation:
     """ω and e_ψ while they are learned, on the stored views of all assets, whatever the number of particles."""
 
     def __init__(
-        self, prior: Prior, settings: Settings, assets: Sequence[CaptionedAsset], generator: torch.Generator
+        self, prior: Prior, settings: Settings, assets: Sequence[CaptionedAsset], generators: Generators
     ) -> None:
-        self.prior, self.settings, self.generator = prior, settings, generator
+        self.prior, self.settings, self.generators = prior, settings, generators
         self.steps_done = 0
-        self.captions = [r.caption for r in assets]
         with torch.no_grad():
             self._empty = prior.embed([""])  # (1, l, d): ∅
-        self.views = [store_views(r.asset, settings, prior.size, generator) for r in assets]
+        self.views = [store_views(r.asset, settings, prior.size, generators.host) for r in assets]
         self.latents = self._encoded()  # (n, c, hl, wl), one background each
         self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
         self.view_of = [camera.view for v in self.views for camera in v.cameras]  # (n,)
         self.prefixes = nn.ParameterDict({view: nn.Parameter(prior.token_embeddings(f"{view} view")) for view in VIEWS})
         self.prefixes.requires_grad_(settings.adaptation.prefix_learned)
-        seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-        self.lora = prior.add_adapter(ADAPTER, settings.adaptation.rank, seed, ATTENTION + CONVOLUTIONS)
+        self._captions = prior.tokens([r.caption for r in assets], room=len(self.prefixes[VIEWS[0]]))  # (N, l) ids
+        self.lora = prior.add_adapter(ADAPTER, settings.adaptation.rank, generators.host, ATTENTION + CONVOLUTIONS)
         parameters = (self.lora, list(self.prefixes.parameters()))
         groups = [{"params": p, "lr": rate} for p, rate in zip(parameters, self._rates(), strict=True)]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = lora_optimizer(groups, prior.device)
+        self._steps = Captured(self._step, prior.capture, self.optimizer)
 
-    def step(self) -> float:
+    def step(self) -> Float[Tensor, ""]:
         """One step of Eq. 5 on a batch of views, front, side and back in equal shares; returns the loss.
 
         The learning rates fall linearly to zero: a short run ends with settled weights (ours).
         """
         for group, start in zip(self.optimizer.param_groups, self._rates(), strict=True):
-            group["lr"] = start * (1 - self.steps_done / self.settings.adaptation.steps)
+            group["lr"].fill_(start * (1 - self.steps_done / self.settings.adaptation.steps))
         rows = self._balanced_rows(self.settings.adaptation.batch)
-        latents = self.latents[rows]  # (b, c, hl, wl)
         t = self._random_timesteps(len(rows))
-        noise = self._noise(latents)
+        dropped = torch.rand(len(rows), generator=self.generators.host) < self.settings.adaptation.empty
+        numbers = [rows, [self.asset_of[row] for row in rows], [VIEWS.index(self.view_of[row]) for row in rows]]
+        rows_, assets, views = self._to_device(torch.tensor(numbers))  # (b,) each
+        latents = self.latents[rows_]  # (b, c, hl, wl)
+        noise = self.generators.noise(latents)
         with self.prior.using(ADAPTER, train=True):
-            embedding = self._embedding(rows)  # (b, l, d)
-            predicted = self.prior.predict_noise(self.prior.add_noise(latents, t, noise), t, embedding)
-            loss = (predicted - noise).square().mean()
-            optimizer_step(loss, self.optimizer)
+            loss = self._steps(latents, t, noise, self._captions[assets], views, self._to_device(dropped))
         self.steps_done += 1
-        return float(loss.detach())
+        return loss
 
     @property
     def finished(self) -> bool:
@@ -113,42 +115,44 @@ class Adaptation:
         """What a checkpoint keeps, by name."""
         return {"prefixes": self.prefixes, "lora": nn.ParameterList(self.lora)}
 
+    def _step(
+        self, latents: Tensor, t: Tensor, noise: Tensor, captions: Tensor, views: Tensor, dropped: Tensor
+    ) -> Tensor:
+        prefix = torch.stack([self.prefixes[view] for view in VIEWS])[views]  # (b, n, d): e_ψ
+        embedding = self.prior.embed_tokens(captions, prefix)  # (b, l, d): of cat(e_ψ, c_ret)
+        embedding = torch.where(dropped[:, None, None], self._empty, embedding)
+        predicted = self.prior.predict_noise(self.prior.add_noise(latents, t, noise), t, embedding)
+        loss = (predicted - noise).square().mean()
+        optimizer_step(loss, self.optimizer)
+        return loss.detach()
+
     def _encoded(self) -> Tensor:
         latents = []
         for views in self.views:
-            backgrounds = sample_background(self.generator, len(views.cameras)).to(self.prior.device)
+            backgrounds = sample_background(self.generators.host, len(views.cameras)).to(self.prior.device)
             for rows in torch.arange(len(views.cameras)).split(25):
                 with torch.no_grad():
                     latents.append(self.prior.encode(views.on(rows.tolist(), backgrounds[rows])))
         return torch.cat(latents)
 
     def _balanced_rows(self, count: int) -> list[int]:
-        g = self.generator
+        host = self.generators.host
         groups = [[i for i, v in enumerate(self.view_of) if v == view] for view in VIEWS]
         groups = [group for group in groups if group]
-        start = int(torch.randint(len(groups), (1,), generator=g, device=g.device))
-        picks = torch.rand(count, generator=g, device=g.device).tolist()
+        start = int(torch.randint(len(groups), (1,), generator=host))
+        picks = torch.rand(count, generator=host).tolist()
         cycle = [groups[(start + i) % len(groups)] for i in range(count)]
         return [group[int(u * len(group))] for group, u in zip(cycle, picks)]
-
-    def _embedding(self, rows: list[int]) -> Tensor:
-        g = self.generator
-        dropped = (torch.rand(len(rows), generator=g, device=g.device) < self.settings.adaptation.empty).tolist()
-        prefix = torch.stack([self.prefixes[self.view_of[row]] for row in rows])  # (b, n, d)
-        embedding = self.prior.embed([self.captions[self.asset_of[row]] for row in rows], prefix)  # (b, l, d)
-        return torch.where(torch.tensor(dropped, device=embedding.device)[:, None, None], self._empty, embedding)
 
     def _rates(self) -> tuple[float, float]:
         """Learning rates at the start, of ω and of e_ψ."""
         return self.settings.adaptation.learning_rate, self.settings.adaptation.prefix_learning_rate
 
-    def _random_timesteps(self, count: int) -> Tensor:
+    def _random_timesteps(self, count: int) -> Int[Tensor, "b"]:
         """t = T u^(1/p), u ~ U(0, 1): p = 1 is the paper's U(0, T); a larger p prefers the high noise at which a
         picture's view is decided (ours)."""
-        g = self.generator
-        u = torch.rand(count, generator=g, device=g.device) ** (1 / self.settings.adaptation.t_power)
-        return (self.prior.timesteps * u).long().clamp(max=self.prior.timesteps - 1).to(self.prior.device)
+        u = torch.rand(count, generator=self.generators.host) ** (1 / self.settings.adaptation.t_power)
+        return self._to_device((self.prior.timesteps * u).long().clamp(max=self.prior.timesteps - 1))
 
-    def _noise(self, latents: Tensor) -> Tensor:
-        g = self.generator
-        return torch.randn(latents.shape, generator=g, device=g.device).to(latents)
+    def _to_device(self, values: Tensor) -> Tensor:
+        return values.to(self.prior.device, non_blocking=True)

@@ -21,10 +21,9 @@ class Particle:
         self.settings = settings
         self.field = Field(settings, generator).to(device)
         self.grid = OccupancyGrid(settings.rendering.occupancy_resolution, settings.field.bound).to(device)
-        self.optimizer = torch.optim.AdamW(
-            self.field.parameter_groups(settings), betas=(0.9, 0.99), eps=1e-15, weight_decay=0.0
-        )
-        self.score_rms: float | None = None  # running mean of (RMS of the score gradient) / s, after the warm-up
+        self.optimizer = FieldAdam(self.field.parameter_groups(settings), settings.distillation.epsilon)
+        # Running mean of (RMS of the score gradient) / s, after the warm-up; NaN before there is one.
+        self.score_rms = torch.full((), float("nan"), device=device)
 
     @torch.no_grad()
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
@@ -32,54 +31,82 @@ class Particle:
         samples = self.settings.rendering.samples_per_ray
         return render(self.field, camera, size, background, self.grid, samples, None, RAYS_PER_CHUNK)
 
-    def set_learning_rates(self, progress: float, score_rms: float | None = None) -> None:
+    @torch.no_grad()
+    def set_learning_rates(self, progress: float, score_rms: Float[Tensor, ""] | None = None) -> None:
         """Set the learning rates for this progress in [0, 1]: they fall exponentially to `learning_rate_end`.
 
             lr = lr₀ · end^progress · clamp((d / d₀)², 0.1, 6)
 
         d is the running mean of `score_rms` = (RMS of the score gradient, delta denoising included) / s, and d₀ is
         `score_rms_reference` (ours; 0: the last factor is 1). AdamW's steps are of one length however small the gradients
-        are; without it a view that already fits the prompt would drift as fast as one that does not.
+        are; without it a view that already fits the prompt would drift as fast as one that does not. An RMS that is not
+        finite does not count.
         """
-        settings, factor = self.settings.distillation, 1.0
+        settings, mean = self.settings.distillation, self.score_rms
         if settings.score_rms_reference:
             if score_rms is not None:
-                before = score_rms if self.score_rms is None else self.score_rms
-                self.score_rms = SCORE_RMS_DECAY * before + (1 - SCORE_RMS_DECAY) * score_rms
-            if self.score_rms is not None:
-                least, most = RATE_FACTORS
-                factor = min(max((self.score_rms / settings.score_rms_reference) ** 2, least), most)
+                updated = torch.where(
+                    mean.isnan(), score_rms, SCORE_RMS_DECAY * mean + (1 - SCORE_RMS_DECAY) * score_rms
+                )
+                self.score_rms = mean = torch.where(score_rms.isfinite(), updated, mean)
+            factor = (mean / settings.score_rms_reference).square().clamp(*RATE_FACTORS)
+            self.optimizer.factor = factor.nan_to_num(1.0)
         for group, start in zip(self.optimizer.param_groups, self.field.parameter_groups(self.settings), strict=True):
-            group["lr"] = start["lr"] * settings.learning_rate_end**progress * factor
+            group["lr"] = start["lr"] * settings.learning_rate_end**progress
 
     def optimizer_step(self, loss: Float[Tensor, ""]) -> None:
-        """One step of AdamW down a loss."""
+        """One step of Adam down a loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        set_adam_epsilon(self.optimizer, self.settings.distillation.epsilon)
         self.optimizer.step()
 
     def reset_optimizer(self) -> None:
-        """Clear AdamW's moments: those of v_asset would damp the rest of a short run (ours)."""
+        """Clear Adam's moments: those of v_asset would damp the rest of a short run (ours)."""
         self.optimizer.state.clear()
 
 
-def set_adam_epsilon(optimizer: torch.optim.AdamW, fraction: float) -> None:
-    """Set AdamW's ε of each group to `fraction` of the RMS of its √v, before a step; 0 leaves it as it is (ours).
+class FieldAdam(torch.optim.Optimizer):
+    """Adam (betas .9 and .99) whose ε is a share of the RMS of √v of its group, and whose rates have a common factor.
 
-        v ← β₂ v + (1 − β₂) g²,    ε = fraction · (mean of v / (1 − β₂^step))^½
+        m ← β₁ m + (1 − β₁) g,    v ← β₂ v + (1 − β₂) g²,    m̂ = m / (1 − β₁ᵏ),    v̂ = v / (1 − β₂ᵏ)
+        θ ← θ − factor · lr · m̂ / (√v̂ + ε),    ε = max(epsilon · (mean of v̂ over the group)^½, 1e-15)        (ours)
 
-    A step is then small where gradients are far below the group's: in empty space and inside of things. With a tiny ε
-    all steps are equally long however small their gradients, which leaves floaters and speckles.
+    A step is small where gradients are far below the group's: in empty space and inside of things. With a tiny ε
+    (`epsilon` 0) all steps are equally long however small their gradients, which leaves floaters and speckles. ε and the
+    `factor`, a tensor, stay on the device.
     """
-    if not fraction:
-        return
-    for group in optimizer.param_groups:
-        beta, total, count = group["betas"][1], 0.0, 0
-        for parameter in group["params"]:
-            state = optimizer.state.get(parameter, {})
-            steps = int(state.get("step", 0)) + 1
-            second = beta * state.get("exp_avg_sq", 0.0) + (1 - beta) * parameter.grad.square()
-            total += float(second.sum()) / (1 - beta**steps)
-            count += second.numel()
-        group["eps"] = max(fraction * (total / count) ** 0.5, 1e-15)
+
+    BETAS = 0.9, 0.99
+
+    def __init__(self, groups: list[dict], epsilon: float) -> None:
+        super().__init__(groups, {"lr": 0.0})
+        self.epsilon = epsilon
+        self.factor: Tensor | float = 1.0
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step down the present gradients; parameters without one stay."""
+        for group in self.param_groups:
+            if parameters := [p for p in group["params"] if p.grad is not None]:
+                self._step(parameters, group["lr"])
+
+    def _step(self, parameters: list[Tensor], rate: float) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                self.state[parameter].update(step=torch.zeros(()), **moments)
+            self.state[parameter]["step"] += 1
+        gradients = [p.grad for p in parameters]
+        m, v = ([self.state[p][name] for p in parameters] for name in ("exp_avg", "exp_avg_sq"))
+        (first, second), count = self.BETAS, int(self.state[parameters[0]]["step"])
+        torch._foreach_lerp_(m, gradients, 1 - first)
+        torch._foreach_mul_(v, second)
+        torch._foreach_addcmul_(v, gradients, gradients, value=1 - second)
+        mean = sum(x.sum() for x in v) / sum(x.numel() for x in v) / (1 - second**count)
+        epsilon = (self.epsilon * mean.sqrt()).clamp(min=1e-15)
+        denominators = torch._foreach_sqrt(v)
+        torch._foreach_div_(denominators, (1 - second**count) ** 0.5)
+        torch._foreach_add_(denominators, epsilon)
+        steps = torch._foreach_div(m, denominators)
+        torch._foreach_mul_(steps, torch.as_tensor(-rate / (1 - first**count) * self.factor, device=mean.device))
+        torch._foreach_add_(parameters, steps)

@@ -1,21 +1,22 @@
 """The prior: a frozen diffusers text-to-image pipeline that encodes, decodes, embeds text and predicts noise.
 
-One U-Net ε_φ carries several LoRA adapters (peft): "prior" (ω) and "variational" (ζ). `using` switches to one of them,
-or to none, and restores what was before.
+One U-Net ε_φ carries several LoRA adapters: "prior" (ω) and "variational" (ζ). `using` switches to one of them, or to
+none, and restores what was before. On CUDA its passes are captured as graphs (`redream.distillation.captured`).
 """
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
-from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from redream.distillation.captured import Capture, Captured, capture_for, captured_gradient
 from redream.distillation.guidance import guided
+from redream.distillation.lora import Adapters
 from redream.errors import RedreamError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -31,15 +32,25 @@ def optimizer_step(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) ->
     """One step of the optimizer down a loss whose gradients come through the U-Net.
 
     The loss is scaled on the way back: a mean over latents has gradients near the smallest numbers of half precision.
-    Gradients that are not finite (half precision overflowed) make no step: one such step would destroy the weights.
+    Gradients that are not finite (half precision overflowed) count as zero: one such step would destroy the weights.
+    Nothing waits for the device.
     """
     optimizer.zero_grad(set_to_none=True)
     (LOSS_SCALE * loss).backward()
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    finite = nn.utils.get_total_norm(gradients).isfinite()
+    torch._foreach_mul_(gradients, 1 / LOSS_SCALE)
     for gradient in gradients:
-        gradient /= LOSS_SCALE
-    if all(bool(gradient.isfinite().all()) for gradient in gradients):
-        optimizer.step()
+        gradient.masked_fill_(~finite, 0.0)
+    optimizer.step()
+
+
+def lora_optimizer(groups: list[dict], device: torch.device) -> torch.optim.AdamW:
+    """AdamW (betas .9 and .99, decay .01) in one launch; learning rates are tensors, so that a captured step reads them."""
+    for group in groups:
+        group["lr"] = torch.tensor(group["lr"], device=device)
+    on_device = device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True, capturable=on_device)
 
 
 class Prior:
@@ -61,9 +72,10 @@ class Prior:
             module.eval().requires_grad_(False)
         self.latent_size: int = self.unet.config.sample_size
         self.size: int = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels
-        self._layers: dict[str, list[BaseTunerLayer]] = {}  # of each adapter
-        self._parameters: dict[str, list[nn.Parameter]] = {}  # likewise
-        self._active: tuple[str | None, float] = None, 1.0  # the adapter in use and its scale
+        self.adapters = Adapters(self.unet)
+        self.capture: Capture | None = capture_for(self.device)
+        self._passes: dict[tuple, Captured] = {}  # by adapter in use and shapes
+        self._captured_encoder: Callable[[Tensor], Tensor] | None = None
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> "Prior":
@@ -84,8 +96,11 @@ class Prior:
                 "The prior's folder is not a complete Stable Diffusion pipeline with safetensors weights. "
                 "Download it again or choose another stack."
             ) from error
-        pipeline.vae.to(torch.float32)  # the encoder is differentiated; half precision overflows there
-        return Prior(pipeline.to(device))
+        pipeline.vae.to(torch.float32)  # decoding overflows in half precision
+        prior = Prior(pipeline.to(device))
+        if prior.device.type == "cuda":
+            prior.use_half_encoder()
+        return prior
 
     @property
     def timesteps(self) -> int:
@@ -96,13 +111,45 @@ class Prior:
 
     def encode(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c hl wl"]:
         """Pictures in [0, 1] of any size → latents of about unit spread; gradients flow through the encoder."""
-        image = image.to(self.device)
+        image = image.to(self.device, non_blocking=True)
         if image.shape[-1] != self.size or image.shape[-2] != self.size:
             image = nn.functional.interpolate(image, size=(self.size, self.size), mode="bilinear", antialias=True)
-        encoded = self.vae.encode(image * 2 - 1)
+        if self.capture is None or not image.requires_grad or len(image) != 1:
+            return self._encode(image)
+        if self._captured_encoder is None:
+            self._captured_encoder = captured_gradient(self._encode, image, self.capture)
+        return self._captured_encoder(image)
+
+    def _encode(self, image: Tensor) -> Tensor:
+        encoded = self.vae.encode((image * 2 - 1).to(next(self.vae.encoder.parameters()).dtype))
         # AutoencoderKL gives a distribution, AutoencoderTiny the latents themselves.
         latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
-        return latents * self.vae.config.scaling_factor
+        return latents.to(image.dtype) * self.vae.config.scaling_factor
+
+    def use_half_encoder(self) -> bool:
+        """Encode in bfloat16, channels last, if latents and gradients of noise and of a flat picture are finite and within
+        5 % of those in single precision; return whether they are. Decoding stays in single precision.
+        """
+        single = {name: part for name in ("encoder", "quant_conv") if (part := getattr(self.vae, name, None)) is not None}
+        noise = torch.rand(1, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        pictures = [noise.to(self.device), torch.full_like(noise, 0.5, device=self.device)]
+        exact = [value for picture in pictures for value in self._latents_and_gradient(picture)]
+        for name, part in single.items():
+            half = copy.deepcopy(part).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+            setattr(self.vae, name, half)
+        values = [value for picture in pictures for value in self._latents_and_gradient(picture)]
+        near = [bool((v - e).norm() <= 0.05 * e.norm()) for v, e in zip(values, exact, strict=True)]  # NaN is not near
+        if not all(near):
+            for name, part in single.items():
+                setattr(self.vae, name, part)
+        return all(near)
+
+    def _latents_and_gradient(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        picture = picture.clone().requires_grad_()
+        with torch.enable_grad():
+            latents = self._encode(picture)
+            (gradient,) = torch.autograd.grad(latents.square().sum(), picture)
+        return latents.detach(), gradient
 
     def latent_weights(self) -> Float[Tensor, "c"]:
         """One over the squared gain of the encoder in each channel, with mean 1.
@@ -136,20 +183,27 @@ class Prior:
     ) -> Float[Tensor, "b l d2"]:
         """Text features for cross-attention. `prefix` holds input embeddings put before each prompt's own tokens:
         cat(e_ψ, c) of Eq. 5; gradients flow to it."""
-        length = self.tokenizer.model_max_length
-        count = 0 if prefix is None else prefix.shape[-2]
+        return self.embed_tokens(self.tokens(prompts, 0 if prefix is None else prefix.shape[-2]), prefix)
+
+    def tokens(self, prompts: Sequence[str], room: int = 0) -> Int[Tensor, "b l"]:
+        """Token ids of prompts, padded and cut to the text encoder's length, with room for a prefix of so many tokens."""
+        length = self.tokenizer.model_max_length - room
         ids = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=length - count, return_tensors="pt"
-        ).input_ids.to(self.device)
+            list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+        ).input_ids
+        ids = torch.cat([ids[:, :1], ids[:, :1].expand(-1, room), ids[:, 1:]], dim=1)  # after the start token
+        return ids.to(self.device)
+
+    def embed_tokens(
+        self, ids: Int[Tensor, "b l"], prefix: Float[Tensor, "b n d"] | Float[Tensor, "n d"] | None = None
+    ) -> Float[Tensor, "b l d2"]:
+        """`embed` of what `tokens` gave; the prefix is as long as the room in it."""
         if prefix is None:
             return self.text_encoder(ids)[0]
-        # The start token, room for the prefix, then the prompt; a hook writes the prefix into the room.
-        room = ids[:, :1].expand(-1, count)
-        ids = torch.cat([ids[:, :1], room, ids[:, 1:]], dim=1)  # (b, l)
 
         def write(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
             filling = prefix.to(output.dtype).expand(len(ids), -1, -1)
-            return torch.cat([output[:, :1], filling, output[:, 1 + count :]], dim=1)
+            return torch.cat([output[:, :1], filling, output[:, 1 + prefix.shape[-2] :]], dim=1)
 
         hook = self.text_encoder.get_input_embeddings().register_forward_hook(write)
         try:
@@ -179,6 +233,15 @@ class Prior:
         camera: Float[Tensor, "b e"] | None = None,
     ) -> Float[Tensor, "b c hl wl"]:
         """ε(x_t, t, y) by the adapter in use; `camera` is added to the timestep embedding. v bases: ε = α_t v + σ_t x_t."""
+        inputs = (noised, t, embedding) if camera is None else (noised, t, embedding, camera)
+        if torch.is_grad_enabled():  # a step of which this is a part is captured as a whole
+            return self._predict(*inputs)
+        key = (self.adapters.active, noised.shape, len(inputs))
+        if key not in self._passes:
+            self._passes[key] = Captured(self._predict, self.capture)
+        return self._passes[key](*inputs)
+
+    def _predict(self, noised: Tensor, t: Tensor, embedding: Tensor, camera: Tensor | None = None) -> Tensor:
         hook = None
         if camera is not None:
             hook = self.unet.time_embedding.register_forward_hook(lambda m, i, out: out + camera.to(out.dtype))
@@ -206,27 +269,24 @@ class Prior:
 
     # Adapters
 
-    def add_adapter(self, name: str, rank: int, seed: int, targets: Sequence[str] = ATTENTION) -> list[nn.Parameter]:
+    def add_adapter(
+        self, name: str, rank: int, generator: torch.Generator, targets: Sequence[str] = ATTENTION
+    ) -> list[nn.Parameter]:
         """A fresh LoRA of this name on the U-Net's `targets`, float32; its up matrices are zero: it changes nothing yet."""
         self.remove_adapter(name)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # peft draws from the global generator
-            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets))
-            self.unet.add_adapter(config, adapter_name=name)
-        layers = [m for m in self.unet.modules() if isinstance(m, BaseTunerLayer)]
-        self._layers = {n: [m for m in layers if n in m.lora_A] for n in (*self._layers, name)}
-        self.unet.requires_grad_(False)
-        self._switch(None)
-        self._parameters[name] = [p for n, p in self.unet.named_parameters() if f".{name}." in n]
-        for parameter in self._parameters[name]:
-            parameter.data = parameter.data.float()
-        return self._parameters[name]
+        self.adapters.add(name, rank, targets, generator)
+        return self.adapters.parameters(name)
 
     def remove_adapter(self, name: str) -> None:
         """Forget an adapter, if there is one of this name."""
-        if name in self._layers:
-            self.unet.delete_adapters(name)
-            del self._layers[name], self._parameters[name]
+        if name in self.adapters:
+            self.adapters.remove(name)
+            self._passes.clear()
+
+    def merge_adapter(self, name: str, scale: float) -> None:
+        """Prepare passes with an adapter whose parameters are final: at this scale they cost what those without it cost."""
+        self.adapters.merge(name, scale)
+        self._passes.clear()
 
     @contextmanager
     def using(self, adapter: str | None, train: bool = False, scale: float = 1.0) -> Iterator[None]:
@@ -235,11 +295,11 @@ class Prior:
 
         What was before is restored at the end.
         """
-        if adapter is not None and adapter not in self._layers:
+        if adapter is not None and adapter not in self.adapters:
             raise PriorError(f"The prior has no adapter named {adapter!r}.")
-        before = self._active
-        self._switch(adapter, scale)
-        trained = self._parameters[adapter] if train and adapter is not None else []
+        before = self.adapters.active
+        trained = self.adapters.parameters(adapter) if train and adapter is not None else []
+        self.adapters.use(adapter, scale, train)
         try:
             for parameter in trained:
                 parameter.requires_grad_(True)
@@ -247,17 +307,7 @@ class Prior:
         finally:
             for parameter in trained:
                 parameter.requires_grad_(False)
-            self._switch(*before)
-
-    def _switch(self, adapter: str | None, scale: float = 1.0) -> None:
-        # peft's own switch walks the whole U-Net and flips requires_grad: 10 ms, as long as half a forward pass.
-        self._active = adapter, scale
-        for layer in {layer for layers in self._layers.values() for layer in layers}:
-            layer._disable_adapters = True
-        for layer in self._layers.get(adapter, ()):
-            layer._disable_adapters = False
-            layer._active_adapter = [adapter]
-            layer.scaling[adapter] = scale  # alpha / rank is 1 (`add_adapter`)
+            self.adapters.use(*before)
 
     # Samples
 

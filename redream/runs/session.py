@@ -171,7 +171,7 @@ class Session:
             self.clock.add(done, now - last)  # with the last one's preview and checkpoint
             last = now
             yield Progress(step.stage, done, step.total, self.clock.seconds_left(done), step.losses)
-            overflowed += not math.isfinite(step.losses["score"])
+            overflowed += step.overflows
             if with_previews and is_previewed(done, settings.output.preview_every):
                 try:
                     yield self._preview(distillation)

@@ -1,6 +1,6 @@
-"""JSON files of a run's folder in the present format: those of format 1 (until November 2026) are upgraded when read."""
+"""JSON files of a run's folder in the present format: those of formats 1 and 2 (November 2026) are upgraded when read."""
 
-FORMAT = 2  # of settings.json and record.json
+FORMAT = 3  # of settings.json and record.json
 
 # {group: "name old_name:name"}: the flat settings of format 1 in groups, renamed where there is a colon.
 _SETTINGS = {
@@ -18,6 +18,10 @@ _SETTINGS = {
     "output": "score_elevation_deg score_fovy_deg score_distance turntable_frames turntable_size turntable_rays "
     "mesh_resolution mesh_faces preview_every checkpoint_every",
 }
+_ADDED = {
+    "initialisation": {"stored_poses": 0},
+    "variational": {"shared_noise": False},
+}  # in format 3, as it was before
 # Beginnings of keys, and values of "stage".
 _SCORES = {"view_agreement": "view_accuracy", "front_behind": "janus_rate", "faces_behind": "janus_count"}
 _SCORES |= {"a_lpips_off": "a_lpips_error", "a_lpips_minus": "a_lpips_difference"}  # compared with true objects
@@ -45,8 +49,9 @@ def _key(key: str) -> str:
 
 def _value(key: str, value):
     if isinstance(value, dict):
-        if key == "settings" and "guidance_sds" in value:
-            return _grouped(value)
+        if key == "settings":
+            value = _grouped(value) if "guidance_sds" in value else value
+            return {name: _ADDED.get(name, {}) | v if isinstance(v, dict) else v for name, v in value.items()}
         return {_key(name): _value(name, inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_value("", inner) for inner in value]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from assets_index.world import Thing
+from redream.distillation.generators import Generators
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
 from redream.scene.cameras import Camera, ring
@@ -15,12 +16,12 @@ def prior(tiny_stack):
     return Prior.load(tiny_stack / "prior")
 
 
-def variational(prior, generator, **changes):
-    return Variational(prior, Settings(variational=changes), "a red owl", generator)
+def variational(prior, **changes):
+    return Variational(prior, Settings(variational=changes), "a red owl", Generators(0))
 
 
 def test_an_untrained_variational_score_is_the_priors_for_every_camera(prior, generator):
-    zeta = variational(prior, generator)
+    zeta = variational(prior)
     noised, t = torch.randn(1, 4, prior.latent_size, prior.latent_size, generator=generator), torch.tensor([400])
     with torch.no_grad():
         expected = prior.predict_noise(noised, t, prior.embed(["a red owl"]))
@@ -29,7 +30,7 @@ def test_an_untrained_variational_score_is_the_priors_for_every_camera(prior, ge
 
 
 def test_a_step_changes_the_variational_score_but_not_the_prior(prior, generator):
-    zeta = variational(prior, generator, learning_rate=0.1)
+    zeta = variational(prior, learning_rate=0.1)
     latents, t = torch.randn(1, 4, prior.latent_size, prior.latent_size, generator=generator), torch.tensor([400])
     embedding, camera = prior.embed(["a red owl"]), Camera(10.0, 10.0, 1.6, 40.0)
     with torch.no_grad():
@@ -41,12 +42,25 @@ def test_a_step_changes_the_variational_score_but_not_the_prior(prior, generator
     assert not torch.allclose(zeta.predict(latents, t, camera), before, atol=1e-4)
 
 
+def test_a_shared_step_predicts_as_before_it_and_learns_from_the_first_latents_noise(prior, generator):
+    zeta = variational(prior, learning_rate=0.1)
+    latents, noise = torch.randn(2, 2, 4, prior.latent_size, prior.latent_size, generator=generator)
+    noise, t, camera = noise[:1].expand_as(latents), torch.tensor([400, 400]), Camera(10.0, 10.0, 1.6, 40.0)
+    noised = prior.add_noise(latents, t, noise)
+    before = zeta.predict(noised, t, camera)
+    predicted, loss = zeta.predict_and_step(noised, t, noise, camera)
+    torch.testing.assert_close(predicted, before)
+    torch.testing.assert_close(loss, (before[:1] - noise[:1]).square().mean())
+    assert not torch.allclose(zeta.predict(noised, t, camera), before, atol=1e-4)
+    assert not predicted.requires_grad and not loss.requires_grad
+
+
 def test_the_variational_loss_is_lower_with_true_cameras_than_with_shuffled_ones(mini, generator):
     """Renders of a house, whose views differ much. Most of a view shows in the noised latents themselves, so the gain
     is small: it is tested in pairs with equal noise, and must exceed three standard errors of their mean difference.
     """
     prior, asset = Prior.load(mini.folder(mini.prior)), Thing("house", "green", 0).asset()
-    zeta = Variational(prior, Settings(variational={"learning_rate": 2e-3}), "a green house", generator)
+    zeta = Variational(prior, Settings(variational={"learning_rate": 2e-3}), "a green house", Generators(0))
     cameras = ring(8, 15.0, 1.6, 40.0)
     with torch.no_grad():
         latents = [prior.encode(asset.render(camera, prior.size, torch.ones(3))[0]) for camera in cameras]

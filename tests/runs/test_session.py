@@ -113,13 +113,14 @@ def test_iterations_whose_score_is_not_finite_are_counted_in_a_warning(models, t
     real = Distillation._score_gradient
 
     def score(self, *arguments):
-        return real(self, *arguments) * (float("nan") if self.iteration in (1, 2) else 1)
+        gradient, loss = real(self, *arguments)
+        return gradient * (float("nan") if self.iteration in (1, 2) else 1), loss
 
     monkeypatch.setattr(Distillation, "_score_gradient", score)
     run_events = list(pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models))
     assert warnings(run_events) == ["Iterations whose score was not a number, and counted as zero: 2."]
     losses = [event.losses["score"] for event in Run.open(tmp_path).events() if getattr(event, "losses", None)]
-    assert [score is None for score in losses] == [False, True, True, False]
+    assert losses and None not in losses  # means of the finite ones
 
 
 def test_a_run_is_locked_from_its_first_event_until_its_iterator_ends_or_is_closed(models, tmp_path):
