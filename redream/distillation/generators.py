@@ -13,7 +13,8 @@ class Generators:
 
     def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
         self.host = torch.Generator().manual_seed(seed)
-        self.device = torch.Generator(device).manual_seed(seed ^ 0x5DEECE66D)  # not the numbers of `host` again
+        where = "cpu" if torch.device(device).type == "meta" else device  # meta tensors have no numbers
+        self.device = torch.Generator(where).manual_seed(seed ^ 0x5DEECE66D)  # not the numbers of `host` again
 
     def noise(self, like: Tensor) -> Tensor:
         """ε ~ N(0, I) of a tensor's shape, type and device."""

@@ -130,7 +130,9 @@ class Prior:
         """Encode in bfloat16, channels last, if latents and gradients of noise and of a flat picture are finite and within
         5 % of those in single precision; return whether they are. Decoding stays in single precision.
         """
-        single = {name: part for name in ("encoder", "quant_conv") if (part := getattr(self.vae, name, None)) is not None}
+        single = {
+            name: part for name in ("encoder", "quant_conv") if (part := getattr(self.vae, name, None)) is not None
+        }
         noise = torch.rand(1, 3, self.size, self.size, generator=torch.Generator().manual_seed(0))
         pictures = [noise.to(self.device), torch.full_like(noise, 0.5, device=self.device)]
         exact = [value for picture in pictures for value in self._latents_and_gradient(picture)]

@@ -37,16 +37,8 @@ def random_prior(stack: Stack, device: torch.device | str, seed: int = 0) -> Pri
     return _prior(unet, vae, text_encoder, tokenizer, PNDMScheduler(**configs["scheduler"]))
 
 
-class MetaPrior(Prior):
-    """A prior on meta tensors: its operations can be counted, nothing is calculated."""
-
-    def add_adapter(self, *arguments, **values) -> list[nn.Parameter]:
-        with torch.device("meta"):  # peft leaves adapters of meta tensors where it makes them
-            return super().add_adapter(*arguments, **values)
-
-
-def on_meta(prior: Prior) -> MetaPrior:
-    """The same prior on meta tensors, without adapters."""
+def on_meta(prior: Prior) -> Prior:
+    """The same prior on meta tensors, without adapters: its operations can be counted, nothing is calculated."""
     with torch.device("meta"), quietly():
         unet, vae = (type(module).from_config(module.config) for module in (prior.unet, prior.vae))
         text_encoder = type(prior.text_encoder)(prior.text_encoder.config)
@@ -62,10 +54,9 @@ def _configs(file: Path) -> dict[str, dict]:
 
 
 def _prior(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, tokenizer, scheduler) -> Prior:
-    kind = MetaPrior if unet.device.type == "meta" else Prior
     unused = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     parts = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "tokenizer": tokenizer, "scheduler": scheduler}
-    return kind(StableDiffusionPipeline(**parts, **unused))
+    return Prior(StableDiffusionPipeline(**parts, **unused))
 
 
 def _spelling_tokenizer(config: CLIPTextConfig) -> CLIPTokenizer:

@@ -24,6 +24,7 @@ from redream.distillation.guidance import asset_loss
 from redream.distillation.loop import Distillation
 from redream.distillation.prior import Prior
 from redream.scene.assets import Asset, from_mesh
+from redream.scene.posed import PosedAsset
 from redream.settings import DISTILLATION, MAX_ITERATIONS, WARM_UP, Settings
 from redream.stack import environment
 from redream.stack.architecture import on_meta
@@ -88,6 +89,7 @@ def fast_paths(prior: Prior) -> list[FastPath]:
     return [
         FastPath("CUDA", cuda, torch.cuda.get_device_name() if cuda else "there is no CUDA device"),
         FastPath("half precision", dtype == torch.float16, precision),
+        FastPath("captured passes", prior.capture is not None, "CUDA graphs" if prior.capture else "graphs need CUDA"),
     ]
 
 
@@ -209,7 +211,7 @@ def sample_distillation(prior: Prior, settings: Settings, resolution: int) -> Di
 def _fit(distillation: Distillation) -> None:
     """Fit the field to the asset by Eq. 3 alone, until its occupancy grid is as empty as that of a run."""
     (particle,), asset = distillation.particles, distillation.assets[0].asset
-    generator = torch.Generator().manual_seed(0)
+    generator = distillation.generators.device
     for step in range(1, FIT_STEPS + 1):
         camera, background, rendering = distillation.render_random_view(particle, FIT_SIZE)
         target = asset.render(camera, FIT_SIZE, background)
@@ -261,7 +263,9 @@ def _calls(distillation: Distillation) -> Iterator[tuple[str, object, str]]:
     if distillation.variational is not None:
         yield "variational prediction", distillation.variational, "predict"
         yield "variational step", distillation.variational, "step"
+        yield "variational step", distillation.variational, "predict_and_step"
     yield "asset", Asset, "render"
+    yield "asset", PosedAsset, "render"
     for particle in distillation.particles:
         yield "backward", particle, "optimizer_step"
         yield "occupancy", particle.grid, "update"

@@ -37,10 +37,13 @@ def flop_of_parts(
     field = round(occupied * resolution**2 * d.settings.rendering.samples_per_ray) * _field(d.settings)
     flop = {"render": field, "encode": encoder, **_scoring(d, 1), "backward": backward + 2 * field}
     if d.variational is not None:
-        flop["variational step"] = flop_of(lambda: _variational_step(d))
+        flop["variational step"] = flop_of(lambda: _variational_step(d, 1))
     if d.adaptation is not None:
         flop["adaptation step"] = flop_of(lambda: _adaptation_step(d))
-    return flop, flop | {"encode": 2 * encoder} | _scoring(d, 2)  # with the asset's latents
+    delta = flop | {"encode": 2 * encoder} | _scoring(d, 2)  # with the asset's latents
+    if d.variational is not None and d.settings.variational.shared_noise:
+        delta["variational step"] = flop_of(lambda: _variational_step(d, 2))
+    return flop, delta
 
 
 def _field(settings: Settings) -> int:
@@ -61,15 +64,19 @@ def _scoring(d: Distillation, count: int) -> dict[str, int]:
 
     settings, camera = d.settings.distillation, d.camera_range.sample(torch.Generator())
     flop = {"prior": flop_of(guided)}
-    if d.variational is not None:
+    if d.variational is not None and not d.settings.variational.shared_noise:
         flop["variational prediction"] = flop_of(lambda: d.variational.predict(noised, t, camera))
     return flop
 
 
-def _variational_step(d: Distillation) -> None:
-    latents = _latents(d, 1)
+def _variational_step(d: Distillation, count: int) -> None:
+    """A step of Eq. 4; where noise is shared, in the pass that predicts for so many latents."""
+    latents = _latents(d, count)
     with d.prior.using(variational.ADAPTER, train=True):
-        d.variational.loss(latents, _timesteps(1), latents, None).backward()
+        if d.settings.variational.shared_noise:
+            d.variational.predict_and_step(latents, _timesteps(count), latents, None)
+        else:
+            d.variational.loss(latents, _timesteps(1), latents, None).backward()
 
 
 def _adaptation_step(d: Distillation) -> None:
