@@ -35,7 +35,7 @@ from redream.scene.volume import Rendering, render
 from redream.settings import DISTILLATION, WARM_UP, Settings
 
 GRID_EVERY = 8  # iterations of a particle between two updates of its occupancy grid
-LOSSES_EVERY = 10  # iterations between two readings of the losses, which wait for the device
+LOSSES_EVERY = 10  # iterations between two readings of the losses, which wait for the device; before them powers of two
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,14 @@ class Step:
     total: int
     particle: int
     stage: str  # `WARM_UP` or `DISTILLATION`
-    losses: dict[str, float]  # means since they were last read, every `LOSSES_EVERY` iterations and at the end; else {}
+    losses: dict[str, float]  # means since they were last read, after `is_read` iterations; else {}
     overflows: int = 0  # scores since then that were not finite, and counted as zero
+
+
+def is_read(iteration: int, total: int) -> bool:
+    """Whether the losses are read after an iteration: every `LOSSES_EVERY`, at first after powers of two, and at the end."""
+    early = iteration < LOSSES_EVERY and iteration.bit_count() == 1
+    return early or iteration % LOSSES_EVERY == 0 or iteration == total
 
 
 class Distillation:
@@ -148,8 +154,7 @@ class Distillation:
 
             self.iteration += 1
             self._losses.append(losses)
-            is_read = self.iteration % LOSSES_EVERY == 0 or self.iteration == total
-            means, overflows = self._read_losses() if is_read else ({}, 0)
+            means, overflows = self._read_losses() if is_read(self.iteration, total) else ({}, 0)
             yield Step(self.iteration, total, number, WARM_UP if warming_up else DISTILLATION, means, overflows)
 
     def render_random_view(

@@ -21,7 +21,7 @@ from redream.evaluation.sweep import SweepProgress
 from redream.evaluation.trials import ModelDigests, Prompt, plan
 from redream.runs import events
 from redream.runs.run import Request, Run
-from redream.settings import PRESETS, by_method
+from redream.settings import PRESETS, WARM_UP, by_method
 from redream.stack import benchmark
 
 COMMAND = [sys.executable, "-m", "redream"]
@@ -123,7 +123,7 @@ def test_ctrl_c_once_stops_and_keeps_what_there_is(tiny_stack, capsys, tmp_path,
 
     def interrupted(*arguments, **values):
         for event in real(*arguments, **values):
-            if isinstance(event, events.Progress) and event.iteration == 1:
+            if isinstance(event, events.Progress) and event.stage == WARM_UP and event.iteration == 1:
                 signal.raise_signal(signal.SIGINT)
             yield event
 
