@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from redream.distillation.captured import Captured
 from redream.distillation.generators import Generators
-from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior, lora_optimizer, optimizer_step
+from redream.distillation.lora import lora_optimizer, optimizer_step
+from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange
 from redream.settings import Settings

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+LOSS_SCALE = 2.0**12  # a power of two: in single precision the scaled gradients are exactly the same
+
 
 class _Adapted(nn.Module):
     """What adapted layers share; the adapter in use is a plain attribute, as passes read it often."""
@@ -28,10 +30,11 @@ class _Adapted(nn.Module):
 
     def add(self, name: str, rank: int, generator: torch.Generator) -> None:
         """Add an adapter; it changes nothing yet."""
-        down, up = (torch.empty(shape, device=generator.device) for shape in self._shapes(rank))
+        outputs, *others = self.weight.shape  # (out, in), or (out, in, kh, kw) of a convolution
+        down = torch.empty(rank, *others, device=generator.device)
         nn.init.kaiming_uniform_(down, a=5**0.5, generator=generator)
         self.down[name] = nn.Parameter(down.to(self.weight.device))
-        self.up[name] = nn.Parameter(nn.init.zeros_(up).to(self.weight.device))
+        self.up[name] = nn.Parameter(torch.zeros(outputs, rank, *(1 for _ in others[1:]), device=self.weight.device))
 
     def remove(self, name: str) -> None:
         """Forget an adapter."""
@@ -41,20 +44,13 @@ class _Adapted(nn.Module):
     @torch.no_grad()
     def merge(self, name: str, scale: float) -> None:
         """Keep W + s B A, computed in single precision."""
-        self.merged[name] = (self.weight.float() + scale * self._change(name)).to(self.weight.dtype)
+        change = (self.up[name].flatten(1) @ self.down[name].flatten(1)).view(self.weight.shape)  # B A
+        self.merged[name] = (self.weight.float() + scale * change).to(self.weight.dtype)
 
     def use(self, name: str | None, scale: float, merged: bool) -> None:
         """From now on passes are those of an adapter at this scale, of its merged weight, or of W alone (None)."""
         self._weight = self.merged[name] if merged else None
         self._lora = None if name is None or merged else (self.down[name], self.up[name], scale)
-
-    def _shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shapes of A and B."""
-        raise NotImplementedError
-
-    def _change(self, name: str) -> Tensor:
-        """B A, in the shape of W."""
-        raise NotImplementedError
 
 
 class AdaptedLinear(_Adapted):
@@ -67,13 +63,6 @@ class AdaptedLinear(_Adapted):
         down, up, scale = self._lora
         change = functional.linear(functional.linear(x.to(down.dtype), down), up)
         return out + (change if scale == 1.0 else scale * change).to(out.dtype)
-
-    def _shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        outputs, inputs = self.weight.shape
-        return (rank, inputs), (outputs, rank)
-
-    def _change(self, name: str) -> Float[Tensor, "o i"]:
-        return self.up[name] @ self.down[name]
 
 
 class AdaptedConv2d(_Adapted):
@@ -90,13 +79,6 @@ class AdaptedConv2d(_Adapted):
         down, up, scale = self._lora
         change = functional.conv2d(functional.conv2d(x.to(down.dtype), down, None, *self._place), up)
         return out + (change if scale == 1.0 else scale * change).to(out.dtype)
-
-    def _shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        outputs, *others = self.weight.shape
-        return (rank, *others), (outputs, rank, 1, 1)
-
-    def _change(self, name: str) -> Float[Tensor, "o i kh kw"]:
-        return torch.einsum("or,rikl->oikl", self.up[name][:, :, 0, 0], self.down[name])
 
 
 class Adapters:
@@ -160,3 +142,28 @@ class Adapters:
 
 def _is_target(path: str, targets: Sequence[str]) -> bool:
     return any(path == target or path.endswith(f".{target}") for target in targets)
+
+
+def optimizer_step(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
+    """One step of the optimizer down a loss whose gradients come through the U-Net.
+
+    The loss is scaled on the way back: a mean over latents has gradients near the smallest numbers of half precision.
+    Gradients that are not finite (half precision overflowed) count as zero: one such step would destroy the weights.
+    Nothing waits for the device.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    (LOSS_SCALE * loss).backward()
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    finite = nn.utils.get_total_norm(gradients).isfinite()
+    torch._foreach_mul_(gradients, 1 / LOSS_SCALE)
+    for gradient in gradients:
+        gradient.masked_fill_(~finite, 0.0)
+    optimizer.step()
+
+
+def lora_optimizer(groups: list[dict], device: torch.device) -> torch.optim.AdamW:
+    """AdamW (betas .9 and .99, decay .01) in one launch; learning rates are tensors, so that a captured step reads them."""
+    for group in groups:
+        group["lr"] = torch.tensor(group["lr"], device=device)
+    on_device = device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True, capturable=on_device)

@@ -21,36 +21,10 @@ from redream.errors import RedreamError
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj")
-LOSS_SCALE = 2.0**12  # a power of two: in single precision the scaled gradients are exactly the same
 
 
 class PriorError(RedreamError):
     """A prior folder that cannot be used; the message says why and what to do."""
-
-
-def optimizer_step(loss: Float[Tensor, ""], optimizer: torch.optim.Optimizer) -> None:
-    """One step of the optimizer down a loss whose gradients come through the U-Net.
-
-    The loss is scaled on the way back: a mean over latents has gradients near the smallest numbers of half precision.
-    Gradients that are not finite (half precision overflowed) count as zero: one such step would destroy the weights.
-    Nothing waits for the device.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    (LOSS_SCALE * loss).backward()
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    finite = nn.utils.get_total_norm(gradients).isfinite()
-    torch._foreach_mul_(gradients, 1 / LOSS_SCALE)
-    for gradient in gradients:
-        gradient.masked_fill_(~finite, 0.0)
-    optimizer.step()
-
-
-def lora_optimizer(groups: list[dict], device: torch.device) -> torch.optim.AdamW:
-    """AdamW (betas .9 and .99, decay .01) in one launch; learning rates are tensors, so that a captured step reads them."""
-    for group in groups:
-        group["lr"] = torch.tensor(group["lr"], device=device)
-    on_device = device.type == "cuda"
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True, capturable=on_device)
 
 
 class Prior:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from redream.distillation.captured import Captured
 from redream.distillation.generators import Generators
-from redream.distillation.prior import ATTENTION, Prior, lora_optimizer, optimizer_step
+from redream.distillation.lora import lora_optimizer, optimizer_step
+from redream.distillation.prior import ATTENTION, Prior
 from redream.scene.cameras import Camera
 from redream.settings import Settings
 

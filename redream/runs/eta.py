@@ -206,7 +206,8 @@ class Benchmarked:
     @staticmethod
     def of(stack: str, device: str, preset: str, measurements: Sequence) -> "Benchmarked":
         """Of a list of `redream.stack.benchmark.Measurement`, at the resolutions of the preset between theirs."""
-        from redream.stack.benchmark import ADAPTATION, seconds_at
+        from redream.stack.benchmark import seconds_at
+        from redream.stack.probes import ADAPTATION
 
         settings, known = PRESETS[preset]["redream"], {}
         steps_due = settings.adaptation.steps / max(settings.initialisation.warmup * settings.iterations, 1)

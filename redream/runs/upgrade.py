@@ -18,10 +18,8 @@ _SETTINGS = {
     "output": "score_elevation_deg score_fovy_deg score_distance turntable_frames turntable_size turntable_rays "
     "mesh_resolution mesh_faces preview_every checkpoint_every",
 }
-_ADDED = {
-    "initialisation": {"stored_poses": 0},
-    "variational": {"shared_noise": False},
-}  # in format 3, as it was before
+# Settings that format 3 added, with what they were before.
+_ADDED = {"initialisation": {"stored_poses": 0}, "variational": {"shared_noise": False}}
 # Beginnings of keys, and values of "stage".
 _SCORES = {"view_agreement": "view_accuracy", "front_behind": "janus_rate", "faces_behind": "janus_count"}
 _SCORES |= {"a_lpips_off": "a_lpips_error", "a_lpips_minus": "a_lpips_difference"}  # compared with true objects

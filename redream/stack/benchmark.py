@@ -8,8 +8,7 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
@@ -17,18 +16,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import trimesh
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from redream.distillation.adaptation import CaptionedAsset
 from redream.distillation.guidance import asset_loss
 from redream.distillation.loop import Distillation
 from redream.distillation.prior import Prior
-from redream.scene.assets import Asset, from_mesh
-from redream.scene.posed import PosedAsset
+from redream.scene.assets import from_mesh
 from redream.settings import DISTILLATION, MAX_ITERATIONS, WARM_UP, Settings
 from redream.stack import environment
 from redream.stack.architecture import on_meta
 from redream.stack.flops import flop_of_parts
+from redream.stack.probes import ADAPTATION, ORDER, WHOLE, Meter, OperationCounter, launches_of, probed
 
 PROMPT, CAPTION = "a purple owl", "a red owl"
 FIT_STEPS, FIT_SIZE, FIT_GRID_EVERY = 64, 64, 8  # of the field to the asset, so that its grid is as empty as in a run
@@ -249,64 +247,6 @@ def _seconds_of_adaptation(distillation: Distillation, steps: int) -> float | No
     return seconds
 
 
-# Parts of an iteration
-
-ORDER = ("render", "encode", "prior", "variational prediction", "backward", "variational step", "asset", "occupancy")
-WHOLE, ADAPTATION = "iteration", "adaptation step"
-
-
-def _calls(distillation: Distillation) -> Iterator[tuple[str, object, str]]:
-    """The functions that the loop calls for each part: (part, what has it, its name)."""
-    yield "render", distillation, "render_random_view"
-    yield "encode", distillation.prior, "encode"
-    yield "prior", distillation.prior, "guided_noise"
-    if distillation.variational is not None:
-        yield "variational prediction", distillation.variational, "predict"
-        yield "variational step", distillation.variational, "step"
-        yield "variational step", distillation.variational, "predict_and_step"
-    yield "asset", Asset, "render"
-    yield "asset", PosedAsset, "render"
-    for particle in distillation.particles:
-        yield "backward", particle, "optimizer_step"
-        yield "occupancy", particle.grid, "update"
-
-
-@contextmanager
-def probed(distillation: Distillation, around: Callable[[str], AbstractContextManager]) -> Iterator[None]:
-    """Within it the loop's calls of each part run within `around(part)`."""
-    with ExitStack() as restoring:
-        for part, owner, name in _calls(distillation):
-            own, call = vars(owner).get(name), getattr(owner, name)  # own: a class has it, an instance inherits it
-
-            def within(*arguments, part=part, call=call, **values):
-                with around(part):
-                    return call(*arguments, **values)
-
-            setattr(owner, name, within)
-            restoring.callback(*((setattr, owner, name, own) if own is not None else (delattr, owner, name)))
-        yield
-
-
-class Meter:
-    """Adds up by part how far a reading (a clock, a counter) goes while its calls run; `around` is for `probed`."""
-
-    def __init__(self, read: Callable[[], float]) -> None:
-        self._read, self._inside = read, False
-        self.totals: Counter[str] = Counter()
-
-    @contextmanager
-    def around(self, part: str) -> Iterator[None]:
-        if self._inside:  # a part within another one is the other one's
-            yield
-            return
-        self._inside, before = True, self._read()
-        try:
-            yield
-        finally:
-            self._inside = False
-            self.totals[part] += self._read() - before
-
-
 def _now(device: torch.device) -> float:
     """Seconds, once the device has done all that it was given."""
     if device.type == "cuda":
@@ -316,9 +256,6 @@ def _now(device: torch.device) -> float:
 
 def _peak_gb(device: torch.device) -> float | None:
     return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else environment.peak_memory_gb()
-
-
-# Launches
 
 
 def _launches(distillation: Distillation) -> tuple[Counter[str], Counter[str] | None, int | None]:
@@ -338,31 +275,3 @@ def _launches(distillation: Distillation) -> tuple[Counter[str], Counter[str] | 
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))
         return launches_of(json.loads(file.read_text(encoding="utf-8"))["traceEvents"])
-
-
-class OperationCounter(TorchDispatchMode):
-    """Counts the operations that PyTorch dispatches within it, those of backward passes too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, arguments=(), values=None):
-        self.count += 1
-        return function(*arguments, **(values or {}))
-
-
-def launches_of(events: Sequence[Mapping]) -> tuple[Counter[str], Counter[str], int]:
-    """Launches and waits by part and as a `WHOLE`, and bytes copied to the host, of a profiler's trace events."""
-    spans = [(e["ts"], e["ts"] + e["dur"], e["name"]) for e in events if e.get("cat") == "user_annotation"]
-    spans = [span for span in spans if span[2] in ORDER]
-    launches, waits = Counter(), Counter()
-    for event in events:
-        if event.get("cat") not in ("cuda_runtime", "cuda_driver"):
-            continue
-        counter = launches if "Launch" in event["name"] else waits if "Synchronize" in event["name"] else None
-        if counter is not None:
-            counter[WHOLE] += 1
-            counter.update({name for begin, end, name in spans if begin <= event["ts"] < end})
-    copies = (e for e in events if e.get("cat") == "gpu_memcpy" and "DtoH" in e["name"])
-    return launches, waits, sum(copy["args"].get("bytes", 0) for copy in copies)

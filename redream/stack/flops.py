@@ -73,10 +73,7 @@ def _variational_step(d: Distillation, count: int) -> None:
     """A step of Eq. 4; where noise is shared, in the pass that predicts for so many latents."""
     latents = _latents(d, count)
     with d.prior.using(variational.ADAPTER, train=True):
-        if d.settings.variational.shared_noise:
-            d.variational.predict_and_step(latents, _timesteps(count), latents, None)
-        else:
-            d.variational.loss(latents, _timesteps(1), latents, None).backward()
+        d.variational.loss(latents, _timesteps(count), latents, None).backward()
 
 
 def _adaptation_step(d: Distillation) -> None:

@@ -1,6 +1,7 @@
 """The loop: what its gradients do to a particle, and that a run can be stopped, saved and continued exactly."""
 
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -256,7 +257,8 @@ def test_losses_are_means_since_the_last_reading(tiny_stack):
 def test_captured_passes_between_fixed_tensors_give_the_run_of_plain_ones(tiny_stack, assets, method, shared):
     """`plain_calls` is what CUDA graphs are replaced by: trial calls that must leave no trace, then copies in and out."""
     runs = []
-    for capture in (None, plain_calls):
+    counted = Mock(side_effect=plain_calls)
+    for capture in (None, counted):
         prior = Prior.load(tiny_stack / "prior")
         prior.capture = capture
         settings = TINY.with_(method=method, iterations=8, variational={"shared_noise": shared})
@@ -264,6 +266,7 @@ def test_captured_passes_between_fixed_tensors_give_the_run_of_plain_ones(tiny_s
         losses = [step.losses for step in distillation.steps()]
         runs.append((losses, tensors(distillation)))
     assert runs[0][0] == runs[1][0] and equal(runs[0][1], runs[1][1])
+    assert counted.call_count >= {"sds": 1, "vsd": 2, "redream": 4}[method]
 
 
 def test_with_stored_poses_the_particle_is_compared_with_its_asset_at_these_alone(tiny_stack, assets):

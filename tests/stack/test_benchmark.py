@@ -12,9 +12,10 @@ from redream.scene.assets import Asset
 from redream.settings import DISTILLATION, PRESETS, WARM_UP
 from redream.stack import benchmark
 from redream.stack.architecture import on_meta, random_prior
-from redream.stack.benchmark import ORDER, Measurement, Meter, Part, launches_of, projected_seconds
-from redream.stack.flops import flop_of
+from redream.stack.benchmark import Measurement, Part, projected_seconds, sample_distillation
+from redream.stack.flops import flop_of, flop_of_parts
 from redream.stack.models import Models
+from redream.stack.probes import ORDER, Meter, launches_of, probed
 from redream.stack.stack import Stack, StackError
 
 SD21 = PRESETS["sd21"]["redream"]
@@ -99,7 +100,7 @@ def test_a_probed_loop_does_what_it_does_unprobed_and_is_left_as_it_was(models):
 
     render, plain = Asset.render, fields(sample())
     distillation, meter = sample(), Meter(lambda: 0.0)
-    with benchmark.probed(distillation, meter.around):
+    with probed(distillation, meter.around):
         assert all(map(torch.equal, plain, fields(distillation)))
     assert {"render", "encode", "prior", "backward", "asset"} <= set(meter.totals)
     assert Asset.render is render and "encode" not in vars(models.prior)
@@ -119,6 +120,21 @@ def test_the_meta_prior_of_a_loaded_one_has_its_shapes_and_no_adapters(models):
     assert meta.device.type == "meta" and meta.size == models.prior.size
     shapes = [p.shape for n, p in models.prior.unet.named_parameters() if ".down." not in n and ".up." not in n]
     assert [p.shape for p in meta.unet.parameters()] == shapes
+
+
+def test_with_shared_noise_an_iteration_costs_a_prediction_less_and_with_delta_denoising_a_larger_step(models):
+    meta, flop = on_meta(models.prior), []
+    for shared in (False, True):
+        distillation = sample_distillation(meta, TINY.with_(variational={"shared_noise": shared}), 16)
+        flop.append(flop_of_parts(distillation, 16, 1.0))
+    (plain, delta), (shared, shared_delta) = flop
+    saved = plain.pop("variational prediction")
+    assert saved > 0 and shared == plain
+    assert "variational prediction" not in shared_delta
+    # Of two latents instead of one, with one pose for both.
+    step = delta.pop("variational step")
+    assert 1.99 * step < shared_delta.pop("variational step") < 2 * step
+    assert shared_delta == {part: count for part, count in delta.items() if part != "variational prediction"}
 
 
 def test_a_stack_without_an_architecture_has_no_random_weights(tiny_stack):
