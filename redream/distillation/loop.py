@@ -34,7 +34,7 @@ from redream.scene.posed import PosedAsset
 from redream.scene.volume import Rendering, render
 from redream.settings import DISTILLATION, WARM_UP, Settings
 
-GRID_EVERY = 8  # iterations of a particle between two updates of its occupancy grid
+GRID_EVERY = 8  # steps of a particle between two updates of its occupancy grid
 LOSSES_EVERY = 10  # iterations between two readings of the losses, which wait for the device; before them powers of two
 
 
@@ -140,11 +140,12 @@ class Distillation:
             # 6. A step of θ, further ones of v_asset alone (ours); then one step of Eq. 4 on ζ.
             particle.set_learning_rates(progress, None if warming_up else score_rms)
             particle.optimizer_step(loss)
-            for _ in range(initialisation.asset_steps - 1 if warming_up else 0):
+            field_steps = initialisation.asset_steps if warming_up else 1
+            for _ in range(field_steps - 1):
                 other, background, rendering = self.render_random_view(particle, size, asset)
                 target = asset.render(other, size, background)
                 particle.optimizer_step(asset_loss(rendering, *target, initialisation, progress))
-            if (own_iteration + 1) % GRID_EVERY == 0:
+            if (own_iteration + 1) % max(GRID_EVERY // field_steps, 1) == 0:
                 particle.grid.update(particle.field.density, self.generators.device)
             if self.variational is not None:
                 shared = variational_loss is not None

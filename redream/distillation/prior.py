@@ -5,6 +5,7 @@ none, and restores what was before. On CUDA its passes are captured as graphs (`
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,12 +177,7 @@ class Prior:
         """`embed` of what `tokens` gave; the prefix is as long as the room in it."""
         if prefix is None:
             return self.text_encoder(ids)[0]
-
-        def write(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-            filling = prefix.to(output.dtype).expand(len(ids), -1, -1)
-            return torch.cat([output[:, :1], filling, output[:, 1 + prefix.shape[-2] :]], dim=1)
-
-        hook = self.text_encoder.get_input_embeddings().register_forward_hook(write)
+        hook = self.text_encoder.get_input_embeddings().register_forward_hook(functools.partial(_fill_in, prefix))
         try:
             return self.text_encoder(ids)[0]
         finally:
@@ -307,3 +303,9 @@ class Prior:
             noise = self.guided_noise(latents, t.expand(count), embedding, empty, guidance)
             latents = scheduler.step(noise, t, latents).prev_sample
         return self.decode(latents)
+
+
+def _fill_in(prefix: Tensor, embeddings: nn.Module, ids: tuple, output: Tensor) -> Tensor:
+    """A forward hook of token embeddings (b, l, d): the prefix (b, n, d) or (n, d) takes the room after the first token."""
+    filling = prefix.to(output.dtype).expand(len(output), -1, -1)
+    return torch.cat([output[:, :1], filling, output[:, 1 + prefix.shape[-2] :]], dim=1)

@@ -92,16 +92,9 @@ class CameraRange:
     def sample(self, generator: torch.Generator, azimuth_deg: float | None = None) -> Camera:
         """One camera; its azimuth is uniform over the circle unless it is given."""
         u = torch.rand(4, generator=generator, device=generator.device).tolist()
-
-        def between(ends: tuple[float, float], fraction: float) -> float:
-            return ends[0] + (ends[1] - ends[0]) * fraction
-
-        return Camera(
-            azimuth_deg=u[0] * 360 - 180 if azimuth_deg is None else azimuth_deg,
-            elevation_deg=between(self.elevation_deg, u[1]),
-            distance=between(self.distance, u[2]),
-            fovy_deg=between(self.fovy_deg, u[3]),
-        )
+        ranges = (self.elevation_deg, self.distance, self.fovy_deg)
+        drawn = [low + (high - low) * share for (low, high), share in zip(ranges, u[1:], strict=True)]
+        return Camera(u[0] * 360 - 180 if azimuth_deg is None else azimuth_deg, *drawn)
 
     def uniform(self, count: int, generator: torch.Generator) -> list[Camera]:
         """`count` cameras with equally spaced azimuths from 0° on; the rest is drawn."""

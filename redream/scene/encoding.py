@@ -5,10 +5,8 @@ are the trilinear interpolation of its cell's eight corners. A level whose verti
 each (dense); a finer one shares the table's rows by a spatial hash (hashed).
 """
 
-from collections.abc import Callable
-
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int32
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
@@ -55,7 +53,7 @@ class HashGrid(nn.Module):
 
         Differentiable once, with respect to the tables and to the points.
         """
-        points = points.clamp(0, 1).T.contiguous()  # (3, n)
+        points = points.clamp(0, 1)
         return torch.cat([level(points) for level in self.levels], dim=-1)
 
 
@@ -71,32 +69,30 @@ class Level(nn.Module):
         rows = min(side**3, most_rows)
         table = torch.rand(rows, features, generator=generator, device=generator.device)  # (rows, f)
         self.table = nn.Parameter((table * 2 - 1) * INITIAL)
+        corner = torch.cartesian_prod(*[torch.arange(2)] * 3).T  # (3, 8): 0 at a lower corner, 1 at an upper one
+        stride = (torch.tensor(self.strides) + 2**31) % 2**32 - 2**31  # only the low 32 bits of a product count
+        for name, values in (("_corner", corner), ("_stride", stride)):
+            self.register_buffer(name, values.int().to(generator.device), persistent=False)
 
-    def forward(self, points: Float[Tensor, "3 n"]) -> Float[Tensor, "n f"]:
+    def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n f"]:
         """Features of points in [0, 1]³."""
-        rows, weights = self.corners(points)  # (8, n) both
-        return _Interpolate.apply(self.table, rows.T.contiguous(), weights.T.contiguous())
+        return _Interpolate.apply(self.table, *self.corners(points))
 
-    def corners(self, points: Float[Tensor, "3 n"]) -> tuple[Int64[Tensor, "8 n"], Float[Tensor, "8 n"]]:
+    def corners(self, points: Float[Tensor, "n 3"]) -> tuple[Int32[Tensor, "n 8"], Float[Tensor, "n 8"]]:
         """The table's row and the trilinear weight of the eight corners around each point.
 
         dense:  row = x + (r + 1) y + (r + 1)² z        hashed:  row = (x ⊕ π₂ y ⊕ π₃ z) mod rows
         """
-        scaled = points * self.resolution  # (3, n) in cells
-        low = scaled.detach().floor().clamp(max=self.resolution - 1)  # (3, n) the cell's lower corner
-        weights = _each_corner(torch.mul, 1 - (scaled - low), scaled - low)  # (8, n)
+        scaled = points * self.resolution  # (n, 3) in cells
+        low = scaled.detach().floor().clamp(max=self.resolution - 1)  # (n, 3) the cell's lower corner
+        place = (scaled - low).unsqueeze(-1)  # (n, 3, 1) in the cell
+        lower, slope = (1 - self._corner).to(scaled), (2 * self._corner - 1).to(scaled)  # (3, 8) both
+        x, y, z = (torch.addcmul(lower[axis], place[:, axis], slope[axis]) for axis in range(3))  # (n, 8) each
+        weights = x * y * z
 
-        near = torch.stack([axis * stride for axis, stride in zip(low.long(), self.strides, strict=True)])  # (3, n)
-        far = torch.stack([axis + stride for axis, stride in zip(near, self.strides, strict=True)])
-        if self.dense:
-            return _each_corner(torch.add, near, far), weights
-        return _each_corner(torch.bitwise_xor, near, far) & (len(self.table) - 1), weights
-
-
-def _each_corner(combine: Callable[[Tensor, Tensor], Tensor], near: Tensor, far: Tensor) -> Tensor:
-    """(3, n) parts of the lower and of the upper corner → (8, n): the x, y and z parts combined for each corner."""
-    x, y, z = torch.stack([near, far], dim=1)  # each (2, n)
-    return combine(combine(x[:, None, None], y[None, :, None]), z[None, None, :]).flatten(0, 2)
+        near, far = (low.int() * self._stride).unsqueeze(-1), self._corner * self._stride[:, None]  # (n, 3, 1), (3, 8)
+        x, y, z = (near[:, axis] + far[axis] for axis in range(3))  # (n, 8) each
+        return (x + y + z if self.dense else (x ^ y ^ z) & (len(self.table) - 1)), weights
 
 
 class _Interpolate(torch.autograd.Function):
@@ -118,7 +114,7 @@ class _Interpolate(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             shares = (grad.T.contiguous()[:, :, None] * weights).flatten(1)  # (f, m·8)
             grad_table = grad.new_zeros(table.shape[::-1])  # (f, rows): adding along rows of one feature is faster
-            grad_table = grad_table.scatter_add_(1, rows.reshape(1, -1).expand_as(shares), shares).T
+            grad_table = grad_table.scatter_add_(1, rows.long().reshape(1, -1).expand_as(shares), shares).T
         if ctx.needs_input_grad[2]:
             grad_weights = torch.einsum("mkf,mf->mk", table[rows], grad)  # (m, 8)
         return grad_table, None, grad_weights

@@ -193,25 +193,26 @@ def _render_slab(
     samples = distance.shape[1]
     points = (origins[:, None] + distance[:, :, None] * directions[:, None]).reshape(-1, 3)  # (n · s, 3)
     kept = grid.occupied(points).nonzero()[:, 0]  # (k,)
-
-    def weigh(density: Tensor) -> tuple[Tensor, Tensor]:
-        dense = density.new_zeros(distance.numel()).scatter(0, kept, density).view_as(distance)  # (n, s)
-        return volume_weights(dense, length)
-
     if torch.is_grad_enabled() and len(kept) > PRUNE_MIN_SAMPLES:
         # A first pass spares the graph what is hidden: the gradient of its colour and density is at most
         # EARLY_STOP_EPS of what it would be unhidden. (A visible sample that absorbs nothing stays: its gradient makes it
         # grow.) For fewer samples a second look at the field costs as much time as it saves.
         with torch.no_grad():
-            transmittance = weigh(_densities(lambda p: field_fn(p)[1], points[kept]))[1]  # (n, s)
+            density = _densities(lambda p: field_fn(p)[1], points[kept])
+            transmittance = volume_weights(_unpacked(density, kept, distance), length)[1]  # (n, s)
         kept = kept[transmittance.flatten()[kept] > EARLY_STOP_EPS]
 
     rgb, density = field_fn(points[kept])  # (k, 3), (k,)
-    weights = weigh(density)[0]  # (n, s)
+    weights = volume_weights(_unpacked(density, kept, distance), length)[0]  # (n, s)
     colour = weights.flatten()[kept, None] * rgb  # (k, 3)
     colour = colour.new_zeros(len(origins), 3).index_add(0, kept // samples, colour)  # (n, 3)
     opacity = weights.sum(dim=-1, keepdim=True)  # (n, 1)
     return torch.cat([colour, opacity, (weights * distance).sum(dim=-1, keepdim=True)], dim=-1)
+
+
+def _unpacked(packed: Float[Tensor, "k"], kept: Tensor, like: Float[Tensor, "n s"]) -> Float[Tensor, "n s"]:
+    """The values of the samples that were kept, by their places among all; 0 elsewhere."""
+    return packed.new_zeros(like.numel()).scatter(0, kept, packed).view_as(like)
 
 
 def _densities(density_fn: DensityFunction, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n"]:

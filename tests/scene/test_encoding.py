@@ -72,7 +72,7 @@ def test_dense_levels_reproduce_linear_functions_exactly_up_to_the_border():
     level.table.data = vertices(level).double() / level.resolution @ slope + offset
     points = torch.rand(200, 3, generator=generator(), dtype=torch.float64)
     points[:2] = torch.tensor([[0.0], [1.0]])
-    assert torch.allclose(level(points.T), points @ slope + offset)
+    assert torch.allclose(level(points), points @ slope + offset)
 
 
 def test_dense_levels_equal_grid_sample():
@@ -80,7 +80,7 @@ def test_dense_levels_equal_grid_sample():
     points = torch.rand(100, 3, generator=generator(), dtype=torch.float64)
     volume = level.table.T.reshape(1, 3, *[level.resolution + 1] * 3)  # z, y, x
     sampled = torch.nn.functional.grid_sample(volume, points[None, None, None] * 2 - 1, align_corners=True)
-    assert torch.allclose(level(points.T), sampled[0, :, 0, 0].T)
+    assert torch.allclose(level(points), sampled[0, :, 0, 0].T)
 
 
 def test_a_hashed_level_equals_a_dense_one_where_hashes_do_not_collide():
@@ -96,7 +96,7 @@ def test_a_hashed_level_equals_a_dense_one_where_hashes_do_not_collide():
     cells = clean.nonzero().flip(-1)  # x, y, z
     assert len(cells)
     points = (cells + torch.rand(cells.shape, generator=generator())) / 11
-    assert torch.allclose(hashed(points.T), dense(points.T), atol=1e-9)
+    assert torch.allclose(hashed(points), dense(points), atol=1e-9)
 
 
 def test_resolutions_grow_geometrically_from_the_first_to_the_last():
