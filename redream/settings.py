@@ -177,7 +177,7 @@ class VariationalSettings:
 
     learning_rate: NonNegativeFloat = 0.0001
     rank: PositiveInt = 4
-    shared_noise: bool = False  # ζ is trained on the t and ε of its prediction, in the same pass (ours)
+    shared_noise: bool = True  # ζ is trained on the t and ε of its prediction, in the same pass (ours)
 
 
 @_settings
@@ -185,7 +185,7 @@ class AdaptationSettings:
     """Lightweight adaptation of the prior: ω and e_ψ (Eq. 5)."""
 
     views: PositiveInt = 100  # stored renders per asset (A)
-    steps: PositiveInt = 400  # all of them before τ, interleaved with the warm-up
+    steps: PositiveInt = 120  # all of them before τ, interleaved with the warm-up
     batch: PositiveInt = 8
     rank: PositiveInt = 16
     learning_rate: NonNegativeFloat = 6e-3  # of ω; both rates fall linearly to zero (ours)
@@ -299,6 +299,7 @@ _SD21 = Settings(
         "opaque": 0.0,
     },
     initialisation={"warmup": 0.1, "asset_steps": 1, "asset_sigma": 0.01, "asset_colour_until": 1.0},
+    variational={"shared_noise": False},
     adaptation={
         "steps": 1000,
         "batch": 4,
@@ -327,21 +328,26 @@ def by_method(settings: Settings, **changes: Mapping) -> Preset:
 # What the other methods, which begin with noise, need on the miniature; by trials like ReDream's (docs/trials.md).
 _FROM_NOISE = {"learning_rate_end": 0.1, "latent_weights": False, "score_rms_reference": 0.0, "opaque": 200.0}
 _MINI_OTHERS = {
-    "vsd": {"distillation": _FROM_NOISE | {"guidance": 7.5}, "variational": {"learning_rate": 0.0003}},
+    "vsd": {
+        "distillation": _FROM_NOISE | {"guidance": 7.5},
+        "variational": {"learning_rate": 0.0003, "shared_noise": False},
+    },
     "sds": {"distillation": _FROM_NOISE | {"guidance": 15.0}},
 }
 _SDS_GUIDANCE = {"sds": {"distillation": {"guidance": 100.0}}}  # DreamFusion's own
-_FAST = Settings(iterations=160, adaptation={"steps": 240}, output={"turntable_rays": 96})
+_FAST = Settings(iterations=160, adaptation={"steps": 80}, output={"turntable_rays": 96})
 # Goals, not measured: 45 ms an iteration at 64 px and 70 at 512 on an H200. So 2,400 of them take 135 s, and three minutes
 # leave 45 s for everything else; 1,000 at the lower resolutions take 46 s of a ZeroGPU call of 75 s. A call that ends
 # before its run does goes on in the next one, from a checkpoint that is seconds old.
 _SD21_FAST = _SD21.with_(
     iterations=2400,
+    variational={"shared_noise": True},
     adaptation={"steps": 120},
     output={"preview_every": 25, "checkpoint_every": 400},
 )
 _ZEROGPU = _SD21.with_(
     iterations=1000,
+    variational={"shared_noise": True},
     adaptation={"steps": 50},
     rendering={"resolutions": ((0.0, 64), (0.5, 128))},
     output={"turntable_rays": 256, "mesh_resolution": 160, "preview_every": 25, "checkpoint_every": 100},

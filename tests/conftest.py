@@ -25,12 +25,26 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def small_textures():
-    """Small textures: baking one of full size would be half of a tiny run's time."""
+def small_outputs():
+    """Small textures and scores of few views: at full size they would be two thirds of a tiny run's time."""
     from redream.runs import outputs
+    from redream.scoring import metrics
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outputs, "MESH_TEXTURE", 64)
+        patch.setattr(metrics, "AZIMUTHS", 24)
+        yield
+
+
+@pytest.fixture(scope="module")
+def full_outputs():
+    """Textures and scores as users have them, in spite of `small_outputs`."""
+    from redream.runs import outputs
+    from redream.scoring import metrics
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "MESH_TEXTURE", 512)
+        patch.setattr(metrics, "AZIMUTHS", 120)
         yield
 
 

@@ -7,7 +7,6 @@ import torch
 
 from redream import pipeline
 from redream.distillation.checkpoint import load_particles
-from redream.runs import outputs
 from redream.runs.events import Artefact, Retrieved
 from redream.runs.run import Run
 from redream.scene import assets
@@ -20,12 +19,10 @@ FAST = PRESETS["mini-fast"]["redream"].with_(iterations=60, adaptation={"steps":
 
 
 @pytest.fixture(scope="module")
-def made(mini, tmp_path_factory):
+def made(mini, full_outputs, tmp_path_factory):
     """The run's folder and its events: preset mini-fast, but shorter."""
     folder = tmp_path_factory.mktemp("miniature") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "MESH_TEXTURE", 512)
-        events = list(pipeline.generate(PROMPT, stack=mini, settings=FAST, out=folder))
+    events = list(pipeline.generate(PROMPT, stack=mini, settings=FAST, out=folder))
     return Run.open(folder), events
 
 

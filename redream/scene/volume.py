@@ -19,7 +19,7 @@ DensityFunction = Callable[[Tensor], Tensor]
 
 EARLY_STOP_EPS = 1e-3  # samples of less transmittance than this need no gradient
 PRUNE_MIN_SAMPLES = 2**18  # from so many samples on it pays to find the hidden ones first
-SLAB = 8  # samples of a ray that are evaluated at once without gradients
+SLAB = 24  # samples of a ray that are evaluated at once without gradients
 LARGE = 64**3  # occupancy grids with more cells than this are updated by halves
 POINTS_PER_CHUNK = 2**18  # where only densities are evaluated, without gradients
 

@@ -7,7 +7,7 @@ import pytest
 from served import QUIET, serving, shoot, sync_api, visitor
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def app(tiny_stack, tmp_path_factory):
     """The app's address, and the folder of its runs."""
     folder = tmp_path_factory.mktemp("runs")

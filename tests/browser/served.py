@@ -22,12 +22,14 @@ LONG = 2000  # iterations, of runs that are stopped
 START = f"""
 from redream import settings
 from redream.runs import outputs
+from redream.scoring import metrics
 from redream.app import form
 from tiny_stack import TINY
 
 settings.PRESETS["mini"] = settings.by_method(TINY.with_(iterations={ITERATIONS}))
 form.max_iterations = lambda preset: {LONG}
 outputs.MESH_TEXTURE = 64
+metrics.AZIMUTHS = 24
 
 import app
 
@@ -37,6 +39,16 @@ TABS = ("Create", "Compare", "Library", "Prior", "About")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 QUIET += ("--disable-component-update", "--disable-sync")
 WAIT = 60_000  # milliseconds
+# Pages draw at most ten times a second: without a GPU the 3D viewer would otherwise take a core for itself.
+SLOW_FRAMES = """
+window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 100);
+window.cancelAnimationFrame = clearTimeout;
+"""
+# Pages draw at most ten times a second: without a GPU the 3D viewer would otherwise take a core for itself.
+SLOW_FRAMES = """
+window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 100);
+window.cancelAnimationFrame = clearTimeout;
+"""
 
 
 @contextmanager
@@ -82,6 +94,8 @@ def wait_for_address(address: str, process: subprocess.Popen) -> None:
 @contextmanager
 def visitor(browser, address: str, width: int = 1280, **options):
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
+    context.add_init_script(SLOW_FRAMES)
+    context.add_init_script(SLOW_FRAMES)
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
     page.get_by_label("Describe an object").wait_for(timeout=WAIT)

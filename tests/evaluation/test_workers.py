@@ -23,6 +23,8 @@ SETTINGS = by_method(TINY.with_(iterations=2, output={"checkpoint_every": 1}))
 PROMPTS = [Prompt("a purple owl"), Prompt("a red vase")]
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.usefixtures("full_outputs")  # worker processes know of no smaller ones
+
 
 def evaluate(out, models, **changes):
     return sweep.evaluate(out, PROMPTS, ["sds"], models=models, settings=SETTINGS, **changes)

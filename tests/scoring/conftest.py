@@ -10,6 +10,11 @@ VGG_LIKE = (Block(8, convs=2, pool=2), Block(16, convs=2, pool=2), Block(24, con
 ALEX_LIKE = (Block(16, kernel=7, stride=2, pool=2), Block(24, kernel=5))
 
 
+@pytest.fixture(autouse=True)
+def _all_views(full_outputs):
+    """Scores are those of 120 views here."""
+
+
 def net_of(blocks, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
