@@ -26,26 +26,22 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True, scope="session")
 def small_outputs():
-    """Small textures and scores of few views: at full size they would be two thirds of a tiny run's time."""
-    from redream.runs import outputs
-    from redream.scoring import metrics
+    """Outputs of a size that tests of what a run does can wait for."""
+    from tiny_stack import make_outputs_small
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "MESH_TEXTURE", 64)
-        patch.setattr(metrics, "AZIMUTHS", 24)
-        yield
+        make_outputs_small(patch.setattr)
+        yield patch
 
 
 @pytest.fixture(scope="module")
-def full_outputs():
-    """Textures and scores as users have them, in spite of `small_outputs`."""
-    from redream.runs import outputs
-    from redream.scoring import metrics
+def full_outputs(small_outputs):
+    """Outputs as users have them."""
+    from tiny_stack import make_outputs_small
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "MESH_TEXTURE", 512)
-        patch.setattr(metrics, "AZIMUTHS", 120)
-        yield
+    small_outputs.undo()
+    yield
+    make_outputs_small(small_outputs.setattr)
 
 
 @pytest.fixture

@@ -46,6 +46,20 @@ TINY = Settings(
 )
 
 
+def make_outputs_small(set_attribute=setattr) -> None:
+    """Small textures and pictures, and scores of few views: at full size they would be two thirds of a tiny run's time."""
+    from redream.runs import outputs
+    from redream.scoring import metrics
+
+    for module, name, value in (
+        (outputs, "MESH_TEXTURE", 64),
+        (outputs, "STRIP_SIZE", 32),
+        (outputs, "PREVIEW_SIZE", 48),
+        (metrics, "AZIMUTHS", 24),
+    ):
+        set_attribute(module, name, value)
+
+
 def make_tiny_stack(folder: Path, prediction_type: str = "epsilon", vocabulary: bool = True) -> Path:
     """Write stack.json and everything it names into `folder`."""
     make_tiny_prior(folder / "prior", prediction_type)

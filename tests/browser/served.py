@@ -21,15 +21,12 @@ LONG = 2000  # iterations, of runs that are stopped
 # The app over a stack whose preset is the tests' tiny one.
 START = f"""
 from redream import settings
-from redream.runs import outputs
-from redream.scoring import metrics
 from redream.app import form
-from tiny_stack import TINY
+from tiny_stack import TINY, make_outputs_small
 
 settings.PRESETS["mini"] = settings.by_method(TINY.with_(iterations={ITERATIONS}))
 form.max_iterations = lambda preset: {LONG}
-outputs.MESH_TEXTURE = 64
-metrics.AZIMUTHS = 24
+make_outputs_small()
 
 import app
 

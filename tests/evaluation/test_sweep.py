@@ -178,6 +178,8 @@ from test_sweep import METHODS, PROMPTS, SETTINGS
 from redream.evaluation import sweep as evaluation
 from redream.stack.models import Models
 from redream.settings import VARIANTS, by_method
+from tiny_stack import make_outputs_small
+make_outputs_small()
 models = Models.load({str(models.stack.base)!r}, "cpu")
 for update in evaluation.evaluate(Path({str(tmp_path)!r}), PROMPTS, METHODS, models=models, settings=by_method(SETTINGS)):
     if update.trial.method == "sds" and list(update.trial.folder.glob("checkpoint/0*")):
