@@ -114,7 +114,7 @@ class _Interpolate(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             shares = (grad.T.contiguous()[:, :, None] * weights).flatten(1)  # (f, m·8)
             grad_table = grad.new_zeros(table.shape[::-1])  # (f, rows): adding along rows of one feature is faster
-            grad_table = grad_table.scatter_add_(1, rows.long().reshape(1, -1).expand_as(shares), shares).T
+            grad_table = grad_table.scatter_add_(1, rows.long().reshape(1, -1).expand_as(shares), shares).T.contiguous()
         if ctx.needs_input_grad[2]:
             grad_weights = torch.einsum("mkf,mf->mk", table[rows], grad)  # (m, 8)
         return grad_table, None, grad_weights
