@@ -15,6 +15,7 @@ from redream.distillation.particle import RATE_FACTORS, Particle
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
 from redream.scene.cameras import Camera
+from redream.scene.volume import OccupancyGrid
 from redream.settings import METHODS
 
 
@@ -141,6 +142,15 @@ def test_the_further_steps_of_the_asset_velocity_are_taken_in_the_warm_up_alone(
         counts.append(len(taken))
         taken.clear()
     assert counts == [4] * 3 + [1] * 7
+
+
+def test_the_occupancy_grid_is_updated_every_eight_steps_of_the_field(tiny_stack, assets, monkeypatch):
+    settings = TINY.with_(iterations=24, initialisation={"asset_steps": 4, "warmup": 0.5}, adapt=False)
+    distillation, updated = start(tiny_stack, settings, assets), []
+    monkeypatch.setattr(OccupancyGrid, "update", lambda *_: updated.append(distillation.iteration + 1))
+    for _ in distillation.steps():
+        pass
+    assert updated == [2, 4, 6, 8, 10, 12, 16, 24]  # four steps an iteration in the warm-up, then one
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_stack, assets):
