@@ -81,7 +81,7 @@ class FieldAdam(torch.optim.Optimizer):
     def __init__(self, groups: list[dict], epsilon: float) -> None:
         super().__init__(groups, {"lr": 0.0})
         self.epsilon = epsilon
-        self.factor: Tensor | float = 1.0
+        self.factor = torch.ones((), device=groups[0]["params"][0].device)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -108,5 +108,5 @@ class FieldAdam(torch.optim.Optimizer):
         torch._foreach_div_(denominators, (1 - second**count) ** 0.5)
         torch._foreach_add_(denominators, epsilon)
         steps = torch._foreach_div(m, denominators)
-        torch._foreach_mul_(steps, torch.as_tensor(-rate / (1 - first**count) * self.factor, device=mean.device))
+        torch._foreach_mul_(steps, -rate / (1 - first**count) * self.factor)
         torch._foreach_add_(parameters, steps)

@@ -87,7 +87,10 @@ class Asset:
         side = size * samples
         image = torch.from_numpy(np.concatenate([colour, hit[:, None]], axis=1))  # (n, 4); black where nothing is hit
         image = image.T.reshape(1, 4, side, side)
-        image = torch.nn.functional.avg_pool2d(image, samples).to(background.device)  # (1, 4, h, w), premultiplied
+        image = torch.nn.functional.avg_pool2d(image, samples)  # (1, 4, h, w), premultiplied
+        if background.is_cuda:
+            image = image.pin_memory()  # only from there a GPU takes it without making the CPU wait
+        image = image.to(background.device, non_blocking=True)
         rgb, opacity = image[:, :3], image[:, 3:]
         return rgb + (1 - opacity) * background[None, :, None, None], opacity
 

@@ -49,16 +49,18 @@ class Camera:
         pose[:3, 3] = backward * self.distance
         return pose
 
-    def rays(self, size: int, samples: int = 1) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
-        """Origins and unit directions of a square image's rays, row by row from the top left.
+    def rays(
+        self, size: int, samples: int = 1, device: torch.device | str = "cpu"
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+        """Origins and unit directions of a square image's rays, row by row from the top left, made on the device.
 
         With `samples` = k every pixel has a regular grid of k × k rays and n = (size·k)², ordered as the pixels of
         an image k times as large, so that average pooling by k gives the anti-aliased image.
         """
-        pose = self.pose
+        pose = self.pose.to(device, non_blocking=True)
         side = size * samples
         half = math.tan(math.radians(self.fovy_deg) / 2)
-        centres = ((torch.arange(side) + 0.5) / side * 2 - 1) * half  # (side,)
+        centres = ((torch.arange(side, device=device) + 0.5) / side * 2 - 1) * half  # (side,)
         down, across = torch.meshgrid(centres, centres, indexing="ij")
         local = torch.stack([across, -down, -torch.ones_like(across)], dim=-1).reshape(-1, 3)  # (n, 3)
         directions = torch.nn.functional.normalize(local @ pose[:3, :3].T, dim=-1)

@@ -1,4 +1,4 @@
-"""A multiresolution hash grid (Instant-NGP, Müller et al. 2022) in plain PyTorch, for CPU and CUDA alike.
+"""A multiresolution hash grid (Instant-NGP, Müller et al. 2022) in plain PyTorch; on a GPU by a fused kernel.
 
 Every level is a grid of vertices over the unit cube, each with a few learned numbers; a point's features at a level
 are the trilinear interpolation of its cell's eight corners. A level whose vertices all fit in the table has a row for
@@ -12,9 +12,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from redream.errors import RedreamError
+from redream.scene import kernels
 
 PRIMES = (1, 2654435761, 805459861)  # of the spatial hash, one per axis (Instant-NGP, Eq. 4)
 INITIAL = 1e-4  # features start uniform in ±INITIAL
+FUSED_TYPE = torch.float16  # in which the fused kernel reads the tables; sums and gradients are float32
 
 
 class EncodingError(RedreamError):
@@ -47,14 +49,28 @@ class HashGrid(nn.Module):
             Level(round(base_resolution * growth**level), features, 2**log2_table, generator) for level in range(levels)
         )
         self.width = levels * features  # features of a point
+        facts = [(level.resolution, level.dense, level.strides, len(level.table)) for level in self.levels]
+        self.register_buffer("layout", kernels.grid_layout(facts), persistent=False)  # (levels, 6)
+        self._packed: tuple[list, Tensor] | None = None  # what it was made of, and the tables in one
 
     def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n d"]:
         """Features of points in [0, 1]³ (points outside count as the nearest inside), d = levels × features.
 
         Differentiable once, with respect to the tables and to the points.
         """
+        tables = [level.table for level in self.levels]
+        if points.dtype == tables[0].dtype == torch.float32 and not kernels.unavailable(points.device):
+            return kernels.encode(points, tables, self._pack(tables), self.layout)
         points = points.clamp(0, 1)
         return torch.cat([level(points) for level in self.levels], dim=-1)
+
+    @torch.no_grad()
+    def _pack(self, tables: list[Tensor]) -> Tensor:
+        """All tables in one, (rows, f), in `FUSED_TYPE`; made anew when one of them was changed in place."""
+        made_of = [FUSED_TYPE, *((table.data_ptr(), table._version) for table in tables)]
+        if self._packed is None or self._packed[0] != made_of:
+            self._packed = made_of, torch.cat([table.to(FUSED_TYPE) for table in tables])
+        return self._packed[1]
 
 
 class Level(nn.Module):
