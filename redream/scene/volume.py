@@ -82,7 +82,8 @@ class OccupancyGrid(nn.Module):
         cells = torch.arange(count, device=device)  # (m,)
         if count > LARGE:
             cells = torch.randperm(count, generator=generator, device=generator.device)[: count // 2].to(device)
-        corners = torch.stack(torch.unravel_index(cells, self.mask.shape), dim=-1)  # (m, 3)
+        side = self.resolution
+        corners = torch.stack([cells // side**2, cells // side % side, cells % side], dim=-1)  # (m, 3) x, y, z
         jitter = torch.rand(len(cells), 3, generator=generator, device=generator.device).to(self.density)
         points = ((corners + jitter) / self.resolution * 2 - 1) * self.bound  # (m, 3)
         sampled = _densities(density_fn, points)  # (m,)

@@ -21,6 +21,7 @@ from redream.distillation.adaptation import CaptionedAsset
 from redream.distillation.guidance import asset_loss
 from redream.distillation.loop import Distillation
 from redream.distillation.prior import Prior
+from redream.scene import kernels
 from redream.scene.assets import from_mesh
 from redream.settings import DISTILLATION, MAX_ITERATIONS, WARM_UP, Settings
 from redream.stack import environment
@@ -83,10 +84,12 @@ class Measurement:
 def fast_paths(prior: Prior) -> list[FastPath]:
     """What could make iterations fast, and whether it does here. The one place to name a new fast path in."""
     cuda, dtype = torch.cuda.is_available(), prior.unet.dtype
+    unfused = kernels.unavailable(prior.device)
     precision = "the U-Net's weights are in half precision" if dtype == torch.float16 else "half precision needs CUDA"
     return [
         FastPath("CUDA", cuda, torch.cuda.get_device_name() if cuda else "there is no CUDA device"),
         FastPath("half precision", dtype == torch.float16, precision),
+        FastPath("fused kernels", not unfused, unfused or "the hash grid and rendering, by Triton"),
         FastPath("captured passes", prior.capture is not None, "CUDA graphs" if prior.capture else "graphs need CUDA"),
     ]
 

@@ -1,5 +1,7 @@
 """The fused kernels against the plain PyTorch code: by Triton's interpreter on the CPU, and on a GPU where there is one."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from redream.scene.budget import SampleBudget
 from redream.scene.cameras import Camera
 from redream.scene.encoding import HashGrid
 from redream.scene.field import Field
-from redream.scene.kernels import compositing, hash_grid, marching
+from redream.scene.kernels import availability, compositing, hash_grid, marching
 from redream.scene.volume import OccupancyGrid, render, volume_weights
 from redream.settings import Settings
 
@@ -36,6 +38,44 @@ def fused(monkeypatch):
         monkeypatch.setattr(kernels, "unavailable", lambda device: "" if on else "The test takes the plain code.")
 
     return switch
+
+
+# --- Availability
+
+
+@pytest.mark.parametrize(
+    "outcome, sentence",
+    [
+        (True, ""),
+        (False, "Fused kernels give wrong results on this device."),
+        (
+            RuntimeError("Failed to find C compiler.\nA log follows."),
+            "Fused kernels do not run here: Failed to find C compiler.",
+        ),
+        (KeyError(), "Fused kernels do not run here: KeyError"),
+    ],
+)
+def test_a_small_kernel_is_tried_once_and_a_sentence_says_why_none_runs(monkeypatch, outcome, sentence):
+    tried = Mock(side_effect=[outcome])
+    monkeypatch.setattr(availability, "_is_right_on", tried)
+    try:
+        assert [availability.unavailable(torch.device("cuda", 77)) for _ in range(2)] == [sentence] * 2
+    finally:
+        availability.unavailable.cache_clear()
+
+
+def test_without_cuda_or_triton_the_plain_code_runs(monkeypatch):
+    monkeypatch.setattr(availability, "triton", None)
+    try:
+        assert kernels.unavailable(torch.device("cpu")) == "Fused kernels need a CUDA device."
+        assert "need Triton" in kernels.unavailable(torch.device("cuda", 77))
+    finally:
+        availability.unavailable.cache_clear()
+
+
+@pytest.mark.gpu
+def test_fused_kernels_run_on_this_gpu():
+    assert kernels.unavailable(torch.device("cuda")) == ""
 
 
 # --- The hash grid

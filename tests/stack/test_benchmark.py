@@ -8,6 +8,7 @@ from tiny_stack import TINY
 from torch import nn
 
 from redream.distillation.loop import Distillation
+from redream.scene import kernels
 from redream.scene.assets import Asset
 from redream.settings import DISTILLATION, PRESETS, WARM_UP
 from redream.stack import benchmark
@@ -162,6 +163,15 @@ def test_launches_waits_and_copies_are_read_from_a_trace():
     launches, waits, to_host = launches_of(trace)
     assert dict(launches) == {"iteration": 3, "render": 2} and dict(waits) == {"iteration": 1, "render": 1}
     assert to_host == 12
+
+
+@pytest.mark.parametrize("reason", ["", "Fused kernels do not run here: no C compiler."])
+def test_fused_kernels_are_on_or_a_sentence_says_why_not(models, monkeypatch, reason):
+    (here,) = (path for path in benchmark.fast_paths(models.prior) if path.name == "fused kernels")
+    assert (here.on, here.reason) == (False, "Fused kernels need a CUDA device.")
+    monkeypatch.setattr(kernels, "unavailable", lambda device: reason)
+    (there,) = (path for path in benchmark.fast_paths(models.prior) if path.name == "fused kernels")
+    assert there.on == (not reason) and there.reason == (reason or "the hash grid and rendering, by Triton")
 
 
 def timed(resolution: int, warm_up: float, distillation: float) -> Measurement:
