@@ -32,6 +32,11 @@ class Camera:
         return view_name(self.azimuth_deg)
 
     @property
+    def visible_area(self) -> float:
+        """Area (square world units) that a square image shows of the plane through the origin that is parallel to it."""
+        return (2 * self.distance * math.tan(math.radians(self.fovy_deg) / 2)) ** 2
+
+    @property
     def pose(self) -> Float[Tensor, "4 4"]:
         """Camera-to-world matrix; the columns are right, up, backward and position (OpenGL's axes)."""
         azimuth, elevation = math.radians(self.azimuth_deg), math.radians(self.elevation_deg)

@@ -133,7 +133,7 @@ def render(
     origins, directions = (rays.to(grid.density) for rays in camera.rays(size, device=grid.density.device))  # (n, 3)
     chunk = rays_per_chunk or len(origins)
     fused = grid.density.dtype == torch.float32 and not kernels.unavailable(grid.density.device)
-    render_rays = _render_rays_fused if fused else _render_rays
+    render_rays = functools.partial(_render_rays_fused, area=camera.visible_area) if fused else _render_rays
     pixels = torch.cat(
         [
             render_rays(field_fn, o, d, grid, samples_per_ray, generator)
@@ -232,8 +232,9 @@ def _render_rays_fused(
     grid: OccupancyGrid,
     samples: int,
     generator: torch.Generator | None,
+    area: float,
 ) -> Float[Tensor, "n 5"]:
-    """What `_render_rays` returns, by the fused kernels.
+    """What `_render_rays` returns, by the fused kernels; `area`: a camera's `visible_area`.
 
     With gradients nothing waits for the device. Without them the samples are counted, which waits, and all of them are
     evaluated: to stop early would be to wait after every slab.
@@ -246,28 +247,29 @@ def _render_rays_fused(
     shift = _jitter(len(origins), samples, generator, near)  # (n or 1, s or 1)
     rays = kernels.Rays(origins, directions, near, length, samples)
     march = functools.partial(kernels.march, rays, shift, grid.mask, grid.bound)
-    listed = (
-        _differentiable_samples(field_fn, grid, march, len(origins) * samples) if torch.is_grad_enabled() else march()
-    )
+    if torch.is_grad_enabled():
+        listed = _differentiable_samples(field_fn, grid, march, len(origins) * samples, area)
+    else:
+        listed = march()
     rgb, density = _evaluate(field_fn, listed.points)  # (k, 3), (k,)
     pixels = kernels.composite(rgb, density, listed)  # (n, 5)
     return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
 
 
 def _differentiable_samples(
-    field_fn: FieldFunction, grid: OccupancyGrid, march: Callable[..., kernels.Samples], most: int
+    field_fn: FieldFunction, grid: OccupancyGrid, march: Callable[..., kernels.Samples], most: int, area: float
 ) -> kernels.Samples:
     """The samples that a gradient goes to, of at most `most`: hidden ones are left out as in `_render_slab`."""
-    occupied = march(grid.occupied_budget.room(most))
-    grid.occupied_budget.record(occupied.found, most)
-    room = len(occupied.points)
+    room = grid.occupied_budget.room(most, area)
+    occupied = march(room)
+    grid.occupied_budget.record(occupied.found, most, area)
     if room <= PRUNE_MIN_SAMPLES:
         return occupied
     with torch.no_grad():
         (density,) = _evaluate(lambda points: field_fn(points)[1:], occupied.points)
     seen = kernels.visible(density, occupied, EARLY_STOP_EPS)  # (n,)
-    visible = march(min(grid.visible_budget.room(most), room), seen)
-    grid.visible_budget.record(visible.found, most)
+    visible = march(min(grid.visible_budget.room(most, area), room), seen)
+    grid.visible_budget.record(visible.found, most, area)
     return visible
 
 

@@ -102,3 +102,13 @@ def test_uniform_cameras_and_rings_divide_the_circle():
     for cameras in (drawn, ring(100, 15.0, 1.6, 40.0)):
         assert [c.azimuth_deg for c in cameras] == pytest.approx([3.6 * i for i in range(100)])
     assert len({c.elevation_deg for c in drawn}) > 50
+
+
+def test_the_visible_area_is_that_between_the_rays_of_the_corners_in_the_plane_through_the_origin():
+    camera = Camera(20.0, 30.0, 1.5, 50.0)
+    origins, directions = camera.rays(1001)
+    along = camera.pose[:3, 2]
+    points = origins + directions * (-(origins @ along) / (directions @ along))[:, None]
+    points = points.view(1001, 1001, 3)
+    sides = [(points[0, -1] - points[0, 0]).norm(), (points[-1, 0] - points[0, 0]).norm()]
+    assert camera.visible_area == pytest.approx(float(sides[0] * sides[1]) * (1001 / 1000) ** 2, rel=1e-4)

@@ -372,17 +372,35 @@ def test_a_render_without_gradients_equals_that_of_the_plain_code(fused, device)
 # --- Room for samples
 
 
-def test_room_is_a_margin_over_the_largest_share_of_the_last_renders_and_at_first_all():
-    room, most = SampleBudget(), 100_000
-    assert room.room(most) == most
+def test_room_is_a_margin_over_the_most_of_the_last_renders_and_at_first_all():
+    room, most, area = SampleBudget(), 100_000, 4.0
     for number in range(budget.RENDERS):
-        assert room.room(most) == most  # the first guess is remembered as long as a render
-        room.record(torch.tensor(30_000 if number == 3 else 10_000), most)
-    assert 37_500 <= room.room(most) < 37_500 + budget.ROUND
-    assert 75_000 <= room.room(2 * most) < 75_000 + budget.ROUND  # shares hold at any size
+        assert room.room(most, area) == most  # as long as there are not enough renders to go by
+        room.record(torch.tensor(30_000 if number == 3 else 10_000), most, area)
+    assert 37_500 <= room.room(most, area) < 37_500 + budget.ROUND
     for _ in range(budget.RENDERS):
-        room.record(torch.tensor(10_000), most)
-    assert 12_500 <= room.room(most) < 12_500 + budget.ROUND
+        room.record(torch.tensor(10_000), most, area)
+    assert 12_500 <= room.room(most, area) < 12_500 + budget.ROUND
+
+
+def test_room_holds_at_any_resolution_distance_and_field_of_view():
+    """A small grid of occupied cells, seen by cameras that differ: there is enough room, and not twice what is found."""
+    grid, draws, shares = OccupancyGrid(16, BOUND), generator(), []
+    grid.mask[:] = False
+    grid.mask[5:11, 6:10, 5:11] = True
+    room, size, pieces = SampleBudget(), 16, 32
+    for number in range(2 * budget.RENDERS):
+        azimuth, distance, fovy = (torch.rand(3, generator=draws) * torch.tensor([360.0, 1.0, 30.0])).tolist()
+        camera = Camera(azimuth, 10.0, 1.2 + distance, 40.0 + fovy)
+        origins, directions = camera.rays(size * (1 + number % 2))
+        bound = origins.new_full((3,), BOUND)
+        near, length = volume._ray_intervals(origins, directions, -bound, bound, pieces)
+        rays = kernels.Rays(origins, directions, near, length, pieces)
+        found, most = reference_samples(rays, shifts(False, rays), grid)[2].sum(), len(origins) * pieces
+        if number >= budget.RENDERS:
+            shares.append(room.room(most * 1000, camera.visible_area) / (1000 * found.item()))  # without rounding
+        room.record(found, most, camera.visible_area)
+    assert 1 <= min(shares) and sum(shares) / len(shares) < 2
 
 
 def test_less_room_gives_the_same_render_as_long_as_it_is_enough(fused, monkeypatch):
