@@ -223,14 +223,29 @@ def test_with_too_little_room_the_last_rays_lack_samples_and_the_number_found_is
     assert samples.counts.sum() == room and (samples.counts <= counts).all()
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_samples_outside_the_box_are_not_listed(axis):
+    """Rays along an axis, from far in front of the box to far behind it, and beside it."""
+    grid = occupancy("full")
+    origins = torch.tensor([[-2.0, 0.1, 0.2], [-2.0, 0.9, 0.1], [-2.0, 0.1, -0.9]]).roll(axis, dims=1)
+    directions = torch.eye(3)[axis].expand(3, 3)
+    rays = kernels.Rays(origins, directions, torch.zeros(3, 1), torch.full((3, 1), 0.1), 40)
+    points, distance, counts = reference_samples(rays, shifts(False, rays), grid)
+    samples = kernels.march(rays, shifts(False, rays), grid.mask, BOUND)
+    assert counts.tolist() == samples.counts.tolist() == [10, 0, 0]
+    assert torch.equal(samples.points, points) and torch.equal(samples.distance, distance)
+
+
 def test_of_each_ray_no_more_than_the_first_samples_are_listed():
     rays, grid = rays_of(12, 20), occupancy("random")
     shift = shifts(True, rays)
     points, _, counts = reference_samples(rays, shift, grid)
     most = torch.arange(len(counts)) % 4
     kept = [ray[:limit] for ray, limit in zip(points.split(counts.tolist()), most.tolist(), strict=True)]
-    samples = kernels.march(rays, shift, grid.mask, BOUND, most=most)
-    assert torch.equal(samples.points, torch.cat(kept)) and samples.found == len(samples.points)
+    expected = torch.cat(kept)
+    samples = kernels.march(rays, shift, grid.mask, BOUND, room=len(expected) + 50, most=most)
+    assert torch.equal(samples.points[:-50], expected) and samples.found == len(expected)
+    assert not samples.points[-50:].any()  # nor does the last ray write any more
 
 
 # --- Compositing
