@@ -7,13 +7,23 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
+# Files that take a minute or more come first, so that the processes which share the tests end at about the same time.
+LONGEST = (
+    "test_app.py",
+    "test_experiments.py",
+    "test_sweep.py",
+    "test_workers.py",
+    "test_miniature.py",
+    "test_loop.py",
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 torch.set_num_threads(1)  # in each of the processes that share the tests (pyproject.toml)
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what this computer cannot run, and say why."""
+    """Put the longest files first; skip what this computer cannot run, and say why."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     lacking = {
         "gpu": not torch.cuda.is_available() and "needs CUDA",
         "browser": not any(map(shutil.which, BROWSERS)) and "needs Chromium",

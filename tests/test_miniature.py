@@ -15,7 +15,9 @@ from redream.scoring.metrics import silhouette_iou
 from redream.settings import PRESETS
 
 PROMPT = "a purple owl"
-FAST = PRESETS["mini-fast"]["redream"].with_(iterations=60, adaptation={"steps": 40})  # enough for one face
+FAST = PRESETS["mini-fast"]["redream"].with_(
+    iterations=60, adaptation={"steps": 20}, output={"turntable_rays": 64}
+)  # enough for one face
 
 
 @pytest.fixture(scope="module")

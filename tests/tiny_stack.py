@@ -33,7 +33,7 @@ TINY = Settings(
     rendering={"occupancy_resolution": 8, "samples_per_ray": 8, "resolutions": ((0.0, 16),)},
     initialisation={"asset_steps": 2, "warmup": 0.5},
     distillation={"opaque": 0.0},
-    variational={"rank": 2},
+    variational={"rank": 2, "shared_noise": False},
     output={
         "turntable_frames": 8,
         "turntable_size": 32,
@@ -58,6 +58,14 @@ def make_outputs_small(set_attribute=setattr) -> None:
         (metrics, "AZIMUTHS", 24),
     ):
         set_attribute(module, name, value)
+
+
+def start_small_worker(*arguments) -> None:
+    """Begin a worker process whose outputs are small."""
+    from redream.evaluation import workers
+
+    make_outputs_small()
+    workers._start_worker(*arguments)
 
 
 def make_tiny_stack(folder: Path, prediction_type: str = "epsilon", vocabulary: bool = True) -> Path:

@@ -27,14 +27,14 @@ def schedule(
 
     Raises `ScheduleError`.
     """
-    steps = settings.rendering.resolutions
+    steps, limit = settings.rendering.resolutions, 60 * minutes + 1e-6  # seconds; a run's own time gives it back
     for last in range(len(steps), 0, -1):
         shape = settings.with_(rendering={"resolutions": steps[:last]})
-        if seconds(in_proportion(shape, least)) <= 60 * minutes:
+        if seconds(in_proportion(shape, least)) <= limit:
             low, high = least, most + 1  # `low` iterations fit, `high` do not, or are not allowed
             while high - low > 1:
                 middle = (low + high) // 2
-                fits = seconds(in_proportion(shape, middle)) <= 60 * minutes
+                fits = seconds(in_proportion(shape, middle)) <= limit
                 low, high = (middle, high) if fits else (low, middle)
             return in_proportion(shape, low)
     needed = seconds(in_proportion(settings.with_(rendering={"resolutions": steps[:1]}), least)) / 60

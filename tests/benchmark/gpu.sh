@@ -64,14 +64,14 @@ if [ -n "${TRIAL:-}" ]; then
     benchmark=(--resolution 16 --iterations 2)
     object=(--iterations 2)
 fi
-run benchmark.json 150 "$python" -m redream benchmark "${benchmark[@]}" --json
+run benchmark.json 130 "$python" -m redream benchmark "${benchmark[@]}" --json
 
 if "$python" -c "import pytest" 2>"$work/import"; then # without the plug-ins that pyproject.toml asks for
-    run tests.txt 40 "$python" -m pytest -m gpu -q -o addopts=--import-mode=importlib
+    run tests.txt 85 "$python" -m pytest -m gpu -q -o addopts=--import-mode=importlib
 fi
 
 start=$EPOCHREALTIME
-run object.txt 165 "$python" -m redream generate "a purple owl" --seed 7 --out "$work/owl" "${object[@]}"
+run object.txt 140 "$python" -m redream generate "a purple owl" --seed 7 --out "$work/owl" "${object[@]}"
 end=$EPOCHREALTIME
 "$python" - "$work/owl" "$start" "$end" >"$out/object.json" <<'PYTHON'
 import json, pathlib, sys

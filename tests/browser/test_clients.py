@@ -23,7 +23,7 @@ def client_of(app):
 
 
 def test_the_example_client_downloads_an_object_with_its_scores(app, tmp_path, capsys):
-    words = ["a purple owl", "--url", app[0], "--method", "sds", "--iterations", "10", "--out", str(tmp_path / "owl")]
+    words = ["a purple owl", "--url", app[0], "--method", "sds", "--iterations", "60", "--out", str(tmp_path / "owl")]
     assert client_generate.main(words) == 0
     assert {file.suffix for file in (tmp_path / "owl").iterdir()} == {".mp4", ".glb", ".json"}
     assert json.loads((tmp_path / "owl/result.json").read_text())["scores"][0]["clip_a"] <= 1

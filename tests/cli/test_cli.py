@@ -75,6 +75,7 @@ def test_minutes_become_settings_that_are_stored_and_the_benchmark_behind_them_t
 ):
     """The first time a short benchmark comes before; the run's command names iterations, and no time."""
     monkeypatch.setattr(benchmark, "FIT_STEPS", 2)
+    monkeypatch.setattr(benchmark, "COUNTED", 3)
     requests = []
 
     def generate(prompt, *, stack, settings, **values):
@@ -165,6 +166,7 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
 
 def test_benchmark_prints_a_table_or_one_json_object(tiny_stack, capsys, monkeypatch):
     monkeypatch.setattr(benchmark, "FIT_STEPS", 2)
+    monkeypatch.setattr(benchmark, "COUNTED", 3)
     words = ["benchmark", "--stack", str(tiny_stack), "--iterations", "2"]
     assert main([*words, "--json"]) == 0
     out, err = capsys.readouterr()

@@ -85,13 +85,13 @@ def test_particles_take_turns_and_start_from_different_assets(tiny_stack, assets
 
 def test_the_asset_velocity_alone_pulls_a_particle_onto_its_asset(tiny_stack, assets):
     settings = TINY.with_(
-        iterations=40,
+        iterations=20,
         initialisation={"warmup": 1.0, "asset_colour_until": 1.0, "asset_sigma": 0.005},
         adapt=False,
         distillation={"delta_every": 0, "guidance": 0.0},
     )
     settings = settings.with_(
-        initialisation={"asset_steps": 6},
+        initialisation={"asset_steps": 12},
         distillation={"learning_rate_grid": 0.05, "learning_rate_network": 0.01, "learning_rate_end": 1.0},
     )
     settings = settings.with_(rendering={"resolutions": ((0.0, 24),)})

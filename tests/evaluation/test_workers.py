@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_stack import TINY
+from tiny_stack import TINY, start_small_worker
 
 from redream.evaluation import sweep, workers
 from redream.evaluation.scorer import EvaluationError
@@ -23,7 +23,11 @@ SETTINGS = by_method(TINY.with_(iterations=2, output={"checkpoint_every": 1}))
 PROMPTS = [Prompt("a purple owl"), Prompt("a red vase")]
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.usefixtures("full_outputs")  # worker processes know of no smaller ones
+
+@pytest.fixture(autouse=True)
+def _small_workers(monkeypatch):
+    """Worker processes make outputs as small as this process does."""
+    monkeypatch.setattr(workers, "_start_worker", start_small_worker)
 
 
 def evaluate(out, models, **changes):
@@ -50,6 +54,9 @@ def test_worker_processes_have_the_table_of_one_process_and_repeat_only_the_run_
     assert max(sessions(tmp_path / "dead")) <= 2  # with one, its pool ends: runs are resumed at most once
     assert len({(tmp_path / name / "table.json").read_bytes() for name in ("one", "dead")}) == 1
     assert not list(tmp_path.glob("*/runs/*/.*"))  # lock files
+    for folder in (tmp_path / "dead/runs/sds").iterdir():  # a trial is pickled whole
+        assert Run.open(folder).request.settings == SETTINGS["sds"]
+        assert json.loads((folder / "costs.json").read_text())["threads"] == 1
 
 
 def test_an_evaluation_whose_worker_processes_all_die_is_refused_in_a_sentence(models, tmp_path, monkeypatch):
@@ -98,12 +105,3 @@ def processes_of(session: int) -> list[int]:
     )
     rows = [line.split() for line in listing.stdout.splitlines()]
     return [int(pid) for pid, state in rows if not state.startswith("Z")]
-
-
-def test_the_settings_of_a_trial_reach_its_worker_process(models, tmp_path):
-    """A trial is pickled whole: the run of a worker process is the one that is planned here."""
-    trial = plan(tmp_path, PROMPTS[0], "sds", 3, SETTINGS["sds"], ModelDigests.of(models.stack))
-    *_, last = workers.make_in_processes([trial], models, 1)
-    assert last.ended and last.outcome.failure is None and last.seconds > 0
-    assert Run.open(trial.folder).request.settings == trial.settings
-    assert json.loads((trial.folder / "costs.json").read_text())["threads"] == 1

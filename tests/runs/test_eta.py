@@ -47,7 +47,7 @@ def test_all_of_the_adaptation_is_work_of_the_warm_up_once_for_all_particles():
             sum(count * iterations.work[part] for part, count in iterations.counts().items())
             for iterations in (Iterations(settings), Iterations(settings.with_(adapt=False)))
         )
-        assert work - without == pytest.approx(400 * 8 * eta.ADAPTATION)
+        assert work - without == pytest.approx(MINI.adaptation.steps * 8 * eta.ADAPTATION)
 
 
 def test_a_learned_run_is_predicted_exactly(tmp_path):

@@ -14,8 +14,11 @@ from redream.runs.upgrade import FORMAT, upgrade
 from redream.scoring.scores import SCORES
 from redream.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("full_outputs")  # as the stored scores are
 DATA = Path(__file__).parent / "data"
-SETTINGS = TINY.with_(adapt=False, variational={"rank": 1})  # of the run in DATA, stopped after 3 of 4 iterations
+SETTINGS = TINY.with_(
+    adapt=False, variational={"rank": 1, "shared_noise": False}
+)  # of the run in DATA, stopped after 3 of 4 iterations
 
 
 @pytest.fixture
