@@ -68,6 +68,9 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
     r"python -m redream \w+ .*\[.*": f"{HERE}test_the_usage_in_the_readme_names_all_options_of_the_command_line",
     r'python -m redream generate "a purple owl" --out my-owl': f"{HERE}test_an_object_is_made_resumed_and_looked_up",
     r"python -m redream benchmark": f"{HERE}test_the_benchmark_projects_the_presets_of_the_miniature",
+    r"python -m redream benchmark --stack sd21 --flop": (
+        "tests/cli/test_cli.py::test_benchmark_prints_a_table_or_one_json_object"
+    ),
     r"python -m redream doctor": f"{HERE}test_doctor_names_a_stack",
     r"python -m redream evaluate --(?!.*\[).*": f"{HERE}test_every_documented_evaluation_can_be_planned",
     r"python -m examples\.differences docs/results\.parquet .*": f"{HERE}test_every_documented_table_is_printed",
