@@ -4,6 +4,7 @@ App, command line and evaluation call them. What is asked for is checked and wri
 the work. Importing this is cheap, so that settings.json is written before anything large is imported.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ def generate(
     out: str | Path | None = None,
     stop: Callable[[], bool] = run_to_end,
     models: Models | None = None,
+    deadline: float = math.inf,
 ) -> Iterator[Event]:
     """Make a 3D object of a prompt in a new run's folder; yields the run's events.
 
@@ -66,6 +68,8 @@ def generate(
     out: a new or empty folder; default: a fresh one under `runs_folder()`
     stop: asked at every iteration; once True, results are made of what was optimised so far
     models: shared between runs; the stack is then theirs
+    deadline: of time.monotonic(); before it the run pauses at a checkpoint, to be resumed. One that is past only finds the
+        assets
 
     Raises a `RedreamError`.
     """
@@ -85,7 +89,7 @@ def generate(
     uploads, files = _validated(assets, parsed.prompt)
     name, overrides = _address(stack)
     run = Run.create(Request(prompt, settings, name, overrides, uploads, uids=tuple(uids)), out, files)
-    return _events(run, stack, parsed, models, stop, uploads_validated=True)
+    return _events(run, stack, parsed, models, stop, deadline, uploads_validated=True)
 
 
 def resume(
@@ -94,12 +98,13 @@ def resume(
     *,
     stop: Callable[[], bool] = run_to_end,
     models: Models | None = None,
+    deadline: float = math.inf,
 ) -> Iterator[Event]:
     """Continue a run, by its folder or id, from its last checkpoint; yields the events of this session.
 
     The result is that of an uninterrupted run. `iterations` adds so many per particle to those planned, at the end values
-    of the schedules. A finished run without more to do has no events. `models` are used if they are of the run's stack.
-    Raises a `RedreamError`.
+    of the schedules. A finished run without more to do has no events. `models` are used if they are of the run's stack,
+    `deadline` is that of `generate`. Raises a `RedreamError`.
     """
     run = Run.open(folder)
     request = run.request
@@ -112,7 +117,7 @@ def resume(
     if iterations is not None:
         run.extend(iterations)
     models = models if models and models.stack == stack else None
-    return _events(run, stack, parsed, models, stop)
+    return _events(run, stack, parsed, models, stop, deadline)
 
 
 def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, models: Models | None = None) -> list:
@@ -236,13 +241,15 @@ def _events(
     parsed: ParsedPrompt,
     models: Models | None,
     stop: Callable[[], bool],
+    deadline: float,
     uploads_validated: bool = False,
 ) -> Iterator[Event]:
     """The session's events, each of them written to events.jsonl before it is yielded."""
     from redream.runs.session import Session
 
     try:
-        for event in Session(run, stack, parsed, models or Models.load(stack), stop, uploads_validated).events():
+        models = models or Models.load(stack)
+        for event in Session(run, stack, parsed, models, stop, deadline, uploads_validated).events():
             yield run.log(event)
     except Exception as error:  # whatever it was, pages that follow the events must learn that the run has ended
         run.log(Failed(str(error) if isinstance(error, RedreamError) else FAULT))

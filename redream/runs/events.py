@@ -107,6 +107,11 @@ class Finished(Event):
     stopped: bool  # before all planned iterations were done
 
 
+@dataclass(frozen=True)
+class Paused(Event):
+    """The last event of a session whose time was over first: the next one goes on from its last checkpoint."""
+
+
 KINDS = {kind.__name__.lower(): kind for kind in Event.__subclasses__()}
 
 

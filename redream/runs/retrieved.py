@@ -80,9 +80,11 @@ def from_upload(
     return retrieved
 
 
-def oriented(retrieved: RetrievedAsset, models: Models, settings: Settings) -> tuple[RetrievedAsset, Alignment]:
-    """Return the asset with its front at +x, and how the front was found (ReDream, appendix B)."""
-    alignment = align(retrieved.asset, retrieved.entry["caption"], models.clip("retrieval"), settings)
+def oriented(
+    retrieved: RetrievedAsset, models: Models, settings: Settings, known: Alignment | None = None
+) -> tuple[RetrievedAsset, Alignment]:
+    """Return the asset with its front at +x, and how the front was found (ReDream, appendix B), or is `known`."""
+    alignment = known or align(retrieved.asset, retrieved.entry["caption"], models.clip("retrieval"), settings)
     return replace(retrieved, asset=retrieved.asset.rotated(alignment.yaw_deg)), alignment
 
 

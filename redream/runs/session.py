@@ -14,6 +14,7 @@ from pathlib import Path
 from redream import __version__
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
+from redream.retrieval.orientation import Alignment
 from redream.runs import outputs, retrieved
 from redream.runs.eta import RESULTS, RuntimeEstimator, SessionClock
 from redream.runs.events import (
@@ -21,6 +22,7 @@ from redream.runs.events import (
     Event,
     Finished,
     Oriented,
+    Paused,
     Preview,
     Progress,
     Retrieved,
@@ -29,7 +31,7 @@ from redream.runs.events import (
     Warned,
 )
 from redream.runs.retrieved import RetrievedAsset
-from redream.runs.run import Run
+from redream.runs.run import Run, RunError
 from redream.runs.upgrade import FORMAT
 from redream.scene import turntable
 from redream.scene.mesh import MeshError
@@ -40,6 +42,7 @@ from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
 from redream.stack.vocabulary import ParsedPrompt
 
+ALIGNMENT = ("yaw_deg", "margin", "clear")  # what orientation.json keeps of an asset's `Alignment`
 FILM_UPDATES = 10  # while a turntable is rendered
 UNSCORED = (
     ClipError,
@@ -64,6 +67,7 @@ class Session:
     parsed: ParsedPrompt
     models: Models
     stop: Callable[[], bool]
+    deadline: float = math.inf  # of time.monotonic(): the session pauses before it, at a checkpoint
     uploads_validated: bool = False  # and stored by this call; a resumed run's folder may have been changed since
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's entries and their orientation
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
@@ -85,6 +89,9 @@ class Session:
         if settings.uses_assets:
             yield from self._retrieve(retrieved_assets)
             yield from self._orient(retrieved_assets)
+        if self._time_is_over():  # a session that only prepares the run
+            yield Finished(stopped=True) if self.stop() else Paused()
+            return
 
         yield Progress("loading", done, total)
         with self._timed("loading"):
@@ -94,10 +101,17 @@ class Session:
             distillation = Distillation(self.models.prior, settings, prompt, captioned)
             yield from self._load(distillation, checkpoints)
         yield from self._distil(distillation)
-        if distillation.iteration:  # else there is nothing to make results of
+        done, before = distillation.iteration, done
+        halfway = done < total and not self.stop()
+        if self._time_is_over(self._seconds_of_results()) and (halfway or done > before):
+            if done < total:  # a record of all iterations would say that there are results
+                run.write_json("record.json", self._record(done))
+            yield Paused()
+            return
+        if done:  # else there is nothing to make results of
             yield from self._make_results(distillation)
-        run.write_json("record.json", self._record(distillation.iteration))
-        yield Finished(stopped=distillation.iteration < total)
+        run.write_json("record.json", self._record(done))
+        yield Finished(stopped=done < total)
 
     def _retrieve(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
         """Fill `assets` with the uploaded ones, those named by uid, those of the run's first session, or the best hits."""
@@ -117,22 +131,40 @@ class Session:
             entries = [asset.entry for asset in assets]
             run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
             for number, asset in enumerate(assets):
-                outputs.save_strip(asset.asset, settings, run.folder / f"asset-{number}.png")
+                self._save_strip(asset, f"asset-{number}.png")
         for sentence in warnings:
             yield Warned(sentence)
         yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(assets))))
 
     def _orient(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
-        """Replace each asset by the same with its front at +x."""
-        settings = self.run.request.settings
+        """Replace each asset by the same with its front at +x, which the run's first session has found."""
+        settings, known = self.run.request.settings, self._known_alignments()
         for number, asset in enumerate(list(assets)):
             with self._timed("orientation"):
-                oriented, alignment = retrieved.oriented(asset, self.models, settings)
+                oriented, alignment = retrieved.oriented(asset, self.models, settings, known.get(number))
                 strip = f"asset-{number}-turned.png"
-                outputs.save_strip(oriented.asset, settings, self.run.folder / strip)
+                self._save_strip(oriented, strip)
             assets[number] = oriented
             self.assets.append(asset.entry | asdict(alignment))
             yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
+        self.run.write_json("orientation.json", {"assets": [{key: a[key] for key in ALIGNMENT} for a in self.assets]})
+
+    def _known_alignments(self) -> dict[int, Alignment]:
+        """How an earlier session oriented the assets, by their places; {} if none did."""
+        if not (self.run.folder / "orientation.json").is_file():
+            return {}
+        try:
+            stored = self.run.read_json("orientation.json")["assets"]
+            return {
+                n: Alignment(float(a["yaw_deg"]), float(a["margin"]), bool(a["clear"])) for n, a in enumerate(stored)
+            }
+        except (RunError, KeyError, TypeError, ValueError):  # malformed: the fronts are found anew
+            return {}
+
+    def _save_strip(self, asset: RetrievedAsset, name: str) -> None:
+        """Write an asset's views, unless an earlier session has."""
+        if not (self.run.folder / name).is_file():
+            outputs.save_strip(asset.asset, self.run.request.settings, self.run.folder / name)
 
     def _load(self, distillation, checkpoints: list[Path]) -> Iterator[Event]:
         """Continue from the last checkpoint that is intact. Raises `CheckpointError`, and changes no file, if none is."""
@@ -155,14 +187,15 @@ class Session:
             yield Warned(f"The checkpoint of iteration {at} is damaged; the run goes on from iteration {instead}.")
 
     def _distil(self, distillation) -> Iterator[Event]:
-        """Iterate, with previews and checkpoints, until all is done or stopped; the last state is always saved."""
+        """Iterate, with previews and checkpoints, until all is done, it is stopped or its time is over; the last state is
+        always saved."""
         request, saved = self.run.request, distillation.iteration
         settings = request.settings
         with_previews, overflowed = True, 0
-        learned = RuntimeEstimator.of_latest_runs(self.stack.name, environment.device_name(self.models.device))
+        learned = RuntimeEstimator.of_latest_runs(self.stack.name, self.models.device_name)
         self.clock = SessionClock(settings, request.extra, learned)
-        steps, last = distillation.steps(request.extra, self.stop), time.perf_counter()
-        while not self.stop():
+        steps, last = distillation.steps(request.extra, self._ends), time.perf_counter()
+        while not self._ends():
             with self._timed("distillation"):
                 step = next(steps, None)
             if step is None:
@@ -259,6 +292,17 @@ class Session:
             file.unlink(missing_ok=True)  # one of an earlier session
             yield Warned(str(error))
 
+    def _ends(self) -> bool:
+        return self.stop() or self._time_is_over()
+
+    def _time_is_over(self, seconds: float = 0.0) -> bool:
+        """Whether what takes so long would end after the deadline."""
+        return time.monotonic() + seconds >= self.deadline
+
+    def _seconds_of_results(self) -> float:
+        """Estimate the seconds that the results take; 0 if unknown."""
+        return sum(self.clock.finishing(stage) or 0.0 for stage in RESULTS)
+
     def _seconds_left(self, number: int, filmed: float) -> float | None:
         """Estimate the seconds left while results of particle `number` are made; `filmed`: how much of its turntable is
         rendered, 0 to 1."""
@@ -281,7 +325,7 @@ class Session:
             "extra": request.extra,
             "assets": self.assets,
             "models": self.models.provenance(),
-            "device": environment.device_name(self.models.device),
+            "device": self.models.device_name,
             "versions": environment.versions(),
             "done": done,
             "stopped": done < request.total,

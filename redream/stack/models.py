@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from redream import hub
@@ -20,8 +21,9 @@ class Models:
     Runs use them one after the other, retrieval beside them; it needs only its CLIP and the index, which load fast.
     """
 
-    def __init__(self, stack: Stack, device: str) -> None:
+    def __init__(self, stack: Stack, device: str, retrieval_device: str | None = None) -> None:
         self.stack, self.device = stack, device
+        self._retrieval_device = retrieval_device or device  # of the CLIP that finds and orients assets
         self.origins: dict[str, dict] = {}  # where loaded models came from, by their name in stack.json
         self._loaded: dict = {}  # by its name in stack.json
         self._loading = threading.Lock()  # one model after the other
@@ -32,6 +34,11 @@ class Models:
         is first used."""
         stack = stack if isinstance(stack, Stack) else Stack.load(stack)
         return Models(stack, device or environment.device())
+
+    @cached_property
+    def device_name(self) -> str:
+        """The device as records and estimates name it."""
+        return environment.device_name(self.device)
 
     @property
     def index(self):
@@ -56,7 +63,8 @@ class Models:
         """A `redream.retrieval.clip.Clip`: "retrieval", or "a" and "b" for scores."""
         from redream.retrieval.clip import Clip
 
-        return self._once(f"clips.{name}", lambda: Clip.load(self._folder(f"clips.{name}"), self.device))
+        device = self._retrieval_device if name == "retrieval" else self.device
+        return self._once(f"clips.{name}", lambda: Clip.load(self._folder(f"clips.{name}"), device))
 
     @property
     def score_size(self) -> int:

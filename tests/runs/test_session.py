@@ -1,5 +1,7 @@
 """What a session does when something goes wrong: results that exist are kept, and a warning says what happened."""
 
+import time
+
 import pytest
 from tiny_stack import TINY
 
@@ -8,8 +10,9 @@ from redream.distillation.checkpoint import CheckpointError
 from redream.distillation.loop import Distillation
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
-from redream.runs import events, outputs, session
+from redream.runs import events, outputs, retrieved, session
 from redream.runs.run import Run, RunError
+from redream.runs.session import Session
 from redream.stack.models import Models
 
 PROMPT = "a purple owl"
@@ -135,3 +138,42 @@ def test_a_run_is_locked_from_its_first_event_until_its_iterator_ends_or_is_clos
     assert list(pipeline.resume(tmp_path / "run", models=models))[-1] == events.Finished(stopped=False)
     with Run.open(tmp_path / "run").working():
         pass
+
+
+def test_sessions_that_pause_when_their_time_is_over_make_what_one_makes(models, tmp_path, monkeypatch):
+    """The first one only finds and orients the assets, the next two have time for two iterations each."""
+    settings = SETTINGS.with_(method="redream")
+    whole = begin(models, tmp_path / "whole", settings=settings)
+    prepared = list(pipeline.generate(PROMPT, settings=settings, out=tmp_path / "run", models=models, deadline=0.0))
+    assert isinstance(prepared[-2], events.Oriented) and prepared[-1] == events.Paused()
+    monkeypatch.setattr(retrieved, "align", None)  # the fronts are known
+
+    def is_over(self, seconds=0.0):
+        return sum(self.clock._count.values()) >= 2 if hasattr(self, "clock") else False
+
+    monkeypatch.setattr(Session, "_time_is_over", is_over)
+    assert list(pipeline.resume(tmp_path / "run", models=models))[-1] == events.Paused()
+    run = Run.open(tmp_path / "run")
+    assert run.checkpoints()[-1].name == "000002" and not run.finished
+    assert run.read_json("record.json")["seconds_per_iteration"]
+    assert list(pipeline.resume(run.folder, models=models))[-1] == events.Paused()  # no time for the results
+    assert not run.finished
+    assert list(pipeline.resume(run.folder, models=models))[-1] == events.Finished(stopped=False)
+    last = [(r.checkpoints()[-1] / "state.safetensors").read_bytes() for r in (whole, run)]
+    assert last[0] == last[1] and whole.read_json("scores.json") == run.read_json("scores.json")
+
+
+def test_results_that_would_end_after_the_deadline_are_left_to_the_next_session(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(Session, "_seconds_of_results", lambda self: 3600.0)
+    deadline = time.monotonic() + 600
+    *_, last = pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models, deadline=deadline)
+    assert last == events.Paused() and Run.open(tmp_path).checkpoints()[-1].name == "000004"
+    *_, last = pipeline.resume(tmp_path, models=models, deadline=deadline)  # nothing else is left: it tries
+    assert last == events.Finished(stopped=False) and (tmp_path / "scores.json").is_file()
+
+
+def test_a_run_that_is_stopped_while_it_is_prepared_ends(models, tmp_path):
+    *_, last = pipeline.generate(
+        PROMPT, settings=SETTINGS, out=tmp_path, models=models, deadline=0.0, stop=lambda: True
+    )
+    assert last == events.Finished(stopped=True)
