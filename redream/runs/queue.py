@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -20,7 +21,6 @@ from redream.runs.events import Event, Finished, Progress
 from redream.runs.retention import prune
 from redream.runs.run import ID, Run, RunError, new_id, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
-from redream.stack import environment
 from redream.stack.models import Models
 
 POLL_SECONDS = 0.2  # between two reads of a run's events
@@ -49,6 +49,12 @@ class Job:
     events: Iterator[Event]
     stop: threading.Event
     seconds_left: float | None  # None: unknown
+    context: Context = field(default_factory=copy_context)  # of its submission: on ZeroGPU it says whose request it is
+    started: bool = False
+
+    def next_event(self) -> Event | None:
+        """Do the next piece of its work; None once it is done."""
+        return self.context.run(next, self.events, None)
 
 
 class Worker:
@@ -56,15 +62,29 @@ class Worker:
 
     `generate` and `resume` are those of `redream.pipeline`. Runs that ended more than `keep_days` ago are removed, now and
     every hour (None: never).
+
+    preset: of runs that name no settings; default: the stack's
+    parallel: runs that are made at once, where each has a device of its own (ZeroGPU)
     """
 
-    def __init__(self, models: Models, generate: Callable, resume: Callable, keep_days: float | None = None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        generate: Callable,
+        resume: Callable,
+        keep_days: float | None = None,
+        *,
+        preset: str | None = None,
+        parallel: int = 1,
+    ) -> None:
         self.models, self._generate, self._resume = models, generate, resume
-        self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, environment.device_name(models.device))
+        self.preset, self._parallel = preset or models.stack.preset, parallel
+        self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, models.device_name)
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._submit_lock = threading.Lock()  # one submission after the other
-        threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
+        for _ in range(parallel):
+            threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
         if keep_days is not None:
             threading.Thread(target=_prune_regularly, args=(keep_days,), name="redream-prune", daemon=True).start()
 
@@ -85,7 +105,7 @@ class Worker:
         `inputs`: `assets` or `uids`, as in `pipeline.generate`. Raises as `pipeline.generate`; `QueueError` if too many
         runs wait.
         """
-        run, settings = new_id(), settings or PRESETS[self.models.stack.preset]["redream"]
+        run, settings = new_id(), settings or PRESETS[self.preset]["redream"]
 
         def begin(stop: Stop) -> Iterator[Event]:
             folder = runs_folder() / run
@@ -211,15 +231,19 @@ class Worker:
             time.sleep(POLL_SECONDS)
 
     def _position(self, run: str) -> int | None:
-        return list(self._jobs).index(run) if run in self._jobs else None
+        return max(0, list(self._jobs).index(run) - self._parallel + 1) if run in self._jobs else None
+
+    def _next(self) -> tuple[str, Job] | None:
+        """The first run that waits; those that are being made come before it."""
+        return next(((run, job) for run, job in self._jobs.items() if not job.started), None)
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._jobs)
-                run, job = next(iter(self._jobs.items()))
+                run, job = self._changed.wait_for(self._next)
+                job.started = True
             try:
-                for event in job.events:  # the pipeline writes each one into events.jsonl
+                while (event := job.next_event()) is not None:  # the pipeline writes each one into events.jsonl
                     if isinstance(event, Progress) and event.seconds_left is not None:
                         job.seconds_left = event.seconds_left
             except Exception as error:  # its sentence is in events.jsonl; the next run has its turn

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from contextvars import ContextVar
 
 import pytest
 from tiny_stack import TINY
@@ -90,6 +91,32 @@ def test_runs_are_made_in_turn_and_followers_of_a_waiting_run_get_its_queue_posi
     last = all_of(worker.follow(runs[2]))
     assert [event for event in last if not isinstance(event, Queued)] == DONE
     assert fake.made == ["a", "b", "c"]
+
+
+def test_several_runs_are_made_at_once_where_each_has_a_device_of_its_own(models, fake):
+    worker = Worker(models, fake, pipeline.resume, parallel=2)
+    runs = [worker.submit(prompt) for prompt in "abc"]
+    assert [worker.queue_position(run) for run in runs] == [0, 0, 1]
+    fake.go.set()
+    for run in runs:
+        assert [event for event in all_of(worker.follow(run)) if not isinstance(event, Queued)] == DONE
+
+
+def test_a_run_is_made_in_the_context_of_its_submission(models, fake):
+    visitor, seen = ContextVar("visitor", default=None), []
+
+    def noting(run_events):
+        for event in run_events:
+            seen.append(visitor.get())
+            yield event
+
+    worker = Worker(models, lambda *prompt, **inputs: noting(fake(*prompt, **inputs)), pipeline.resume)
+    visitor.set("Ann")
+    run = worker.submit("a")
+    visitor.set("Bob")
+    fake.go.set()
+    list(worker.follow(run))
+    assert set(seen) == {"Ann"}
 
 
 def test_stopping_a_run_ends_it_with_the_results_so_far(worker, fake):
