@@ -1,4 +1,4 @@
-"""The web demo: the tabs of redream/app in one Gradio app, over one worker."""
+"""The web demo: the tabs of redream/app in one Gradio app, over one worker; on ZeroGPU its work is done in GPU calls."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
 
 from redream import pipeline
-from redream.app import api
+from redream.app import api, zerogpu  # on ZeroGPU the latter imports `spaces`, before anything uses CUDA
 from redream.app.about import about_tab
 from redream.app.browser_runs import BrowserRuns
 from redream.app.compare import CompareTab
@@ -35,8 +35,17 @@ def choose_stack() -> tuple[Stack, str]:
     return Stack.load(diagnosis.stack), diagnosis.reason
 
 
+def make_worker(stack: Stack) -> Worker:
+    """The worker for this computer's device, or for ZeroGPU's."""
+    if zerogpu.ENABLED:
+        options = {"preset": zerogpu.preset_of(stack), "parallel": zerogpu.PARALLEL}
+        return Worker(zerogpu.load(stack), zerogpu.generate, zerogpu.resume, days_kept(), **options)
+    return Worker(Models.load(stack), pipeline.generate, pipeline.resume, days_kept())
+
+
 def build(worker: Worker, reason: str) -> gr.Blocks:
     """The app over one worker; `reason` says why its stack is in use."""
+    prior_samples = (zerogpu if zerogpu.ENABLED else pipeline).prior_samples
     with gr.Blocks(title="Redream", delete_cache=(3600, 86400)) as demo:
         api.register(worker)  # first: an event of a tab that has an endpoint's name gets another one
         browser = BrowserRuns.create()
@@ -49,7 +58,7 @@ def build(worker: Worker, reason: str) -> gr.Blocks:
             with gr.Tab("Library", id="library") as tab:
                 LibraryTab(worker, tab).connect_create(tabs, create)
             with gr.Tab("Prior", id="prior"):
-                PriorTab(worker)
+                PriorTab(worker, prior_samples)
             with gr.Tab("About", id="about"):
                 about_tab(worker.models.stack, reason)
     return demo
@@ -59,11 +68,12 @@ def main() -> None:
     try:
         stack, reason = choose_stack()
         runs_folder().mkdir(parents=True, exist_ok=True)
-        worker = Worker(Models.load(stack), pipeline.generate, pipeline.resume, keep_days=days_kept())
+        worker = make_worker(stack)
         demo = build(worker, reason)
     except RedreamError as error:
         sys.exit(error_sentence(error))
-    threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
+    if not zerogpu.ENABLED:
+        threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
     demo.launch(
         theme=theme(),
         css_paths=STATIC / "page.css",

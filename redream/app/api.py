@@ -44,8 +44,9 @@ class Endpoints:
         asset: str | None = None,
         minutes: float | None = None,
     ) -> Iterator[Answer]:
-        """Make 3D objects of a prompt. Streams {run, state, done, ended, scores}; at the end there are the turntables (MP4)
-        and the models (GLB), one per object. The run goes on if the client leaves; its id leads back to it.
+        """Make 3D objects of a prompt. Streams {run, state, done, ended, paused, scores}; at the end there are the turntables
+        (MP4) and the models (GLB), one per object. The run goes on if the client leaves; its id leads back to it. On ZeroGPU
+        a run may end paused, with a part of its iterations done: continue it until it is not.
 
         Args:
             prompt: an object in words, 1 to 300 characters
@@ -66,7 +67,7 @@ class Endpoints:
         yield from self._follow(self.worker.submit(prompt or "", settings, **start))
 
     def resume(self, run: str, iterations: int = 0) -> Iterator[Answer]:
-        """Continue a run from its last checkpoint. Streams and ends as generate does.
+        """Continue a run from its last checkpoint, also one that is paused. Streams and ends as generate does.
 
         Args:
             run: its id
@@ -95,13 +96,19 @@ class Endpoints:
         return find_run(str(run)).read_json("scores.json")
 
     def _follow(self, run: str) -> Iterator[Answer]:
-        """The run's state after every change. Raises `QueueError` if it ends without files."""
+        """The run's state after every change. Raises `QueueError` if it ends without files, and is not paused."""
         for page in RunPage.follow(self.worker, run):
-            state = {"run": run, "state": page.status, "done": page.progress, "ended": page.ended}
+            state = {
+                "run": run,
+                "state": page.status,
+                "done": page.progress,
+                "ended": page.ended,
+                "paused": page.paused,
+            }
             files = sorted(page.files.items())
             turntables, meshes = ([file for (kind, _), file in files if kind == k] for k in ("turntable", "mesh"))
             yield state | {"scores": page.scores}, turntables, meshes
-        if not page.files:
+        if not page.files and not page.paused:
             raise QueueError(page.status)
 
 

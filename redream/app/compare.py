@@ -78,6 +78,7 @@ class CompareTab:
             yield {self.error_box: error_html(error)}
         pending, before = bool(ids), None
         while pending:
+            comparison.continue_paused(self.worker, ids.values())
             pending = any(
                 self.worker.queue_position(run) is not None for run in ids.values()
             )  # before the runs are read

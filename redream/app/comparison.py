@@ -1,6 +1,6 @@
 """The same prompt and seed by several methods: which runs these are, how far each is, and their grid with scores."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from redream.app.form import GenerationForm
 from redream.app.run_page import stage_name
 from redream.errors import RedreamError
 from redream.files import read_json
-from redream.runs.events import Failed, Finished, Progress
+from redream.runs.events import Event, Failed, Finished, Paused, Progress
 from redream.runs.queue import Worker, events_after
 from redream.runs.run import Run
 from redream.scoring.scores import QUANTITIES, SCORES, keys_of
@@ -103,10 +103,7 @@ def _status(run: Run, position: int | None) -> str:
     """How far a run with this queue position is; "" if it is finished."""
     if position:
         return queue_status(position, None)
-    history = run.folder / "events.jsonl"
-    events = events_after(history, max(0, history.stat().st_size - TAIL))[0] if history.is_file() else []
-    latest = next((event for event in reversed(events) if isinstance(event, (Progress, Failed, Finished))), None)
-    match latest:
+    match _latest(run):
         case Progress(stage, iteration, total) if position == 0:
             return f"{stage_name(stage)}, {iteration / total:.0%}"
         case Finished(stopped=False):
@@ -114,6 +111,21 @@ def _status(run: Run, position: int | None) -> str:
         case Failed(sentence):
             return sentence
     return "Starting." if position == 0 else "It was stopped before it was finished."
+
+
+def _latest(run: Run) -> Event | None:
+    """The latest event that says how far a run is."""
+    history = run.folder / "events.jsonl"
+    events = events_after(history, max(0, history.stat().st_size - TAIL))[0] if history.is_file() else []
+    known = (Progress, Failed, Finished, Paused)
+    return next((event for event in reversed(events) if isinstance(event, known)), None)
+
+
+def continue_paused(worker: Worker, ids: Iterable[str]) -> None:
+    """Ask for the next GPU call of each run that is paused. Raises as `Worker.resume`."""
+    for run in existing_runs(ids):
+        if worker.queue_position(run.folder.name) is None and isinstance(_latest(run), Paused):
+            worker.resume(run.folder.name)
 
 
 # ---------------------------------------------------------------- HTML

@@ -50,7 +50,13 @@ class CreateTab:
         resume = reports_errors(form.error_box)(self.resume)
         resuming = view.continue_button.click(resume, current, form.error_box, **STREAMING, **PRIVATE)
         resumed = resuming.then(follow, current, view.outputs, **STREAMING, **PRIVATE)
-        current.change(follow, current, view.outputs, cancels=resumed, **RETRIGGER, **STREAMING, **PRIVATE)
+        # In a request of its own: what a visitor's request is allowed on ZeroGPU is for one call.
+        calling = view.pause.change(
+            reports_errors(form.error_box)(self.next_call), current, form.error_box, **STREAMING, **PRIVATE
+        )
+        called = calling.then(follow, current, view.outputs, **STREAMING, **PRIVATE)
+        following = {"cancels": [resumed, called]} | RETRIGGER | STREAMING | PRIVATE
+        current.change(follow, current, view.outputs, **following)
         known.change(None, None, None, js=script("show_results.js"))
         form.stop_button.click(self.stop, current, form.stop_button, **UNQUEUED)
 
@@ -81,6 +87,12 @@ class CreateTab:
     def resume(self, run: str) -> Iterator:
         """Continue from the last checkpoint, beyond the plan if that is done."""
         self.worker.resume(run, MORE if find_run(run).finished else None)
+        yield {self.form.error_box: ""}
+
+    def next_call(self, run: str | None) -> Iterator:
+        """Continue a paused run, unless another page has done so."""
+        if run and self.worker.queue_position(run) is None:
+            self.worker.resume(run)
         yield {self.form.error_box: ""}
 
     def restore(self, known: list[str], current: str | None, request: gr.Request) -> Iterator:

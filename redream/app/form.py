@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from redream.app import zerogpu
 from redream.app.components import duration
 from redream.errors import RedreamError
 from redream.runs.queue import Worker
@@ -83,18 +84,20 @@ class GenerationForm:
 
 
 def preset_of(worker: Worker) -> Preset:
-    """The preset of a worker's stack."""
-    return PRESETS[worker.models.stack.preset]
+    """The preset of a worker's runs."""
+    return PRESETS[worker.preset]
 
 
 def estimate(worker: Worker, runs: Sequence[Settings]) -> str:
-    """The time that runs with these settings take one after the other, as "about 1 min 40 s on this CPU"; "" if unknown."""
+    """The time that runs with these settings take one after the other, as "about 1 min 40 s on this CPU"; "" if unknown. On
+    ZeroGPU also what they cost."""
     times = [worker.eta.seconds(settings) for settings in runs]
     if not times or None in times:
         return ""
     seconds = sum(times) if sum(times) < 20 else 5 * round(sum(times) / 5)
     device = "this GPU" if worker.models.device.startswith("cuda") else "this CPU"
-    return f"about {duration(seconds)} on {device}"
+    cost = f", {zerogpu.quota_seconds(seconds):.0f} s of your quota" if zerogpu.ENABLED else ""
+    return f"about {duration(seconds)} on {device}{cost}"
 
 
 def with_estimate(label: str, time: str) -> str:
@@ -108,7 +111,7 @@ def fitting(settings: Settings, minutes: float, worker: Worker) -> Settings:
     if worker.eta.seconds(settings) is None:
         return settings
     most = max_iterations(preset_of(worker))
-    least = min(fewest_iterations(worker.models.stack.preset), most)
+    least = min(fewest_iterations(worker.preset), most)
     return schedule(settings, minutes, worker.eta.seconds, least, most)
 
 

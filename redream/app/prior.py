@@ -1,6 +1,6 @@
 """The tab Prior: samples of the 2D model from back to front, before and after its adaptation to the assets' views."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import gradio as gr
 import torch
@@ -26,12 +26,14 @@ def _view_name(view: str, other: str, weight: float) -> str:
 VIEWS = tuple(_view_name(*step) for step in pipeline.VIEW_STEPS)  # from the back to the front
 
 
-def samples_html(worker: Worker, prompt: str) -> Iterator[tuple[str, list[str]]]:
+def samples_html(
+    worker: Worker, prompt: str, prior_samples: Callable = pipeline.prior_samples
+) -> Iterator[tuple[str, list[str]]]:
     """A status line while the model works and, at the end, the samples of each of `VIEWS`; both as HTML. Raises as
     `pipeline.prior_samples`."""
     options = {"settings": preset_of(worker)["redream"], "models": worker.models}
-    pipeline.prior_samples(prompt, SAMPLES, **options).close()  # a bad prompt is refused before it waits for its turn
-    for update in worker.run_exclusive(lambda stop: pipeline.prior_samples(prompt, SAMPLES, **options, stop=stop)):
+    prior_samples(prompt, SAMPLES, **options).close()  # a bad prompt is refused before it waits for its turn
+    for update in worker.run_exclusive(lambda stop: prior_samples(prompt, SAMPLES, **options, stop=stop)):
         match update:
             case Queued(position, seconds):
                 yield hint(queue_status(position, seconds)), []
@@ -51,10 +53,10 @@ def _view_html(view: str, before: torch.Tensor, after: torch.Tensor) -> str:
 
 
 class PriorTab:
-    """The widgets and their events."""
+    """The widgets and their events; `prior_samples` is that of `redream.pipeline`."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.worker = worker
+    def __init__(self, worker: Worker, prior_samples: Callable = pipeline.prior_samples) -> None:
+        self.worker, self._prior_samples = worker, prior_samples
         self.samples = gr.State([])  # HTML of each view
         with gr.Row():
             prompt = gr.Textbox("a purple owl", label="What the 2D model sees", max_length=PROMPT_LIMIT, scale=3)
@@ -70,7 +72,7 @@ class PriorTab:
 
     def sample(self, prompt: str, view: int) -> Iterator[dict]:
         """Updates with the status, and at the end with the samples."""
-        for status, samples in samples_html(self.worker, prompt or ""):
+        for status, samples in samples_html(self.worker, prompt or "", self._prior_samples):
             update = {self.samples: samples, self.shown: samples[int(view)]} if samples else {}
             yield {self.state: status} | update
 

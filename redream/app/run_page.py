@@ -25,6 +25,7 @@ ITERATED = (WARM_UP, DISTILLATION)  # stages with a count of iterations
 NO_ASSETS = hint("The three assets nearest to your prompt will turn here.")
 NO_RUN = hint("Describe an object and press Create.")
 NO_CURVES = hint("Curves appear during the optimisation.")
+PAUSED = "The time of one GPU call is over. Continue goes on from here with the next one."
 INTERRUPTED = "This run was interrupted. Continue resumes it from its last checkpoint."
 
 
@@ -50,6 +51,7 @@ class RunPage:
     files: dict[tuple[str, int], str] = field(default_factory=dict)  # path by ("turntable" or "mesh", object)
     scores: list[dict] = field(default_factory=list)  # by object
     ended: bool = False
+    paused: bool = False  # ended by the end of a GPU call, to be continued by the next one
     complete: bool = False  # all planned iterations are done
 
     @staticmethod
@@ -78,7 +80,8 @@ class RunPage:
 
     def update(self, event: events.Event) -> None:
         """Apply one event."""
-        self.ended = isinstance(event, (events.Finished, events.Failed))
+        self.paused = isinstance(event, events.Paused)
+        self.ended = self.paused or isinstance(event, (events.Finished, events.Failed))
         match event:
             case Queued(position, seconds):
                 self.status = queue_status(position, seconds)
@@ -101,6 +104,8 @@ class RunPage:
                 self.warnings.append(sentence)
             case events.Failed(sentence):
                 self.status = sentence
+            case events.Paused():
+                self.status = PAUSED
             case events.Finished(stopped):
                 results = "These are the results so far." if self.files else "There are no results yet."
                 self.status, self.progress = (f"Stopped. {results}", self.progress) if stopped else ("Done.", 1.0)

@@ -1,5 +1,6 @@
 """The right column of Create: a run's assets, optimisation and results, as the run goes on."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class RunView:
 
     def __init__(self, worker: Worker, form: FormColumn) -> None:
         self.worker, self.form = worker, form
+        self.pause = gr.State(None)  # when the run that is followed paused: a change asks for its next GPU call
         gr.Markdown("### Retrieved assets", elem_id="results")
         self.assets = gr.HTML(run_page.NO_ASSETS)
         gr.Markdown("### Optimisation")
@@ -53,7 +55,7 @@ class RunView:
         form = [self.form.error_box, self.form.create_button, self.form.stop_button]
         running = [self.assets, self.state, self.preview, self.curves]
         result = [self.result, self.number, self.video, self.mesh, self.scores]
-        return [*form, *running, *result, self.actions, *self._action_widgets, self.samples]
+        return [*form, *running, *result, self.actions, *self._action_widgets, self.samples, self.pause]
 
     @property
     def _action_widgets(self) -> list[gr.blocks.Block]:
@@ -83,7 +85,7 @@ class RunView:
             changed = {w: value for w, value in contents.items() if w not in before or before[w] != value}
             yield running | changed  # in any case something, so that a closed page is noticed
             before = contents
-        yield self._ended(run, page)
+        yield {self.pause: time.time()} if page.paused else self._ended(run, page)
 
     def show_object(self, run: str, number: int) -> Iterator[dict]:
         """Updates that show another object of a run."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from redream.app.curves import POINTS, curves_html, thinned
-from redream.app.run_page import RunPage
+from redream.app.run_page import PAUSED, RunPage
 from redream.runs import events
 from redream.runs.outputs import save_png
 from redream.runs.queue import Queued
@@ -35,13 +35,14 @@ def test_each_event_has_its_status_line(page):
         (events.Finished(stopped=True), "Stopped. These are the results so far."),
         (events.Finished(stopped=False), "Done."),
         (events.Failed("The Hub did not answer."), "The Hub did not answer."),
+        (events.Paused(), PAUSED),
     ]
     for event, line in lines:
         page.update(event)
         assert page.status == line and line in page.state_html()
-    assert page.ended and page.files == {("turntable", 0): str(page.folder / "turntable-0.mp4")}
+    assert page.ended and page.paused and page.files == {("turntable", 0): str(page.folder / "turntable-0.mp4")}
     page.update(events.Started("run-x", "an owl", Settings(), 200, 400))  # resumed
-    assert not page.ended and not page.files
+    assert not page.ended and not page.paused and not page.files
 
 
 def test_the_progress_bar_is_as_long_as_the_fraction_that_is_done(page):
