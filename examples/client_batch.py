@@ -1,6 +1,6 @@
 """Generate objects of many prompts over the app's API: python -m examples.client_batch FILE --out DIR
 
-    [--url http://127.0.0.1:7860] [--method redream|vsd|sds] [--iterations N] [--seed S]
+    [--url http://127.0.0.1:7860] [--token TOKEN] [--method redream|vsd|sds] [--iterations N] [--seed S]
 
 FILE is a list as `python -m redream evaluate` reads them, a prompt per line. Several requests are sent at once; the app
 makes one object after the other and queues the rest. Finished objects are not made again, stopped ones are continued.
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EvaluationError as error:
         print(error, file=sys.stderr)
         return 2
-    client = Client(options.url, verbose=False, analytics_enabled=False)
+    client = Client(options.url, token=options.token, verbose=False, analytics_enabled=False)
     with ThreadPoolExecutor(CONCURRENT_REQUESTS) as pool:
         for sentence in pool.map(partial(generate, client, options), (prompt.text for prompt in prompts)):
             print(sentence, flush=True)
@@ -52,6 +52,8 @@ def generate(client: Client, options: argparse.Namespace, prompt: str) -> str:
     try:
         result = resume(client, earlier["run"]) if earlier else None
         state, turntables, meshes = result or client.predict(prompt, **form, api_name="/generate")
+        while state["paused"]:  # on ZeroGPU a run is made in several calls
+            state, turntables, meshes = client.predict(state["run"], api_name="/continue")
     except (AppError, OSError, HTTPError) as error:
         return f"{prompt}: {error}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:7860", help="of the app, or a Space's name")
+    parser.add_argument("--token", help="of Hugging Face, for a Space; default: that of `hf auth login`")
     parser.add_argument("--method", choices=("redream", "vsd", "sds"), default="redream")
     parser.add_argument("--iterations", type=int)
     parser.add_argument("--seed", type=int, default=0)

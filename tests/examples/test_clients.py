@@ -27,8 +27,9 @@ class Job:
         return self.all[-1]
 
 
-def state(sentence, done=1.0):
-    return {"run": "run-ABCDEFGHIJKLMNOP", "state": sentence, "done": done, "ended": True, "scores": [{"clip_a": 0.5}]}
+def state(sentence, done=1.0, paused=False):
+    values = {"run": "run-ABCDEFGHIJKLMNOP", "state": sentence, "done": done, "ended": True, "paused": paused}
+    return values | {"scores": [{"clip_a": 0.5}]}
 
 
 @pytest.fixture
@@ -64,6 +65,29 @@ def test_the_client_prints_states_and_fetches_the_files(calls, files, tmp_path, 
     assert {file.name for file in (tmp_path / "owl").iterdir()} == {"turntable-0.mp4", "mesh-0.glb", "result.json"}
     printed = capsys.readouterr()
     assert "Distillation" in printed.err and printed.out.startswith("Done. 2 files are in")
+
+
+def test_the_client_continues_a_paused_run_until_it_is_finished_or_the_quota_is_spent(calls, files, tmp_path, capsys):
+    """Three calls; then a second client whose quota ends in the second call, and that says how to go on."""
+    paused = [(state("Paused.", done, paused=True), [], []) for done in (0.3, 0.6)]
+    jobs = iter([Job(paused[:1]), Job(paused[1:]), Job([(state("Done."), *files)])])
+    calls.submit = lambda text, *arguments, api_name, **values: calls.append((text, api_name)) or next(jobs)
+    assert client_generate.main(["a red owl", "--token", "hf_x", "--out", str(tmp_path / "owl")]) == 0
+    run = "run-ABCDEFGHIJKLMNOP"
+    assert calls[1:] == [("a red owl", "/generate"), (run, "/continue"), (run, "/continue")]
+    assert json.loads((tmp_path / "owl/result.json").read_text())["done"] == 1
+    jobs = iter([Job(paused[:1]), Job(paused[1:], AppError("Your quota is spent."))])
+    assert client_generate.main(["a red owl", "--resume", run, "--out", str(tmp_path / "owl")]) == 2
+    assert f"Your quota is spent. Go on with --resume {run}" in capsys.readouterr().err
+    assert calls[-1] == (run, "/continue")
+
+
+def test_the_batch_client_continues_paused_runs(calls, files, tmp_path):
+    answers = iter([(state("Paused.", 0.5, paused=True), [], []), (state("Done."), *files)])
+    calls.predict = lambda text, *, api_name, **form: calls.append(api_name) or next(answers)
+    (tmp_path / "prompts.txt").write_text("a red car\n")
+    assert client_batch.main([str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "out")]) == 0
+    assert calls[1:] == ["/generate", "/continue"]
 
 
 def test_ctrl_c_stops_the_run_and_a_refused_prompt_ends_with_status_2(calls, files, tmp_path, monkeypatch, capsys):
