@@ -28,7 +28,7 @@ from redream.stack import stack as stacks
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAMS = r"(?:\.venv/bin/)?(?:python3?|pip|curl|ruff|lint-imports|pytest)"
+PROGRAMS = r"(?:\.venv/bin/)?(?:python3?|pip|curl|hf|ruff|lint-imports|pytest)"
 
 
 def commands_of(text: str) -> list[str]:
@@ -56,12 +56,14 @@ USAGES = [command for command in COMMANDS if re.match(r"python -m redream \w+ .*
 HERE = "tests/test_commands.py::"
 RECIPE = "tests/assets_index/test_make_mini.py::"
 SERVED = "tests/browser/test_readme.py::"
+SPACE = "tests/examples/test_deploy_space.py::"
 TESTED_BY = {  # a regular expression of whole commands → the test that runs them in small
     r"python3 -m venv \.venv": f"{HERE}test_the_second_set_up_of_the_readme_is_what_the_ci_runs",
     r"\.venv/bin/pip install -r requirements\.txt": f"{HERE}test_the_requirements_can_be_parsed",
     r"\.venv/bin/pip install .* -r requirements-dev\.txt": f"{HERE}test_the_requirements_can_be_parsed",
     r"\.venv/bin/python -m pytest": f"{HERE}test_the_second_set_up_of_the_readme_is_what_the_ci_runs",
     r"\.venv/bin/python app\.py": f"{SERVED}test_the_curl_commands_of_the_readme_retrieve_assets",
+    r"hf (auth login|repos create|upload)( .*)?": f"{SPACE}test_the_hf_commands_of_the_readme_do_the_same",
     r"curl .*": f"{SERVED}test_the_curl_commands_of_the_readme_retrieve_assets",
     r"from gradio_client import (.|\n)*": f"{SERVED}test_the_gradio_client_example_of_the_readme_makes_an_object",
     r"import redream\n(.|\n)*": f"{HERE}test_the_python_example_of_the_readme_runs",
@@ -74,6 +76,7 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
     r"python -m redream doctor": f"{HERE}test_doctor_names_a_stack",
     r"python -m redream evaluate --(?!.*\[).*": f"{HERE}test_every_documented_evaluation_can_be_planned",
     r"python -m examples\.differences docs/results\.parquet .*": f"{HERE}test_every_documented_table_is_printed",
+    r"python -m examples\.deploy_space redream": f"{SPACE}test_the_script_makes_a_zerogpu_space_and_uploads_what_the_app_needs",
     r"python -m examples\.experiments --help": f"{HERE}test_the_help_of_the_experiments_names_all_of_them",
     r"python -m assets_index\.make_mini all": f"{RECIPE}test_every_stage_goes_through_and_the_stack_it_makes_loads",
     r"python -m assets_index\.make_mini all --trial FOLDER": (
@@ -93,6 +96,7 @@ MODULES = {  # modules whose docstrings say how they are called → the test tha
     "examples.about": "tests/examples/test_about.py::test_the_about_pictures_are_made_of_a_finished_run",
     "examples.client_batch": "tests/examples/test_clients.py::test_the_batch_client_makes_continues_and_skips_objects",
     "examples.client_generate": "tests/examples/test_clients.py::test_the_client_prints_states_and_fetches_the_files",
+    "examples.deploy_space": f"{SPACE}test_the_script_makes_a_zerogpu_space_and_uploads_what_the_app_needs",
     "examples.differences": f"{HERE}test_every_documented_table_is_printed",
     "examples.experiments": "tests/test_experiments.py::test_every_experiment_writes_a_picture_and_its_metrics",
 }
