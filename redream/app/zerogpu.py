@@ -6,7 +6,7 @@ run does pauses it at a checkpoint, and the page, or a script by /continue, asks
 processes is the run's folder: its name and the seconds go in, events come out.
 
 Assets are found and oriented on the CPU before the call. What comes later is computed within it, the encoding of the MP4 and
-the unwrapping of the GLB too. Elsewhere than on ZeroGPU the app calls `redream.pipeline` itself and `spaces` is not imported.
+the unwrapping of the GLB too. Elsewhere than on ZeroGPU the app calls `redream.pipeline` itself.
 """
 
 import os
@@ -43,8 +43,8 @@ QUOTA = re.compile(r"\((\d+)s requested vs\. (-?\d+)s left\)\. Try again in ([\w
 SENTENCES = {  # by the titles of what `spaces` raises
     "ZeroGPU quota exceeded": "No GPU quota is left for this request. Log in to Hugging Face on the Space's own page, or give "
     "your script a token, and try again.",
-    "ZeroGPU illegal duration": "Nobody without an account may use the GPU for so long at once. Log in to Hugging Face, or "
-    "choose a shorter time.",
+    "ZeroGPU illegal duration": "This visitor may not use a GPU for so long at once. Log in to Hugging Face, or choose a "
+    "shorter time.",
     "ZeroGPU pending credits exceeded": "Your other runs hold all of your GPU quota. Try again once they have ended.",
     "ZeroGPU queue timeout": "No GPU became free within a minute. Try again in some minutes; visitors who are logged in come "
     "first.",

@@ -12,13 +12,14 @@ from redream.app.comparison import (
     COMPARED,
     ComparedRun,
     compared_runs,
+    continue_paused,
     grid_html,
     missing_settings,
     settings_by_variant,
     submit_missing,
 )
 from redream.runs import outputs
-from redream.runs.events import Failed, Finished, Progress
+from redream.runs.events import Failed, Finished, Paused, Progress
 from redream.runs.queue import QueueError, Worker
 from redream.runs.run import Request, Run
 from redream.settings import by_method
@@ -56,8 +57,23 @@ class Idle(Worker):
         self.queue.append(run.folder.name)
         return run.folder.name
 
+    def resume(self, run, iterations=None):
+        self.queue.append(run)
+        return run
+
     def queue_position(self, run):
         return self.queue.index(run) if run in self.queue else None
+
+
+def test_only_runs_that_are_paused_and_not_queued_are_continued():
+    runs = [run_of("redream") for _ in range(4)]
+    for run, event in zip(runs, (Paused(), Failed("No quota."), Paused(), Finished(stopped=True)), strict=True):
+        run.log(Progress("distillation", 2, 4))
+        run.log(event)
+    names = [run.folder.name for run in runs]
+    worker = Idle([names[2]])
+    continue_paused(worker, [*names, "run-of-nobody"])
+    assert worker.queue == [names[2], names[0]]
 
 
 def test_variants_differ_from_each_other_and_keep_all_other_settings():

@@ -49,8 +49,8 @@ window.cancelAnimationFrame = clearTimeout;
 
 
 @contextmanager
-def serving(stack: Path, runs: Path, uploads: Path) -> Iterator[str]:
-    """The app's address; it ends with the block."""
+def serving(stack: Path, runs: Path, uploads: Path, start: str = START) -> Iterator[str]:
+    """The app's address; it ends with the block. `start`: the Python code that starts it."""
     port = free_port()
     environ = os.environ | {
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
@@ -62,7 +62,7 @@ def serving(stack: Path, runs: Path, uploads: Path) -> Iterator[str]:
         "OMP_NUM_THREADS": "1",
     }
     address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-c", START], env=environ, cwd=runs)
+    process = subprocess.Popen([sys.executable, "-c", start], env=environ, cwd=runs)
     try:
         wait_for_address(address, process)
         yield address
