@@ -316,6 +316,7 @@ def test_events_are_read_as_they_were_logged():
         events.Scored({"objects": [{"clip_a": 0.5}]}),
         events.Warned("Ä sentence."),
         events.Failed("A sentence."),
+        events.Paused(),
         events.Finished(False),
     ]
     assert {type(event) for event in history} == set(events.KINDS.values())
