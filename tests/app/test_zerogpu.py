@@ -22,7 +22,8 @@ def space(tiny_stack, tmp_path_factory) -> dict:
     """The outcomes of all scenarios."""
     runs = tmp_path_factory.mktemp("runs")
     command = [sys.executable, str(Path(__file__).with_name("zerogpu_space.py")), str(tiny_stack), str(runs)]
-    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    # One thread, as in these tests: sums are equal then.
+    environ = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, check=False, env=environ, cwd=runs, capture_output=True, text=True, timeout=300)
     outcomes = [line for line in result.stdout.splitlines() if line.startswith("OUTCOME ")]
     assert outcomes, result.stdout[-3000:] + result.stderr[-6000:]

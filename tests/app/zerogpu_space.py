@@ -21,19 +21,18 @@ import app  # noqa: F401, I001 - first, as on a Space: it imports `spaces`
 import spaces.zero
 import torch
 from gradio.context import LocalContext
-from tiny_stack import TINY
+from tiny_stack import TINY, make_outputs_small
 
 from redream import pipeline
 from redream.app import zerogpu
 from redream.app.run_page import RunPage
-from redream.runs import events, outputs
+from redream.runs import events
 from redream.runs.queue import Worker, find_run
 from redream.runs.session import Session
-from redream.scoring import metrics
 from redream.stack.stack import Stack
 
 device_api.leave_out_the_gpu()
-outputs.MESH_TEXTURE, metrics.AZIMUTHS = 64, 24
+make_outputs_small()
 LONG = TINY.with_(iterations=2000)  # iterations, of runs that do not end by themselves
 PROMPT = "a red owl"
 IN_CALLS = 2  # iterations of a call
