@@ -7,15 +7,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-# Files that take a minute or more come first, so that the processes which share the tests end at about the same time.
+# Files that take long come first, the longest before all, so that the processes which share the tests end together.
 LONGEST = (
-    "test_app.py",
-    "test_experiments.py",
-    "test_sweep.py",
-    "test_workers.py",
-    "test_miniature.py",
-    "test_loop.py",
+    "app sweep experiments workers loop space clients cli miniature zerogpu prior mesh pipeline benchmark accessibility "
+    "kernels make_mini check_mini commands readme planted_faults session variational"
 )
+LONGEST = [f"test_{name}.py" for name in LONGEST.split()]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 torch.set_num_threads(1)  # in each of the processes that share the tests (pyproject.toml)
@@ -23,7 +20,7 @@ torch.set_num_threads(1)  # in each of the processes that share the tests (pypro
 
 def pytest_collection_modifyitems(items):
     """Put the longest files first; skip what this computer cannot run, and say why."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: (*LONGEST, item.path.name).index(item.path.name))
     lacking = {
         "gpu": not torch.cuda.is_available() and "needs CUDA",
         "browser": not any(map(shutil.which, BROWSERS)) and "needs Chromium",

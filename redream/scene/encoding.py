@@ -81,13 +81,13 @@ class Level(nn.Module):
         side = resolution + 1
         self.resolution = resolution
         self.dense = side**3 <= most_rows
-        self.strides = (1, side, side**2) if self.dense else PRIMES
+        strides = (1, side, side**2) if self.dense else PRIMES
+        self.strides = tuple((s + 2**31) % 2**32 - 2**31 for s in strides)  # only the low 32 bits of a product count
         rows = min(side**3, most_rows)
         table = torch.rand(rows, features, generator=generator, device=generator.device)  # (rows, f)
         self.table = nn.Parameter((table * 2 - 1) * INITIAL)
         corner = torch.cartesian_prod(*[torch.arange(2)] * 3).T  # (3, 8): 0 at a lower corner, 1 at an upper one
-        stride = (torch.tensor(self.strides) + 2**31) % 2**32 - 2**31  # only the low 32 bits of a product count
-        for name, values in (("_corner", corner), ("_stride", stride)):
+        for name, values in (("_corner", corner), ("_stride", torch.tensor(self.strides))):
             self.register_buffer(name, values.int().to(generator.device), persistent=False)
 
     def forward(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n f"]:

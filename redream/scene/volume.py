@@ -134,13 +134,13 @@ def render(
     chunk = rays_per_chunk or len(origins)
     fused = grid.density.dtype == torch.float32 and not kernels.unavailable(grid.density.device)
     render_rays = functools.partial(_render_rays_fused, area=camera.visible_area) if fused else _render_rays
-    pixels = torch.cat(
-        [
-            render_rays(field_fn, o, d, grid, samples_per_ray, generator)
-            for o, d in zip(origins.split(chunk), directions.split(chunk), strict=True)
-        ]
-    )  # (n, 5)
-    rgb, opacity, depth = pixels.T.reshape(1, 5, size, size).split([3, 1, 1], dim=1)
+    bound, chunks = origins.new_full((3,), grid.bound), []
+    for o, d in zip(origins.split(chunk), directions.split(chunk), strict=True):
+        rays = kernels.Rays(o, d, *_ray_intervals(o, d, -bound, bound, samples_per_ray), samples_per_ray)
+        chunks.append(render_rays(field_fn, rays, _jitter(rays, generator), grid))
+    pixels = torch.cat(chunks)  # (n, 5)
+    rgb, opacity, distance = pixels.T.reshape(1, 5, size, size).split([3, 1, 1], dim=1)
+    depth = distance / opacity.clamp(min=1e-6)
     return Rendering(rgb + (1 - opacity) * background.to(rgb, non_blocking=True)[None, :, None, None], opacity, depth)
 
 
@@ -159,21 +159,14 @@ def volume_weights(
 
 
 def _render_rays(
-    field_fn: FieldFunction,
-    origins: Tensor,
-    directions: Tensor,
-    grid: OccupancyGrid,
-    samples: int,
-    generator: torch.Generator | None,
+    field_fn: FieldFunction, rays: kernels.Rays, shift: Float[Tensor, "#n #s"], grid: OccupancyGrid
 ) -> Float[Tensor, "n 5"]:
-    """RGB on black, opacity and depth of rays.
+    """RGB on black, opacity, and distance times opacity of rays; `shift`: where in its piece each sample lies, in [0, 1).
 
     Without gradients samples are taken slab by slab, front to back, and a ray stops early where its transmittance ends;
     with gradients all at once, because a sample behind the surface may have to learn that it is in the way.
     """
-    bound = origins.new_full((3,), grid.bound)
-    near, length = _ray_intervals(origins, directions, -bound, bound, samples)  # (n, 1) both
-    shift = _jitter(len(origins), samples, generator, near)  # (n or 1, s or 1)
+    origins, directions, near, length, samples = rays.origins, rays.directions, rays.near, rays.length, rays.pieces
     place = near + (torch.arange(samples, device=near.device) + shift) * length  # (n, s) distances along the rays
     low, high = grid.box()
     alive = (_ray_intervals(origins, directions, low, high, 1)[1] > 0).flatten().nonzero()[:, 0]  # (a,) rays that go on
@@ -190,7 +183,7 @@ def _render_rays(
             alive = alive[transmittance[alive, 0] > EARLY_STOP_EPS]
             if not len(alive):
                 break
-    return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
+    return pixels
 
 
 def _render_slab(
@@ -226,13 +219,7 @@ def _unpacked(packed: Float[Tensor, "k"], kept: Tensor, like: Float[Tensor, "n s
 
 
 def _render_rays_fused(
-    field_fn: FieldFunction,
-    origins: Tensor,
-    directions: Tensor,
-    grid: OccupancyGrid,
-    samples: int,
-    generator: torch.Generator | None,
-    area: float,
+    field_fn: FieldFunction, rays: kernels.Rays, shift: Float[Tensor, "#n #s"], grid: OccupancyGrid, area: float
 ) -> Float[Tensor, "n 5"]:
     """What `_render_rays` returns, by the fused kernels; `area`: a camera's `visible_area`.
 
@@ -242,18 +229,13 @@ def _render_rays_fused(
     Memory, besides the field's: 20 bytes for each sample that there is room for, 48 for each visible one, about 1.2 KB
     for each of a chunk (of `sd21`'s field), and 4 for each number of jitter.
     """
-    bound = origins.new_full((3,), grid.bound)
-    near, length = _ray_intervals(origins, directions, -bound, bound, samples)  # (n, 1) both
-    shift = _jitter(len(origins), samples, generator, near)  # (n or 1, s or 1)
-    rays = kernels.Rays(origins, directions, near, length, samples)
     march = functools.partial(kernels.march, rays, shift, grid.mask, grid.bound)
     if torch.is_grad_enabled():
-        listed = _differentiable_samples(field_fn, grid, march, len(origins) * samples, area)
+        listed = _differentiable_samples(field_fn, grid, march, len(rays.near) * rays.pieces, area)
     else:
         listed = march()
     rgb, density = _evaluate(field_fn, listed.points)  # (k, 3), (k,)
-    pixels = kernels.composite(rgb, density, listed)  # (n, 5)
-    return torch.cat([pixels[:, :4], pixels[:, 4:] / pixels[:, 3:4].clamp(min=1e-6)], dim=-1)
+    return kernels.composite(rgb, density, listed)
 
 
 def _differentiable_samples(
@@ -299,8 +281,8 @@ def _ray_intervals(
     return near, (far - near).clamp(min=0) / samples
 
 
-def _jitter(rays: int, samples: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
-    """Where in its piece each sample lies, in [0, 1): (rays, samples) drawn, or the middle."""
+def _jitter(rays: kernels.Rays, generator: torch.Generator | None) -> Float[Tensor, "#n #s"]:
+    """Where in its piece each sample lies, in [0, 1): drawn, or the middle."""
     if generator is None:
-        return like.new_full((1, 1), 0.5)
-    return torch.rand(rays, samples, generator=generator, device=generator.device).to(like)
+        return rays.near.new_full((1, 1), 0.5)
+    return torch.rand(len(rays.near), rays.pieces, generator=generator, device=generator.device).to(rays.near)

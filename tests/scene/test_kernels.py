@@ -177,7 +177,7 @@ def occupancy(kind: str, device="cpu") -> OccupancyGrid:
 
 
 def shifts(jittered: bool, rays: kernels.Rays) -> Tensor:
-    return volume._jitter(len(rays.near), rays.pieces, generator() if jittered else None, rays.near)
+    return volume._jitter(rays, generator() if jittered else None)
 
 
 def reference_samples(rays: kernels.Rays, shift: Tensor, grid: OccupancyGrid) -> list[Tensor]:

@@ -30,12 +30,11 @@ def encode(
 def grid_layout(levels: Sequence[tuple[int, bool, tuple[int, int, int], int]]) -> Int32[Tensor, "levels 6"]:
     """What the kernels read of each level, from its (resolution, dense, strides, rows).
 
-    Resolution, strides of y and z (as 32-bit integers that wrap around), dense, mask of a row's bits, first row.
+    Resolution, strides of y and z, dense, mask of a row's bits, first row. Strides are 32-bit integers.
     """
     layout, start = [], 0
     for resolution, dense, strides, rows in levels:
-        y, z = ((stride + 2**31) % 2**32 - 2**31 for stride in strides[1:])
-        layout.append([resolution, y, z, int(dense), -1 if dense else rows - 1, start])
+        layout.append([resolution, *strides[1:], int(dense), -1 if dense else rows - 1, start])
         start += rows
     return torch.tensor(layout, dtype=torch.int32)
 
