@@ -1,55 +1,158 @@
-"""A folder or a Hub id becomes a checked local folder.
+"""A folder or a Hub id becomes a checked local folder, and a file of a Hub repository a local file.
 
 Only files that cannot run code are ever downloaded; what a branch or tag resolved to is returned for the record.
 """
 
+import errno
+import fnmatch
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub import (
+    constants,
+    get_cached_repo_tree,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from redream.errors import RedreamError
 from redream.files import sha256
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
+SMALL = (".json", ".txt")  # fetched first: they say whether the rest is worth it
+OR = " | "  # between alternatives of a pattern, the best first
+PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits where it is told to (429)
+RETRY_WAITS = (1.0, 3.0)  # seconds before each further attempt
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+# Bytes between two updates of progress, and at most lost by a cut: 1 MiB in place of 10.
+constants.DOWNLOAD_CHUNK_SIZE = 2**20
+
+T = TypeVar("T")
 
 
 class HubError(RedreamError):
     """A folder or a Hub repository that cannot be used; the message says why and what to do."""
 
 
+class HubUnreachable(HubError):
+    """There is no connection to the Hub; what is in the cache can still be used."""
+
+
 @dataclass(frozen=True)
 class Resolved:
-    """A local folder, and the commit it was downloaded at (None for a folder that was there already)."""
+    """A local folder, and the Hub id and commit it was downloaded at (None for a folder that was there already)."""
 
     folder: Path
-    revision: str | None
+    source: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """One file of a Hub repository."""
+
+    repository: str  # owner/name
+    name: str  # its path in there
+    revision: str | None = None  # branch, tag or commit
+    kind: str = "model"  # or "dataset"
+
+    def cached(self) -> Path | None:
+        """The file in huggingface_hub's cache, None if it is not there; the network is not used."""
+        if not is_inside(self.name):
+            return None
+        path = try_to_load_from_cache(self.repository, self.name, revision=self.revision, repo_type=self.kind)
+        return Path(path) if isinstance(path, str) else None
+
+    def fetch(self, meter: type | None = None) -> Path:
+        """Return the file in the cache, downloaded if necessary. `meter` is told the progress like tqdm, and may end
+        the download by raising. Raises `HubError`."""
+        if not is_inside(self.name) or not self.name.endswith(_suffixes()):
+            raise HubError(f"The file {self.name} is not fetched from the Hub; these are: {', '.join(SAFE)}.")
+
+        def download() -> Path:
+            kind, revision = self.kind, self.revision
+            path = hf_hub_download(self.repository, self.name, repo_type=kind, revision=revision, tqdm_class=meter)
+            return Path(path)
+
+        return _retried(download, self.repository, self.revision)
+
+    def discard(self) -> None:
+        """Remove the file from the cache: it is not what it should be."""
+        path = self.cached()
+        if path is not None:
+            path.resolve().unlink(missing_ok=True)  # the cache's folder of a commit is made of links
+            path.unlink(missing_ok=True)
+
+
+def no_check(folder: Path, names: Sequence[str]) -> None:
+    """The default `check` of `resolve`: all is well."""
 
 
 def resolve(
-    source: str, *, base: Path, revision: str | None = None, allow_patterns: Sequence[str] | None = None
+    source: str,
+    *,
+    base: Path,
+    revision: str | None = None,
+    allow_patterns: Sequence[str] | None = None,
+    check: Callable[[Path, Sequence[str]], None] = no_check,
 ) -> Resolved:
     """The local folder behind `source`: an absolute folder, a folder below `base`, or a Hub id `owner/name`.
 
     An existing folder wins over a Hub id. `revision` is a branch, tag or commit of the Hub, `allow_patterns` narrows
-    the files fetched from there; each pattern ends like one of `SAFE`. The cache and the address are huggingface_hub's
-    (`HF_HOME`, `HF_ENDPOINT`). Raises `HubError`.
+    the files fetched from there; each ends like one of `SAFE`, or is several such ones with `OR` between them, of which
+    the first that fits a file counts. `check(folder, names)` is called before large files are fetched, with a folder
+    that has at least the JSON and text files, and the names of all files; what it raises is raised here. The cache and
+    the address are huggingface_hub's (`HF_HOME`, `HF_ENDPOINT`). Raises `HubError`.
     """
+    folder = None
     if Path(source).is_absolute():
         if not Path(source).is_dir():
             raise HubError(f"The folder {Path(source).name} does not exist; check the path.")
-        return Resolved(Path(source), None)
-    if is_inside(source) and (base / source).is_dir():
-        return Resolved(base / source, None)
+        folder = Path(source)
+    elif is_inside(source) and (base / source).is_dir():
+        folder = base / source
+    if folder is not None:
+        check(folder, _names(folder))
+        return Resolved(folder)
     if HUB_ID.fullmatch(source):
-        return _download(source, revision, list(allow_patterns or SAFE))
+        return _download(source, revision, list(allow_patterns or SAFE), check)
     if not is_inside(source):
         raise HubError(f"The folder {source} is outside the stack; give it as an absolute path or move it inside.")
     raise HubError(f"There is no folder {source} here, and it is not a Hub id of the form owner/name.")
+
+
+def is_cached(name: str, revision: str | None = None, allow_patterns: Sequence[str] | None = None) -> bool:
+    """Whether `resolve` of a Hub id would find all of its files in the cache; the network is not used."""
+    try:
+        try:
+            names = [file.path for file in get_cached_repo_tree(name, revision=revision)]
+        except CachedRepoTreeNotFoundError:  # fetched by an older huggingface_hub
+            names = _names(Path(snapshot_download(name, revision=revision, local_files_only=True)))
+        chosen = _chosen(allow_patterns or SAFE, names)
+        snapshot_download(name, revision=revision, allow_patterns=chosen, local_files_only=True)
+    except (OSError, ValueError):  # not in the cache, or no Hub id
+        return False
+    needed = [pattern for pattern in chosen if allow_patterns and not pattern.endswith(SMALL)]
+    return all(fnmatch.filter(names, pattern) for pattern in needed)
 
 
 def verify(folder: Path, manifest: Mapping[str, str]) -> None:
@@ -69,24 +172,95 @@ def is_inside(name: str) -> bool:
     return bool(name) and not path.is_absolute() and ".." not in path.parts and ":" not in name
 
 
-def _download(name: str, revision: str | None, patterns: list[str]) -> Resolved:
-    for pattern in patterns:
-        if not pattern.endswith(tuple(safe[1:] for safe in SAFE)):
+def _download(
+    name: str, revision: str | None, patterns: list[str], check: Callable[[Path, Sequence[str]], None]
+) -> Resolved:
+    for pattern in _alternatives(patterns):
+        if not pattern.endswith(_suffixes()):
             raise HubError(f"Files like {pattern} are not fetched from the Hub; these are: {', '.join(SAFE)}.")
+
+    def fetch(chosen: list[str], at: str | None) -> Path:
+        return Path(_retried(lambda: snapshot_download(name, revision=at, allow_patterns=chosen), name, revision))
+
+    small = [pattern for pattern in _alternatives(patterns) if pattern.endswith(SMALL)]
+    folder = fetch(small, revision)
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except RevisionNotFoundError as error:
-        raise HubError(
-            f"The Hub's {name} has no revision {revision}; name an existing branch, tag or commit."
-        ) from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise HubError(
-            f"The Hub has no public repository {name}; check its name, or log in if it is private."
-        ) from error
-    except (OSError, HTTPError) as error:  # OSError: also what huggingface_hub makes of most of what goes wrong
-        raise HubError(
-            f"The Hub did not answer; {name} could not be fetched. Check the network and try again."
-        ) from error
+        names = [file.path for file in get_cached_repo_tree(name, revision=folder.name)]
+    except CachedRepoTreeNotFoundError:  # a cache made by an older huggingface_hub, and no network
+        names = _names(folder)
+    check(folder, names)
+    folder = fetch(_chosen(patterns, names), folder.name)
     if not any(path.is_file() for path in folder.rglob("*")):
         raise HubError(f"The Hub's {name} holds no file that can be used here ({', '.join(patterns)}).")
-    return Resolved(folder, folder.name)
+    return Resolved(folder, name, folder.name)
+
+
+def _chosen(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Of each pattern's alternatives the first that fits a file; the last one if none does."""
+    return [
+        next(
+            (alternative for alternative in pattern.split(OR) if fnmatch.filter(names, alternative)),
+            pattern.split(OR)[-1],
+        )
+        for pattern in patterns
+    ]
+
+
+def _alternatives(patterns: Sequence[str]) -> list[str]:
+    return [alternative for pattern in patterns for alternative in pattern.split(OR)]
+
+
+def _suffixes() -> tuple[str, ...]:
+    return tuple(safe[1:] for safe in SAFE)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+
+
+def _retried(download: Callable[[], T], name: str, revision: str | None) -> T:
+    """What `download` returns, tried again after faults that pass. Raises `HubError`."""
+    for wait in (*RETRY_WAITS, None):
+        try:
+            return download()
+        except (OSError, HTTPError, EntryNotFoundError, HFValidationError) as error:
+            if wait is None or not _passes(error):
+                raise _explained(error, name, revision) from error
+            time.sleep(wait)
+    raise AssertionError("unreachable")
+
+
+def _passes(error: Exception) -> bool:
+    """Whether it may be well in a second: the Hub's own trouble, or a file that came incomplete (an OSError without number)."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in PASSING
+    return type(error) is OSError and error.errno is None
+
+
+def _explained(error: Exception, name: str, revision: str | None) -> HubError:
+    """One sentence or two on what is wrong and what to do."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # it is not in the cache, and this is why it was not fetched
+    match error:
+        case RevisionNotFoundError():
+            return HubError(f"The Hub's {name} has no revision {revision}; name an existing branch, tag or commit.")
+        case GatedRepoError():
+            return HubError(f"The Hub's {name} asks for consent; accept its terms on its page and log in.")
+        case RepositoryNotFoundError() | HFValidationError():
+            return HubError(f"The Hub has no public repository {name}; check its name, or log in if it is private.")
+        case EntryNotFoundError() if isinstance(error, HfHubHTTPError):
+            return HubError(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
+        case HfHubHTTPError() if error.response.status_code == 429:
+            return HubError(f"The Hub answers no more requests for now; fetch {name} again in a few minutes.")
+        case HfHubHTTPError():
+            status = error.response.status_code
+            return HubError(f"The Hub answers with error {status}; {name} could not be fetched. Try again later.")
+        case OSError() if error.errno in DISK_FULL:
+            return HubError(
+                f"The disk is full; free some space, or set HF_HOME to another disk, and fetch {name} again."
+            )
+        case OSError() if error.errno in NOT_WRITABLE:
+            return HubError(f"The Hub's cache cannot be written; set HF_HOME to a writable folder to fetch {name}.")
+        case OSError() if type(error) is OSError and error.errno is None:
+            return HubError(f"A file of the Hub's {name} came incomplete; check the network and try again.")
+    return HubUnreachable(f"The Hub did not answer; {name} could not be fetched. Check the network and try again.")

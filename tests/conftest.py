@@ -52,6 +52,15 @@ def full_outputs(small_outputs):
 
 
 @pytest.fixture
+def hub_server(tmp_path, monkeypatch):
+    """A local Hub with an empty cache: a `hub_server.HubServer`."""
+    from hub_server import serving
+
+    with serving(monkeypatch, tmp_path / "hub-cache") as server:
+        yield server
+
+
+@pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 

@@ -1,19 +1,18 @@
 """Folders and Hub ids, against a small server that speaks the Hub's protocol."""
 
+import errno
 import hashlib
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import huggingface_hub.constants
 import pytest
+from hub_server import COMMIT, Fault
+from huggingface_hub import file_download
 from huggingface_hub.errors import HTTPError
 
 from redream import hub
 from redream.files import sha256
-from redream.hub import HubError, resolve, verify
+from redream.hub import HubError, HubUnreachable, resolve, verify
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = {
     "config.json": b'{"a": 1}',
     "unet/model.safetensors": b"weights",
@@ -24,59 +23,12 @@ REPOSITORY = {
 }
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """Model information, the tree of a commit, and files with the headers that huggingface_hub reads."""
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        path = self.path.partition("?")[0]
-        self.server.requests.append(path)
-        if path in ("/api/models/owner/model/revision/main", "/api/models/owner/model"):
-            self.answer(json.dumps({"id": "owner/model", "sha": COMMIT, "siblings": []}).encode())
-        elif path == f"/api/models/owner/model/tree/{COMMIT}":
-            entries = [
-                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-                for name, content in REPOSITORY.items()
-            ]
-            self.answer(json.dumps(entries).encode())
-        elif path.startswith(f"/owner/model/resolve/{COMMIT}/"):
-            self.answer(REPOSITORY[path.removeprefix(f"/owner/model/resolve/{COMMIT}/")])
-        else:
-            known = path.startswith("/api/models/owner/model")
-            self.answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound" if known else "RepoNotFound"})
-
-    def answer(self, content, status=200, headers=None):
-        self.send_response(status)
-        tag = hashlib.sha1(content).hexdigest()
-        common = {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT, "Content-Length": str(len(content))}
-        for key, value in {**common, "Content-Type": "application/json", **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def fake_hub(tmp_path, monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    server.requests = []
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
-    template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
-    template = address + template[template.index("/{repo_id}") :]
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    yield server
-    server.shutdown()
-    server.server_close()
+def fake_hub(hub_server, monkeypatch):
+    """A Hub with one model, whose troubles are tried again at once."""
+    monkeypatch.setattr(hub, "RETRY_WAITS", (0.01, 0.01))
+    hub_server.add("owner/model", REPOSITORY)
+    return hub_server
 
 
 def names(folder):
@@ -100,8 +52,7 @@ def test_patterns_narrow_what_is_fetched_and_cannot_widen_it(fake_hub, tmp_path)
 
 def test_a_cached_repository_loads_while_the_hub_is_down(fake_hub, tmp_path):
     first = resolve("owner/model", base=tmp_path, revision="main")
-    fake_hub.shutdown()
-    fake_hub.server_close()
+    fake_hub.stop()
     assert resolve("owner/model", base=tmp_path, revision="main") == first
 
 
@@ -109,6 +60,102 @@ def test_a_pinned_commit_in_the_cache_needs_no_hub(fake_hub, tmp_path):
     first = resolve("owner/model", base=tmp_path, revision=COMMIT)
     fake_hub.requests.clear()
     assert resolve("owner/model", base=tmp_path, revision=COMMIT) == first and not fake_hub.requests
+
+
+def test_of_alternatives_the_first_that_is_there_is_fetched(fake_hub, tmp_path):
+    patterns = ["*.json", "unet/model.fp16.safetensors | unet/model.safetensors", "text.faiss | truth.csv"]
+    assert names(resolve("owner/model", base=tmp_path, allow_patterns=patterns).folder) == {
+        "config.json",
+        "unet/model.safetensors",
+        "text.faiss",
+    }
+    with pytest.raises(HubError, match="are not fetched from the Hub"):
+        resolve("owner/model", base=tmp_path, allow_patterns=["*.json | *.bin"])
+
+
+def test_what_a_check_refuses_is_refused_before_large_files_come(fake_hub, tmp_path):
+    def check(folder, files):
+        assert (folder / "config.json").is_file() and set(files) == set(REPOSITORY)
+        raise HubError("The config says no.")
+
+    with pytest.raises(HubError, match="The config says no"):
+        resolve("owner/model", base=tmp_path, check=check)
+    assert not any("content" in request for request in fake_hub.requests)
+    folder = tmp_path / "local"
+    folder.mkdir()
+    for name in ("config.json", "pytorch_model.bin"):
+        (folder / name).write_bytes(REPOSITORY[name])
+    with pytest.raises(AssertionError):  # its files are others
+        resolve(str(folder), base=tmp_path, check=check)
+
+
+def test_a_repository_is_in_the_cache_once_all_of_its_files_are(fake_hub, tmp_path):
+    patterns = ["*.json", "unet/model.fp16.safetensors | unet/model.safetensors"]
+    assert not hub.is_cached("owner/model", COMMIT, patterns)
+    folder = resolve("owner/model", base=tmp_path, revision=COMMIT, allow_patterns=patterns).folder
+    assert hub.is_cached("owner/model", COMMIT, patterns) and not hub.is_cached("owner/model", COMMIT)
+    (folder / "unet/model.safetensors").unlink()
+    assert not hub.is_cached("owner/model", COMMIT, patterns)
+
+
+# Faults
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=503, times=2),
+        Fault(status=503, times=1, methods=("HEAD",)),
+        Fault(status=429, headers={"Retry-After": "0"}),
+        Fault(cut=3),
+    ],
+    ids=["503 twice", "503 for its size", "429", "cut"],
+)
+def test_a_fault_that_passes_is_tried_again(fake_hub, tmp_path, fault):
+    fake_hub.faults["unet/model.safetensors"] = fault
+    folder = resolve("owner/model", base=tmp_path).folder
+    assert (folder / "unet/model.safetensors").read_bytes() == b"weights" and fault.times == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (Fault(status=503, times=99), "answers with error 503"),
+        (Fault(status=403, times=99), "answers with error 403"),
+        (Fault(status=404, headers={"X-Error-Code": "EntryNotFound"}, times=99), "lacks a file"),
+    ],
+    ids=["503", "403", "404"],
+)
+def test_a_fault_that_stays_is_one_sentence_and_no_file(fake_hub, tmp_path, fault, sentence):
+    fake_hub.faults["unet/model.safetensors"] = fault
+    with pytest.raises(HubError, match=sentence) as error:
+        resolve("owner/model", base=tmp_path)
+    assert "\n" not in str(error.value) and not list((tmp_path / "hub-cache").rglob("model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"), [(errno.ENOSPC, "The disk is full"), (errno.EROFS, "cannot be written; set HF_HOME")]
+)
+def test_a_disk_that_takes_no_file_is_said_in_a_sentence(fake_hub, tmp_path, monkeypatch, number, sentence):
+    def write(url, file, **options):
+        file.write(b"wei")
+        raise OSError(number, "it does not go on")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(file_download, "http_get", write)
+        with pytest.raises(HubError, match=sentence):
+            resolve("owner/model", base=tmp_path)
+        assert not [path for path in (tmp_path / "hub-cache").rglob("blobs/*") if path.stat().st_size == 3]
+    assert (resolve("owner/model", base=tmp_path).folder / "unet/model.safetensors").read_bytes() == b"weights"
+
+
+def test_only_a_hub_that_does_not_answer_is_unreachable(fake_hub, tmp_path):
+    with pytest.raises(HubError) as error:
+        resolve("owner/unknown", base=tmp_path)
+    assert not isinstance(error.value, HubUnreachable)
+    fake_hub.stop()
+    with pytest.raises(HubUnreachable):
+        resolve("owner/model", base=tmp_path)
 
 
 @pytest.mark.parametrize(
