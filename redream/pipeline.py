@@ -188,6 +188,7 @@ def _prior_samples(
 ) -> Iterator[Progress | BeforeAfter]:
     import torch
 
+    from redream.retrieval.fetch import FetchStopped
     from redream.scene.cameras import VIEWS, view_prompt
 
     def along_views(embeddings: dict, adapted: bool) -> list:
@@ -199,10 +200,13 @@ def _prior_samples(
     yield Progress("sampling", 0, total)
     with torch.no_grad():
         before = along_views({view: models.prior.embed([view_prompt(prompt, view)]) for view in VIEWS}, adapted=False)
-    for adaptation in _adaptation_steps(prompt, models, settings):
-        if stop():
-            return
-        yield Progress("learning the views", adaptation.steps_done, total)
+    try:
+        for adaptation in _adaptation_steps(prompt, models, settings, stop):
+            if stop():
+                return
+            yield Progress("learning the views", adaptation.steps_done, total)
+    except FetchStopped:
+        return
     yield Progress("sampling", total, total)
     with torch.no_grad():
         after = along_views(
@@ -211,13 +215,19 @@ def _prior_samples(
     yield BeforeAfter(before, after)
 
 
-def _adaptation_steps(prompt: str, models: Models, settings: Settings) -> Iterator:
-    """The `Adaptation` of the prior to the assets retrieved for a prompt, after each of its steps."""
+def _adaptation_steps(
+    prompt: str, models: Models, settings: Settings, stop: Callable[[], bool] = run_to_end
+) -> Iterator:
+    """The `Adaptation` of the prior to the assets retrieved for a prompt, after each of its steps.
+
+    `stop` ends only the download of the assets, with `FetchStopped`.
+    """
     from redream.distillation.adaptation import Adaptation
     from redream.distillation.generators import Generators
-    from redream.runs.retrieved import oriented, search
+    from redream.retrieval.fetch import finished
+    from redream.runs.retrieved import oriented, searching
 
-    retrieved, _ = search(prompt, models, settings)
+    retrieved, _ = finished(searching(prompt, models, settings, stop))
     captioned = [oriented(asset, models, settings)[0].captioned for asset in retrieved]
     adaptation = Adaptation(models.prior, settings, captioned, Generators(settings.seed, models.prior.device))
     while not adaptation.finished:

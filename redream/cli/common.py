@@ -65,7 +65,7 @@ def follow(updates: Iterator[events.Event]) -> bool:
     """
     folder = None
     with tqdm(disable=not sys.stderr.isatty(), unit="it") as bar:
-        last_line = None  # stage and tenth of the run in the last line
+        last_line: tuple | None = None  # stage and tenth of the run in the last line
         for event in updates:
             match event:
                 case events.Started(run, iteration=iteration, total=total):
@@ -74,6 +74,11 @@ def follow(updates: Iterator[events.Event]) -> bool:
                     tqdm.write(f"The run's folder is {folder}.", file=sys.stderr)
                 case events.Warned(sentence):
                     tqdm.write(sentence, file=sys.stderr)
+                case events.Fetching():
+                    bar.set_description_str("Fetching the assets", refresh=False)
+                    if bar.disable and last_line is None:
+                        last_line = ("fetching", 0)
+                        print("Fetching the assets", file=sys.stderr)
                 case events.Retrieved(assets):
                     captions = "; ".join(asset["caption"] for asset in assets)
                     tqdm.write(f"Retrieved assets: {captions}.", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Build an index: embed captions and pictures of assets and write what `Index.load` reads."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,9 +39,11 @@ class AssetRow:
     author: str
     license: str
     source: str  # a link, or a file name
-    file: str = ""  # relative to the index's root; empty: fetched from Objaverse by uid
+    file: str = ""  # relative to the index's root; empty: fetched from `repository` of `build`
     sha256: str = ""  # of the file; found out by `build` where the file is here
-    extra: dict = field(default_factory=dict)  # further columns, the same ones for every asset
+    extra: dict = field(
+        default_factory=dict
+    )  # further columns, the same ones for every asset; `path` in the repository
 
 
 def build(
@@ -51,12 +53,14 @@ def build(
     folder: Path,
     *,
     root: str = ".",
+    repository: Mapping[str, str] | None = None,
     progress: Callable[[AssetRow], None] = lambda row: None,
 ) -> None:
     """Write an index of `rows` into `folder`, where `views` gives the pictures of an asset (see `ring_pictures`).
 
     An asset's image embedding is the normalised mean of its pictures' embeddings. `root` is the assets' folder relative
-    to `folder`; `progress` is called after each asset. The manifest comes last: until then there is no index.
+    to `folder`; `repository` names the one on the Hub that has the GLBs of assets without a file: {source: owner/name,
+    revision, kind: "dataset" or "model"}. `progress` is called after each asset. The manifest comes last: until then there is no index.
     Raises `BuildError`.
     """
     kept, images = [], []
@@ -93,7 +97,7 @@ def build(
         "captions": len(captions),
         "root": root,
         "files": {name: sha256(folder / name) for name in FILES},
-    }
+    } | ({"repository": dict(repository)} if repository else {})
     with replacing(folder / "index.json") as path:
         path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 

@@ -1,17 +1,18 @@
 """Two-stage retrieval of assets from a folder with two FAISS indexes, a table of assets and a manifest.
 
-    index.json      {format, embedding: {name, sha256}, dim, assets, captions, root, files: {name: sha256}}
+    index.json      {format, embedding: {name, sha256}, dim, assets, captions, root, files: {name: sha256}, and where
+                    assets are on the Hub: repository: {source, revision, kind}}
     text.faiss      unit embeddings of captions; the id of a vector is its asset's row (an asset may have several)
     image.faiss     unit embeddings of the assets' pictures, one per row
     assets.parquet  uid, caption, author, license, source, file, sha256, and any further columns
 
-`file` is relative to `root`, itself relative to the index; a row without one is fetched from Objaverse by its uid.
+`file` is relative to `root`, itself relative to the index. The GLB of a row without one is fetched from the repository,
+where the table's further column `path` says where it is (`redream.retrieval.fetch`).
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from http.client import HTTPException
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import faiss
@@ -25,18 +26,16 @@ from redream import hub
 from redream.errors import RedreamError
 from redream.files import sha256
 from redream.retrieval.clip import Clip
+from redream.retrieval.fetch import AssetUnavailable, FetchProgress, RemoteAsset, fetch, finished, never
 
 FORMAT = 1
 FILES = ("text.faiss", "image.faiss", "assets.parquet")
 COLUMNS = ("uid", "caption", "author", "license", "source", "file", "sha256")
+REPOSITORY = {"source", "revision", "kind"}  # owner/name; branch, tag or commit; "dataset" (the default) or "model"
 
 
 class IndexFormatError(RedreamError):
     """An index that cannot be trusted or does not fit; the message says why."""
-
-
-class AssetUnavailable(RedreamError):
-    """An asset whose file cannot be had; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,7 @@ class Index:
     text: faiss.IndexIDMap
     image: faiss.IndexFlatIP
     rows: Int[np.ndarray, "n"]  # the asset's row of each caption
+    repository: Mapping[str, str] = field(default_factory=dict)  # source, revision, kind: assets without a file
 
     @staticmethod
     def load(folder: Path) -> "Index":
@@ -75,6 +75,7 @@ class Index:
             version, files, root = manifest["format"], dict(manifest["files"]), str(manifest["root"])
             embedding = {key: str(manifest["embedding"][key]) for key in ("name", "sha256")}
             dim, assets, captions = (int(manifest[key]) for key in ("dim", "assets", "captions"))
+            repository = {key: str(value) for key, value in dict(manifest.get("repository", {})).items()}
         except (OSError, KeyError, TypeError, ValueError) as error:
             sentence = f"The index {folder.name} has no complete index.json; build or fetch it again."
             raise IndexFormatError(sentence) from error
@@ -100,7 +101,9 @@ class Index:
             raise IndexFormatError("The captions of this index do not belong to its assets; build it again.")
         if table.num_rows != assets or not set(COLUMNS) <= set(table.column_names):
             raise IndexFormatError("The table of this index does not fit its manifest; build it again.")
-        return Index(folder, folder / root, embedding, table, text, image, rows)
+        if repository and not (hub.HUB_ID.fullmatch(repository.get("source", "")) and set(repository) <= REPOSITORY):
+            raise IndexFormatError("The manifest of this index names no Hub repository of assets; build it again.")
+        return Index(folder, folder / root, embedding, table, text, image, rows, repository)
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -130,20 +133,54 @@ class Index:
         return self.table.slice(self._place(uid), 1).to_pylist()[0]
 
     def asset_path(self, uid: str) -> Path:
-        """The asset's GLB: a checked file of the library, or fetched from Objaverse. Raises `AssetUnavailable`."""
+        """The asset's GLB, a checked file: of the library, or of the Hub's cache, where it is fetched to if necessary.
+
+        Raises `AssetUnavailable`.
+        """
         row = self.row(uid)
-        name = row["file"]
-        if name:
-            if not hub.is_inside(name) or not (self.root / name).is_file():
-                raise AssetUnavailable(f"The file of asset {uid} is missing; fetch the library again.")
-            path = self.root / name
-        else:
-            path = _from_objaverse(uid)
+        if not row["file"]:
+            remote = self._remote(row)
+            if remote.cached() is None and (failed := finished(fetch([remote]))):
+                raise failed[uid]
+            path = remote.cached()
+            if path is None:
+                raise AssetUnavailable(f"The file of asset {uid} is gone from the Hub's cache; fetch it again.")
+            return path
+        path = self.root / row["file"]
+        if not hub.is_inside(row["file"]) or not path.is_file():
+            raise AssetUnavailable(f"The file of asset {uid} is missing; fetch the library again.")
         if row["sha256"] and sha256(path) != row["sha256"]:
-            if not name:
-                path.unlink()  # Objaverse's: the next request fetches it again
             raise AssetUnavailable(f"The file of asset {uid} is not the one that was indexed; fetch it again.")
         return path
+
+    def is_here(self, uid: str) -> bool:
+        """Whether the asset's GLB needs no network: of the library, or in the Hub's cache."""
+        row = self.row(uid)
+        return bool(row["file"] or (row.get("path") and self._remote(row).cached()))
+
+    def fetch(
+        self, uids: Sequence[str], stop: Callable[[], bool] = never
+    ) -> Generator[FetchProgress, None, dict[str, AssetUnavailable]]:
+        """Bring the GLBs of these assets here, side by side, as `redream.retrieval.fetch.fetch` does.
+
+        Raises `AssetUnavailable` for an asset that the library does not have, and `FetchStopped`.
+        """
+        wanted, unknown = [], {}
+        for row in [self.row(uid) for uid in uids]:
+            try:
+                wanted += [] if row["file"] else [self._remote(row)]
+            except AssetUnavailable as error:
+                unknown[row["uid"]] = error
+        failed = yield from fetch(wanted, stop)
+        return unknown | failed
+
+    def _remote(self, row: dict) -> RemoteAsset:
+        path = row.get("path")
+        if not self.repository or not path:
+            raise AssetUnavailable(f"The library does not say where asset {row['uid']} is; choose another one.")
+        source, revision = self.repository["source"], self.repository.get("revision")
+        file = hub.HubFile(source, path, revision, self.repository.get("kind", "dataset"))
+        return RemoteAsset(row["uid"], file, row["sha256"] or "")
 
     def _query(self, prompt: str, clip: Clip) -> Float[np.ndarray, "1 d"]:
         if clip.sha256 != self.embedding["sha256"]:
@@ -192,14 +229,3 @@ def _read(path: Path, kind: type, code: bytes, count: int, dim: int) -> faiss.In
         if isinstance(index, kind) and (index.ntotal, index.d) == (count, dim):
             return index
     raise IndexFormatError(f"The file {path.name} of this index is not what its manifest says; build it again.")
-
-
-def _from_objaverse(uid: str) -> Path:
-    try:
-        import objaverse  # only a library without its own files needs it
-
-        return Path(objaverse.load_objects([uid])[uid])
-    except KeyError as error:
-        raise AssetUnavailable(f"Objaverse has no object {uid}; choose another asset.") from error
-    except (OSError, HTTPException, ImportError) as error:
-        raise AssetUnavailable("Objaverse did not answer; check the network and try again.") from error

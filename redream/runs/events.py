@@ -29,6 +29,14 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
+class Fetching(Event):
+    """Files of assets are being downloaded."""
+
+    received: int  # bytes
+    size: int  # bytes, of those that have begun
+
+
+@dataclass(frozen=True)
 class Retrieved(Event):
     """The assets that the run starts from, best first."""
 

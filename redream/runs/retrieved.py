@@ -1,11 +1,12 @@
 """The assets a run starts from: retrieved from the library or uploaded, loaded, and oriented so that their front faces +x."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redream.retrieval.build import ring_pictures
-from redream.retrieval.index import AssetUnavailable, Hit, retrieved_json
+from redream.retrieval.fetch import AssetUnavailable, AssetUnreachable, FetchProgress, finished, never
+from redream.retrieval.index import Hit, retrieved_json
 from redream.retrieval.orientation import Alignment, align
 from redream.runs.run import UploadedAsset
 from redream.scene import assets
@@ -35,31 +36,53 @@ def search(prompt: str, models: Models, settings: Settings) -> tuple[list[Retrie
 
     Raises the error of the last one if none can be loaded.
     """
-    candidates = settings.retrieval.candidates
-    hits = models.index.search(prompt, models.clip("retrieval"), candidates, candidates)
+    return finished(searching(prompt, models, settings))
+
+
+def searching(
+    prompt: str, models: Models, settings: Settings, stop: Callable[[], bool] = never
+) -> Generator[FetchProgress, None, tuple[list[RetrievedAsset], list[str]]]:
+    """As `search`; yields the progress of downloads. Raises `FetchStopped` too."""
+    wanted, candidates = settings.retrieval.assets, settings.retrieval.candidates
+    waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates)
     retrieved, warnings = [], []
-    for hit in hits:
-        if len(retrieved) == settings.retrieval.assets:
-            break
-        try:
-            retrieved.append(RetrievedAsset(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
-        except (AssetUnavailable, assets.AssetError, GlbError) as error:
-            warnings.append(f"The asset “{hit.caption}” is left out: {error}")
-            last_error = error
+    while waiting and len(retrieved) < wanted:
+        batch, waiting = waiting[: wanted - len(retrieved)], waiting[wanted - len(retrieved) :]
+        failed = yield from models.index.fetch([hit.uid for hit in batch], stop)
+        for hit in batch:
+            try:
+                if hit.uid in failed:
+                    raise failed[hit.uid]
+                retrieved.append(RetrievedAsset(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
+            except (AssetUnavailable, assets.AssetError, GlbError) as error:
+                warnings.append(f"The asset “{hit.caption}” is left out: {error}")
+                last_error = error
+        if any(isinstance(error, AssetUnreachable) for error in failed.values()):
+            waiting = [hit for hit in waiting if models.index.is_here(hit.uid)]
     if not retrieved:
         raise last_error
     return retrieved, warnings
 
 
-def reload(entries: Sequence[dict], models: Models) -> list[RetrievedAsset]:
-    """Load the assets of a retrieved.json again. Raises `AssetUnavailable`, `AssetError` or `GlbError`."""
+def reload(
+    entries: Sequence[dict], models: Models, stop: Callable[[], bool] = never
+) -> Generator[FetchProgress, None, list[RetrievedAsset]]:
+    """Load the assets of a retrieved.json again; yields the progress of downloads.
+
+    Raises `AssetUnavailable`, `AssetError`, `GlbError` or `FetchStopped`.
+    """
+    failed = yield from models.index.fetch([entry["uid"] for entry in entries], stop)
+    for error in failed.values():
+        raise error
     return [RetrievedAsset(entry, assets.load(models.index.asset_path(entry["uid"]))) for entry in entries]
 
 
-def by_uid(uids: Sequence[str], prompt: str, models: Models) -> list[RetrievedAsset]:
-    """Load assets of the library by uid, with their similarity to the prompt. Raises as `reload`."""
-    hits = [models.index.hit(uid, prompt, models.clip("retrieval")) for uid in uids]
-    return [RetrievedAsset(_entry(hit), assets.load(models.index.asset_path(hit.uid))) for hit in hits]
+def by_uid(
+    uids: Sequence[str], prompt: str, models: Models, stop: Callable[[], bool] = never
+) -> Generator[FetchProgress, None, list[RetrievedAsset]]:
+    """Load assets of the library by uid, with their similarity to the prompt. Yields and raises as `reload`."""
+    entries = [_entry(models.index.hit(uid, prompt, models.clip("retrieval"))) for uid in uids]
+    return (yield from reload(entries, models, stop))
 
 
 def from_upload(

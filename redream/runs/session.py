@@ -6,20 +6,23 @@ prompt → assets → orientation → (adaptation ‖ warm-up) → distillation 
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from redream import __version__
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
+from redream.retrieval.fetch import FetchProgress, FetchStopped
 from redream.retrieval.orientation import Alignment
 from redream.runs import outputs, retrieved
 from redream.runs.eta import RESULTS, RuntimeEstimator, SessionClock
 from redream.runs.events import (
     Artefact,
     Event,
+    Fetching,
     Finished,
     Oriented,
     Paused,
@@ -42,6 +45,7 @@ from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
 from redream.stack.vocabulary import ParsedPrompt
 
+T = TypeVar("T")
 ALIGNMENT = ("yaw_deg", "margin", "clear")  # what orientation.json keeps of an asset's `Alignment`
 FILM_UPDATES = 10  # while a turntable is rendered
 UNSCORED = (
@@ -87,7 +91,11 @@ class Session:
             yield Warned(sentence)
         retrieved_assets: list[RetrievedAsset] = []
         if settings.uses_assets:
-            yield from self._retrieve(retrieved_assets)
+            try:
+                yield from self._retrieve(retrieved_assets)
+            except FetchStopped:  # there is nothing to make results of; a resumed run retrieves again
+                yield Finished(stopped=True)
+                return
             yield from self._orient(retrieved_assets)
         if self._time_is_over():  # a session that only prepares the run
             yield Finished(stopped=True) if self.stop() else Paused()
@@ -122,11 +130,13 @@ class Session:
                     run.request.assets, run.folder, prompt, self.models, self.uploads_validated
                 )
             elif run.request.uids:
-                assets += retrieved.by_uid(run.request.uids, prompt, self.models)
+                assets += yield from self._fetch(retrieved.by_uid(run.request.uids, prompt, self.models, self.stop))
             elif (run.folder / "retrieved.json").is_file():
-                assets += retrieved.reload(run.read_json("retrieved.json")["assets"], self.models)
+                entries = run.read_json("retrieved.json")["assets"]
+                assets += yield from self._fetch(retrieved.reload(entries, self.models, self.stop))
             else:
-                best, warnings = retrieved.search(prompt, self.models, settings)
+                search = retrieved.searching(prompt, self.models, settings, self.stop)
+                best, warnings = yield from self._fetch(search)
                 assets += best
             entries = [asset.entry for asset in assets]
             run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
@@ -135,6 +145,16 @@ class Session:
         for sentence in warnings:
             yield Warned(sentence)
         yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(assets))))
+
+    @staticmethod
+    def _fetch(retrieval: Generator[FetchProgress, None, T]) -> Generator[Fetching, None, T]:
+        """Return what a retrieval returns, with the progress of its downloads as events."""
+        while True:
+            try:
+                progress = next(retrieval)
+            except StopIteration as end:
+                return end.value
+            yield Fetching(progress.received, progress.size)
 
     def _orient(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
         """Replace each asset by the same with its front at +x, which the run's first session has found."""

@@ -1,16 +1,20 @@
 """Two-stage retrieval against a reference, and what an index must be to be trusted."""
 
+import hashlib
 import json
 import zlib
 
 import faiss
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from redream.files import sha256
 from redream.retrieval.build import AssetRow, build
 from redream.retrieval.clip import Clip
+from redream.retrieval.fetch import finished
 from redream.retrieval.index import AssetUnavailable, Index, IndexFormatError, retrieved_json
 
 DIM, ASSETS = 8, 40
@@ -184,19 +188,43 @@ def test_local_assets_are_checked_before_they_are_handed_out(folder):
         index.asset_path("u99")
 
 
-def test_an_asset_without_a_file_is_fetched_by_its_uid(folder, tmp_path, monkeypatch):
-    import objaverse
+def with_repository(folder, row: dict, **repository) -> Index:
+    """The index with a Hub repository, and with u0's row changed."""
+    table = pq.read_table(folder / "assets.parquet").to_pylist()
+    table = [known | {"path": None} | (row if known["uid"] == "u0" else {}) for known in table]
+    pq.write_table(pa.Table.from_pylist(table), folder / "assets.parquet")
+    manifest = json.loads((folder / "index.json").read_text()) | {"repository": repository}
+    manifest["files"]["assets.parquet"] = sha256(folder / "assets.parquet")
+    (folder / "index.json").write_text(json.dumps(manifest))
+    return Index.load(folder)
 
-    (tmp_path / "fetched.glb").write_bytes(b"mesh")
-    monkeypatch.setattr(objaverse, "load_objects", lambda uids: {uid: str(tmp_path / "fetched.glb") for uid in uids})
-    assert Index.load(folder).asset_path("u0").read_bytes() == b"mesh"
 
-    def refused(uids):
-        raise ConnectionError
+def test_an_asset_without_a_file_comes_from_the_repository_that_the_manifest_names(folder, hub_server):
+    hub_server.add("owner/objects", {"glbs/u0.glb": b"mesh"}, "datasets")
+    row = {"path": "glbs/u0.glb", "sha256": hashlib.sha256(b"mesh").hexdigest()}
+    index = with_repository(folder, row, source="owner/objects", revision="main")
+    assert not index.is_here("u0") and index.is_here("u1")
+    assert index.asset_path("u0").read_bytes() == b"mesh" and index.is_here("u0")
+    hub_server.stop()
+    assert index.asset_path("u0").read_bytes() == b"mesh"
 
-    monkeypatch.setattr(objaverse, "load_objects", refused)
-    with pytest.raises(AssetUnavailable, match="Objaverse did not answer"):
-        Index.load(folder).asset_path("u0")
-    monkeypatch.setattr(objaverse, "load_objects", lambda uids: {})
-    with pytest.raises(AssetUnavailable, match="has no object u0"):
-        Index.load(folder).asset_path("u0")
+
+def test_an_asset_whose_file_on_the_hub_is_another_one_is_unavailable(folder, hub_server):
+    hub_server.add("owner/objects", {"glbs/u0.glb": b"mesh"}, "datasets")
+    index = with_repository(folder, {"path": "glbs/u0.glb", "sha256": "0" * 64}, source="owner/objects")
+    with pytest.raises(AssetUnavailable, match="not the one that was indexed"):
+        index.asset_path("u0")
+    assert not index.is_here("u0")
+
+
+def test_an_asset_of_which_nothing_says_where_it_is_is_unavailable(folder):
+    index = Index.load(folder)
+    with pytest.raises(AssetUnavailable, match="does not say where asset u0 is"):
+        index.asset_path("u0")
+    assert list(finished(index.fetch(["u0", "u1"]))) == ["u0"] and not index.is_here("u0")
+
+
+@pytest.mark.parametrize("repository", [{"source": "no id"}, {"revision": "main"}, {"source": "a/b", "code": "x"}])
+def test_a_manifest_with_a_wrong_repository_is_refused(folder, repository):
+    with pytest.raises(IndexFormatError, match="names no Hub repository"):
+        with_repository(folder, {}, **repository)

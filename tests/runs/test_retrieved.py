@@ -1,0 +1,97 @@
+"""The assets of a run whose library lies on the Hub: fetched, shown as they come, stopped, replaced by the next ones."""
+
+import json
+import shutil
+import threading
+import time
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hub_server import Fault
+from tiny_stack import TINY
+
+from redream import pipeline
+from redream.files import sha256
+from redream.retrieval import fetch
+from redream.retrieval.fetch import AssetUnavailable
+from redream.runs import events, retrieved
+from redream.runs.run import Run
+from redream.stack.models import Models
+from redream.stack.stack import Stack
+
+PROMPT = "a red owl"
+
+
+@pytest.fixture
+def remote_models(tiny_stack, hub_server, tmp_path):
+    """The tiny stack with its six assets on the Hub, as a data set."""
+    folder, glbs = tmp_path / "index", {}
+    shutil.copytree(tiny_stack / "index", folder)
+    manifest = json.loads((folder / "index.json").read_text())
+    rows = pq.read_table(folder / "assets.parquet").to_pylist()
+    for row in rows:
+        row["path"] = f"glbs/000-000/{row['uid']}.glb"
+        glbs[row["path"]] = (tiny_stack / "index" / manifest["root"] / row["file"]).read_bytes()
+        row["file"] = ""
+    pq.write_table(pa.Table.from_pylist(rows), folder / "assets.parquet")
+    manifest["files"]["assets.parquet"] = sha256(folder / "assets.parquet")
+    manifest["repository"] = {"source": "owner/objects", "revision": "main", "kind": "dataset"}
+    (folder / "index.json").write_text(json.dumps(manifest))
+    hub_server.add("owner/objects", glbs, "datasets")
+    return Models.load(Stack.load(tiny_stack, {"REDREAM_INDEX": str(folder)}), "cpu")
+
+
+def path_of(models: Models, uid: str) -> str:
+    return models.index.row(uid)["path"]
+
+
+def test_the_same_assets_are_found_as_in_a_library_with_files(remote_models, models):
+    expected, _ = retrieved.search(PROMPT, models, TINY)
+    found, warnings = retrieved.search(PROMPT, remote_models, TINY)
+    assert [asset.entry["uid"] for asset in found] == [asset.entry["uid"] for asset in expected] and not warnings
+    assert all((a.asset.mesh.vertices == b.asset.mesh.vertices).all() for a, b in zip(found, expected, strict=True))
+
+
+def test_an_asset_that_cannot_be_fetched_is_replaced_by_the_next_candidate(remote_models, hub_server):
+    hits = pipeline.retrieve(PROMPT, k=4, models=remote_models)
+    hub_server.faults[path_of(remote_models, hits[1].uid)] = Fault(content=b"glTF, but another one")
+    found, warnings = retrieved.search(PROMPT, remote_models, TINY)
+    wanted = TINY.retrieval.assets
+    expected = [hit.uid for hit in hits if hit.uid != hits[1].uid][:wanted]
+    assert [asset.entry["uid"] for asset in found] == expected
+    assert len(warnings) == 1 and hits[1].caption in warnings[0]
+
+
+def test_offline_the_candidates_in_the_cache_are_used(remote_models, hub_server, monkeypatch):
+    monkeypatch.setattr(fetch, "STALL_SECONDS", 0.3)
+    settings = TINY.with_(retrieval={"candidates": 6})
+    hits = pipeline.retrieve(PROMPT, k=6, models=remote_models)
+    kept = [hits[0].uid, hits[5].uid]
+    for uid in kept:
+        remote_models.index.asset_path(uid)
+    hub_server.stop()
+    found, warnings = retrieved.search(PROMPT, remote_models, settings)
+    assert [asset.entry["uid"] for asset in found] == kept and len(warnings) == settings.retrieval.assets - 1
+    shutil.rmtree(remote_models.index.asset_path(kept[0]).parents[5])
+    with pytest.raises(AssetUnavailable):
+        retrieved.search(PROMPT, remote_models, settings)
+
+
+def test_a_run_shows_the_download_and_goes_on_after_a_stop(remote_models, hub_server, tmp_path, monkeypatch):
+    released, stopped = threading.Event(), threading.Event()
+    best = pipeline.retrieve(PROMPT, k=1, models=remote_models)[0].uid
+    hub_server.faults[path_of(remote_models, best)] = Fault(pause=lambda: released.wait(20))
+    run_events = pipeline.generate(
+        PROMPT, settings=TINY, out=tmp_path / "run", models=remote_models, stop=stopped.is_set
+    )
+    assert isinstance(next(run_events), events.Started) and isinstance(next(run_events), events.Fetching)
+    stopped.set()
+    begin = time.monotonic()
+    assert [type(event) for event in run_events][-1] is events.Finished and time.monotonic() - begin < 2
+    released.set()
+    run = Run.open(tmp_path / "run")
+    assert not run.finished and list(run.events())[-1] == events.Finished(stopped=True)
+
+    kinds = [type(event) for event in pipeline.resume(tmp_path / "run", models=remote_models)]
+    assert events.Retrieved in kinds and kinds[-1] is events.Finished and Run.open(tmp_path / "run").finished
