@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
@@ -18,14 +19,10 @@ from torch import Tensor, nn
 from redream.distillation.captured import Capture, Captured, capture_for, captured_gradient
 from redream.distillation.guidance import guided
 from redream.distillation.lora import Adapters
-from redream.errors import RedreamError
+from redream.distillation.prior_files import PriorError, check, is_there, variant
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj")
-
-
-class PriorError(RedreamError):
-    """A prior folder that cannot be used; the message says why and what to do."""
 
 
 class Prior:
@@ -54,19 +51,31 @@ class Prior:
 
     @staticmethod
     def load(folder: Path, device: torch.device | str = "cpu") -> "Prior":
-        """A pipeline folder, safetensors only; half precision on CUDA, single elsewhere."""
-        dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+        """A pipeline folder, safetensors only; half precision on CUDA, single elsewhere.
+
+        Where the weights are there in both precisions, those of the device are read, of the autoencoder the full ones.
+        Raises `PriorError`.
+        """
+        is_cuda = torch.device(device).type == "cuda"
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+        check(folder, names)
+        options = {"use_safetensors": True, "local_files_only": True}
+        options["variant"] = variant(names, prefer_half=is_cuda)
         try:
+            parts = {}
+            if options["variant"] and is_there(names, "vae"):
+                kind = getattr(diffusers, StableDiffusionPipeline.load_config(folder)["vae"][1])
+                parts["vae"] = kind.from_pretrained(folder / "vae", **options | {"variant": None})
             pipeline = StableDiffusionPipeline.from_pretrained(
                 folder,
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
+                dtype=torch.float16 if is_cuda else torch.float32,
                 safety_checker=None,
                 feature_extractor=None,
                 requires_safety_checker=False,
+                **options,
+                **parts,
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, AttributeError) as error:
             raise PriorError(
                 "The prior's folder is not a complete Stable Diffusion pipeline with safetensors weights. "
                 "Download it again or choose another stack."

@@ -6,8 +6,6 @@ import platform
 import sys
 from dataclasses import dataclass
 
-from huggingface_hub import snapshot_download
-
 from redream import hub
 from redream.stack.stack import Entry, Stack, StackError
 
@@ -77,16 +75,10 @@ def is_here(stack: Stack, entry: Entry) -> bool:
     """Whether an entry is a folder that exists, or in the Hub's cache; the network is not used."""
     if (stack.base / entry.source).is_dir():  # an absolute source stays what it is
         return True
-    try:
-        snapshot_download(
-            entry.source,
-            revision=entry.revision,
-            allow_patterns=list(entry.files or hub.SAFE),
-            local_files_only=True,
-        )
-    except (OSError, ValueError):  # not in the cache, or no Hub id
-        return False
-    return True
+    fallback, _, revision = (entry.fallback or "").partition("@")
+    return hub.is_cached(entry.source, entry.revision, entry.files) or (
+        bool(fallback) and hub.is_cached(fallback, revision or None, entry.files)
+    )
 
 
 def peak_memory_gb() -> float | None:

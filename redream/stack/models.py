@@ -1,7 +1,7 @@
 """A stack's models on one device, each loaded when it is first used. Importing this is cheap."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -51,9 +51,10 @@ class Models:
     def prior(self):
         """The text-to-image model: a `redream.distillation.prior.Prior`."""
         from redream.distillation.prior import Prior
+        from redream.distillation.prior_files import check
 
         def load() -> Prior:
-            folder = self._folder("prior")
+            folder = self._folder("prior", check)  # refused before its weights are downloaded
             with quietly():
                 return Prior.load(folder, self.device)
 
@@ -98,11 +99,11 @@ class Models:
         group, _, member = name.partition(".")
         return getattr(self.stack, group)[member] if member else getattr(self.stack, group)
 
-    def _folder(self, name: str) -> Path:
+    def _folder(self, name: str, check: Callable[[Path, Sequence[str]], None] = hub.no_check) -> Path:
         entry = self._entry(name)
-        resolved = self.stack.resolve(entry)
+        resolved = self.stack.resolve(entry, check)
         self.origins[name] = {
-            "source": Path(entry.source).name if resolved.revision is None else entry.source,
+            "source": resolved.source or Path(entry.source).name,
             "revision": resolved.revision,
             "files": sha256_of_files(resolved.folder, (".json", ".safetensors"), HASHED),
         }

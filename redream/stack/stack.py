@@ -6,7 +6,7 @@ vocabulary (`redream.stack.vocabulary`), for models that know only so many words
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,14 @@ PERCEPTUALS = MODELS
 SCORING_ENTRIES = tuple(f"{group}.{name}" for group in ("clips", "perceptual") for name in MODELS)
 LPIPS_NETWORKS = ("vgg", "alex")
 FORMAT = 1  # of stack.json
+# Of a prior on the Hub, where its entry names no files: half precision first, in full the autoencoder, which overflows.
+PRIOR_FILES = (
+    "*.json",
+    "*.txt",
+    "text_encoder/model.fp16.safetensors | text_encoder/model.safetensors",
+    "unet/diffusion_pytorch_model.fp16.safetensors | unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors | vae/diffusion_pytorch_model.fp16.safetensors",
+)
 
 
 class StackError(RedreamError):
@@ -36,7 +44,9 @@ class Entry:
 
     source: str | None = None
     revision: str | None = None  # branch, tag or commit on the Hub
-    files: tuple[str, ...] | None = None  # which files of the Hub's repository are needed
+    files: tuple[str, ...] | None = None  # which files of the Hub's repository are needed (`hub.resolve`)
+    fallback: str | None = None  # owner/name@revision with the same files, used where the source cannot be had
+    sha256: Mapping[str, str] = field(default_factory=dict)  # by file, in hex: what the fallback's must be
     lpips: str | None = None  # "vgg" or "alex", perceptual entries only
     note: str | None = None  # a sentence added to the error if the source is unavailable
 
@@ -61,8 +71,8 @@ class Stack:
     def load(name_or_folder: str | Path, environ: Mapping[str, str] = os.environ) -> "Stack":
         """Read a stack by name (`mini`) or by its folder.
 
-        `REDREAM_PRIOR` and `REDREAM_INDEX` in `environ` replace one entry: a folder, a Hub id, or `owner/name@revision`.
-        Raises `StackError`.
+        `REDREAM_PRIOR` and `REDREAM_INDEX` in `environ` replace one entry, but for its `files`: a folder, a Hub id, or
+        `owner/name@revision`. Raises `StackError`.
         """
         base = next((b for b in (STACKS / name_or_folder, Path(name_or_folder)) if (b / "stack.json").is_file()), None)
         if base is None:
@@ -75,7 +85,7 @@ class Stack:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StackError(f"The stack.json of {base.name} is not JSON; mend it or restore it.") from error
         overrides = {"prior": environ.get("REDREAM_PRIOR"), "index": environ.get("REDREAM_INDEX")}
-        return replace(stack, **{entry: _override(value) for entry, value in overrides.items() if value})
+        return replace(stack, **{k: _override(value, getattr(stack, k)) for k, value in overrides.items() if value})
 
     @property
     def entries(self) -> dict[str, Entry]:
@@ -84,14 +94,23 @@ class Stack:
         named |= {f"clips.{name}": entry for name, entry in self.clips.items()}
         return named | {f"perceptual.{name}": entry for name, entry in self.perceptual.items() if entry.source}
 
-    def resolve(self, entry: Entry) -> hub.Resolved:
-        """The entry's local folder and its commit, fetched from the Hub if necessary. Raises `hub.HubError`."""
+    def resolve(self, entry: Entry, check: Callable[[Path, Sequence[str]], None] = hub.no_check) -> hub.Resolved:
+        """The entry's local folder and its commit, fetched from the Hub if necessary; `check` as in `hub.resolve`.
+
+        Raises `hub.HubError`, and what `check` raises.
+        """
         if entry.source is None:
             raise StackError("This entry has no folder: it names an LPIPS network.")
+        options = {"base": self.base, "allow_patterns": entry.files, "check": check}
         try:
-            return hub.resolve(entry.source, base=self.base, revision=entry.revision, allow_patterns=entry.files)
+            return hub.resolve(entry.source, revision=entry.revision, **options)
         except hub.HubError as error:
-            raise hub.HubError(f"{error} {entry.note}" if entry.note else str(error)) from error
+            if entry.fallback is None:
+                raise hub.HubError(f"{error} {entry.note}" if entry.note else str(error)) from error
+        source, _, revision = entry.fallback.partition("@")
+        resolved = hub.resolve(source, revision=revision or None, **options)
+        hub.verify(resolved.folder, entry.sha256)
+        return resolved
 
     def folder(self, entry: Entry) -> Path:
         """The entry's local folder. Raises `hub.HubError`."""
@@ -124,7 +143,7 @@ def _read(values: object, base: Path) -> Stack:
         name=values["name"],
         preset=values["preset"],
         base=base,
-        prior=_entry(values["prior"], "prior"),
+        prior=_with_files(_entry(values["prior"], "prior"), PRIOR_FILES),
         index=_entry(values["index"], "index"),
         clips={k: _entry(v, f"clips.{k}") for k, v in _mapping(values["clips"], "clips", set(CLIPS)).items()},
         perceptual={
@@ -145,13 +164,15 @@ def _entry(value: object, where: str, lpips: bool = False) -> Entry:
                 f"In stack.json, {where} names an unknown LPIPS network; there are: {', '.join(LPIPS_NETWORKS)}."
             )
         return Entry(lpips=value["lpips"])
-    value = dict(_mapping(value, where, {"source"}, {"revision", "files", "note"}))
-    files = value.pop("files", None)
+    value = dict(_mapping(value, where, {"source"}, {"revision", "files", "fallback", "sha256", "note"}))
+    files, hashes = value.pop("files", None), value.pop("sha256", {})
+    if not isinstance(hashes, dict) or not all(isinstance(text, str) for text in hashes.values()):
+        raise StackError(f"In stack.json, the sha256 of {where} must be an object of texts.")
     if not (files is None or isinstance(files, list)) or not all(
         isinstance(text, str) and text for text in [*value.values(), *(files or [])]
     ):
         raise StackError(f"In stack.json, the fields of {where} must be text, and its files a list of texts.")
-    return Entry(files=tuple(files) if files else None, **value)
+    return Entry(files=tuple(files) if files else None, sha256=hashes, **value)
 
 
 def _mapping(value: object, where: str, required: set[str], optional: frozenset[str] | set[str] = frozenset()) -> dict:
@@ -164,9 +185,13 @@ def _mapping(value: object, where: str, required: set[str], optional: frozenset[
     return value
 
 
-def _override(value: str) -> Entry:
-    """An environment variable's folder, Hub id, or Hub id with @revision."""
+def _with_files(entry: Entry, files: tuple[str, ...]) -> Entry:
+    return entry if entry.files else replace(entry, files=files)
+
+
+def _override(value: str, entry: Entry) -> Entry:
+    """An environment variable's folder, Hub id, or Hub id with @revision, with the files of the entry that it replaces."""
     if Path(value).is_dir():
-        return Entry(source=str(Path(value).resolve()))
+        return Entry(source=str(Path(value).resolve()), files=entry.files)
     source, _, revision = value.partition("@")
-    return Entry(source=source, revision=revision or None)
+    return Entry(source=source, revision=revision or None, files=entry.files)

