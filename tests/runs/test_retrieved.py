@@ -54,13 +54,16 @@ def test_the_same_assets_are_found_as_in_a_library_with_files(remote_models, mod
 
 
 def test_an_asset_that_cannot_be_fetched_is_replaced_by_the_next_candidate(remote_models, hub_server):
-    hits = pipeline.retrieve(PROMPT, k=4, models=remote_models)
-    hub_server.faults[path_of(remote_models, hits[1].uid)] = Fault(content=b"glTF, but another one")
+    candidates = TINY.retrieval.candidates
+    hits = remote_models.index.search(PROMPT, remote_models.clip("retrieval"), candidates, candidates)
+    path = path_of(remote_models, hits[1].uid)
+    wrong = bytes(len(hub_server.repositories["datasets", "owner/objects"][path]))
+    hub_server.faults[path] = Fault(content=wrong)
     found, warnings = retrieved.search(PROMPT, remote_models, TINY)
     wanted = TINY.retrieval.assets
     expected = [hit.uid for hit in hits if hit.uid != hits[1].uid][:wanted]
     assert [asset.entry["uid"] for asset in found] == expected
-    assert len(warnings) == 1 and hits[1].caption in warnings[0]
+    assert len(warnings) == 1 and hits[1].caption in warnings[0] and "not the one that was indexed" in warnings[0]
 
 
 def test_offline_the_candidates_in_the_cache_are_used(remote_models, hub_server, monkeypatch):
