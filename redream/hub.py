@@ -8,6 +8,7 @@ import fnmatch
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -32,10 +33,20 @@ from huggingface_hub.errors import (
 )
 
 from redream.errors import RedreamError
-from redream.files import sha256
+from redream.files import read_json, sha256, write_json
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
-SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.glb")  # no pickle in any of them
+SAFE = (
+    "*.json",
+    "*.safetensors",
+    "*.txt",
+    "*.csv",
+    "*.parquet",
+    "*.faiss",
+    "*.npy",
+    "*.glb",
+)  # no pickle in any of them
+VERIFIED, REMEMBERED = ".verified.json", 2**26  # a file of hashes that were right, of files of so many bytes
 SMALL = (".json", ".txt")  # fetched first: they say whether the rest is worth it
 OR = " | "  # between alternatives of a pattern, the best first
 PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits where it is told to (429)
@@ -156,14 +167,26 @@ def is_cached(name: str, revision: str | None = None, allow_patterns: Sequence[s
 
 
 def verify(folder: Path, manifest: Mapping[str, str]) -> None:
-    """Check every file of a manifest {name relative to `folder`: SHA-256 in hex}; raises `HubError` at the first fault."""
+    """Check every file of a manifest {name relative to `folder`: SHA-256 in hex}; raises `HubError` at the first fault.
+
+    A large file's hash is remembered beside it, and holds while size and time of the file are the same.
+    """
+    known = read_json(folder / VERIFIED) or {}
+    verified = {}
     for name, expected in manifest.items():
         if not is_inside(name):
             raise HubError(f"The manifest names {name}, which is outside its folder; this folder cannot be trusted.")
         if not (folder / name).is_file():
             raise HubError(f"The file {name} is missing; download or build {folder.name} again.")
-        if sha256(folder / name) != expected:
+        status = (folder / name).stat()
+        stamp = [expected, status.st_size, status.st_mtime_ns]
+        if known.get(name) != stamp and sha256(folder / name) != expected:
             raise HubError(f"The file {name} is not the one its manifest describes; download {folder.name} again.")
+        if status.st_size >= REMEMBERED:
+            verified[name] = stamp
+    if verified and verified != known:
+        with suppress(OSError):  # a folder that cannot be written is hashed every time
+            write_json(folder / VERIFIED, verified)
 
 
 def is_inside(name: str) -> bool:

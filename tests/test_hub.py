@@ -222,3 +222,17 @@ def test_verify_refuses_a_file_with_one_changed_byte(tmp_path):
         verify(tmp_path, manifest)
     with pytest.raises(HubError, match="outside its folder"):
         verify(tmp_path, {"../a.json": "0"})
+
+
+def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    (tmp_path / "a.npy").write_bytes(b"large")
+    monkeypatch.setattr(hub, "REMEMBERED", 5)
+    hashed = []
+    monkeypatch.setattr(hub, "sha256", lambda path: hashed.append(path) or sha256(path))
+    for _ in range(2):
+        hub.verify(tmp_path, {"a.npy": sha256(tmp_path / "a.npy")})
+    assert len(hashed) == 1
+    expected = sha256(tmp_path / "a.npy")
+    (tmp_path / "a.npy").write_bytes(b"other")
+    with pytest.raises(HubError, match="is not the one its manifest describes"):
+        hub.verify(tmp_path, {"a.npy": expected})

@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import gradio as gr
-import pyarrow.compute as pc
 
 from redream.app.components import data_uri, hint, render, script
 from redream.app.create import CreateTab
@@ -22,7 +21,7 @@ from redream.stack.models import Models
 from redream.stack.vocabulary import parse_prompt
 
 MAX_CARDS = 12  # on a page
-MAX_HITS = 400  # assets among which a licence is looked for
+CANDIDATES = 400  # N′ of a search here
 CACHED_STRIPS = 400
 NOTHING_FOUND = hint("The library has nothing like that.")
 
@@ -38,25 +37,23 @@ class Library:
     @property
     def licences(self) -> list[str]:
         """All licences of the index, sorted."""
-        return sorted(text for text in pc.unique(self.models.index.table["license"]).to_pylist() if text)
+        return self.models.index.table.licences
 
     def search(self, text: str, licence: str | None = None, count: int = MAX_CARDS) -> list[dict]:
         """The assets nearest to a text, best first, as rows of the index with their similarity; without a text the first
         ones. Raises `redream.stack.vocabulary.PromptError` for a text that is no prompt."""
-        index = self.models.index
-        if text.strip():
-            prompt = parse_prompt(text, self.models.stack.vocabulary).prompt
-            hits = index.search(prompt, self.models.clip("retrieval"), MAX_HITS, MAX_HITS)
-            rows = [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]
-        else:
-            rows = index.table.slice(0, MAX_HITS).to_pylist()
-        return [row for row in rows if licence in (None, "", row["license"])][:count]
+        index, licences = self.models.index, [licence] if licence else None
+        if not text.strip():
+            return list(index.table.first(count, licences))
+        prompt = parse_prompt(text, self.models.stack.vocabulary).prompt
+        hits = index.search(prompt, self.models.clip("retrieval"), count, CANDIDATES, licences)
+        return [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]
 
     def cards_html(self, rows: list[dict]) -> str:
         """A card for each row; a click on it is an event (static/library_cards.js)."""
         if not rows:
             return NOTHING_FOUND
-        size = self.models.index.table.num_rows
+        size = len(self.models.index)
         return render("library_cards.html", cards=[self._card(row) for row in rows], more=len(rows) < size, size=size)
 
     def asset_html(self, uid: str) -> str:

@@ -25,4 +25,5 @@ def run(options: argparse.Namespace) -> None:
         return
     for number, hit in enumerate(hits, 1):
         origin = ", ".join(filter(None, (hit.author, hit.license, hit.source)))
-        print(f"{number}. {hit.caption} ({hit.uid}): similarity {hit.similarity:.3f}; {origin}")
+        similarity = "no picture yet" if hit.similarity is None else f"similarity {hit.similarity:.3f}"
+        print(f"{number}. {hit.caption} ({hit.uid}): {similarity}; {origin}")

@@ -1,24 +1,22 @@
 """Build an index: embed captions and pictures of assets and write what `Index.load` reads."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from redream import hub
 from redream.errors import RedreamError
-from redream.files import replacing, sha256
+from redream.files import sha256
 from redream.retrieval.clip import Clip
-from redream.retrieval.index import COLUMNS, FILES, FORMAT
 from redream.retrieval.orientation import pictures
+from redream.retrieval.table import COLUMNS
+from redream.retrieval.writer import Part, write
 from redream.scene.assets import Asset
 from redream.scene.cameras import ring
 
@@ -75,31 +73,15 @@ def build(
         raise BuildError("An index needs at least one asset, and every uid only once.")
 
     captions = [(place, caption) for place, row in enumerate(kept) for caption in row.captions]
-    texts = clip.embed_texts([caption for _, caption in captions]).cpu().numpy()  # (captions, d)
-    text = faiss.IndexIDMap(faiss.IndexFlatIP(clip_dim := texts.shape[1]))
-    text.add_with_ids(texts, np.array([place for place, _ in captions], np.int64))
-    image = faiss.IndexFlatIP(clip_dim)
-    image.add(torch.stack(images).numpy())
-
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "index.json").unlink(missing_ok=True)
-    for name, vectors in (("text.faiss", text), ("image.faiss", image)):
-        with replacing(folder / name) as path:
-            faiss.write_index(vectors, str(path))
-    table = pa.Table.from_pylist([_columns(row, folder / root) for row in kept])
-    with replacing(folder / "assets.parquet") as path:
-        pq.write_table(table, path)
-    manifest = {
-        "format": FORMAT,
-        "embedding": {"name": clip.name, "sha256": clip.sha256},
-        "dim": clip_dim,
-        "assets": len(kept),
-        "captions": len(captions),
-        "root": root,
-        "files": {name: sha256(folder / name) for name in FILES},
-    } | ({"repository": dict(repository)} if repository else {})
-    with replacing(folder / "index.json") as path:
-        path.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    part = Part(
+        pa.Table.from_pylist([_columns(row, folder / root) for row in kept]),
+        clip.embed_texts([caption for _, caption in captions]).cpu().numpy(),
+        np.array([place for place, _ in captions], np.int64),
+        torch.stack(images).numpy(),
+    )
+    write(lambda: [part], folder, embedding={"name": clip.name, "sha256": clip.sha256}, root=root)
 
 
 def ring_pictures(asset: Asset, size: int) -> Float[Tensor, "k 3 size size"]:

@@ -1,6 +1,7 @@
 """Two-stage retrieval against a reference, and what an index must be to be trusted."""
 
 import hashlib
+import io
 import json
 import zlib
 
@@ -123,7 +124,7 @@ def change(folder, name: str, content: bytes) -> None:
     (folder / "index.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("name", ["text.faiss", "image.faiss", "assets.parquet"])
+@pytest.mark.parametrize("name", ["texts.npy", "image_assets.npy", "assets.parquet"])
 def test_altered_and_missing_files_are_refused(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[-1] ^= 1
@@ -135,23 +136,43 @@ def test_altered_and_missing_files_are_refused(folder, name):
         Index.load(folder)
 
 
-def test_a_file_of_another_kind_or_size_is_refused_though_its_checksum_is_right(folder):
-    short = (folder / "image.faiss").read_bytes()[: -DIM * 4]
-    change(folder, "image.faiss", short)
-    with pytest.raises(IndexFormatError, match="image.faiss of this index .* build it again"):
+def array_file(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        array_file(np.zeros((ASSETS - 1, DIM), np.float32)),
+        array_file(np.zeros((DIM, ASSETS), np.float32)),
+        array_file(np.zeros((ASSETS, DIM), np.int32)),
+        array_file(np.asfortranarray(np.zeros((ASSETS, DIM), np.float32))),
+        array_file(np.full((ASSETS, 2), None)),  # a pickle
+        b"x" * (ASSETS * DIM * 4 + 128),
+    ],
+)
+def test_an_array_of_another_kind_or_size_is_refused_though_its_checksum_is_right(folder, content):
+    change(folder, "images.npy", content)
+    with pytest.raises(IndexFormatError, match="images.npy of this index .* build it again"):
         Index.load(folder)
-    flat = faiss.IndexLSH(DIM, 8)
-    flat.add(np.zeros((ASSETS, DIM), np.float32))
-    change(folder, "image.faiss", faiss.serialize_index(flat).tobytes())
-    with pytest.raises(IndexFormatError, match="image.faiss of this index .* build it again"):
+
+
+@pytest.mark.parametrize("rows", [[-1], [ASSETS], [0, 0]])
+def test_pictures_of_no_asset_or_twice_of_one_are_refused(folder, rows):
+    change(folder, "image_assets.npy", array_file(np.array([*rows, *range(len(rows), ASSETS)], np.int32)))
+    with pytest.raises(IndexFormatError, match="pictures of this index do not belong to its assets"):
         Index.load(folder)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"format": 2}, "format 2"),
-        ({"assets": ASSETS + 1}, "not what its manifest says"),
+        ({"format": 3}, "format 3"),
+        ({"coding": "pickle"}, "format 2, pickle"),
+        ({"assets": ASSETS + 1}, "do not belong to its assets"),
+        ({"captions": 1}, "not what its manifest says"),
         ({"files": {}}, "must name exactly"),
         ({"root": "../../elsewhere"}, "neither in its folder nor beside it"),
         ({"root": "/etc"}, "neither in its folder nor beside it"),
@@ -186,6 +207,39 @@ def test_local_assets_are_checked_before_they_are_handed_out(folder):
         index.asset_path("u3")
     with pytest.raises(AssetUnavailable, match="no asset u99"):
         index.asset_path("u99")
+
+
+def former(folder) -> Index:
+    """The same index in format 1."""
+    index, manifest = Index.load(folder), json.loads((folder / "index.json").read_text())
+    text = faiss.IndexIDMap(faiss.IndexFlatIP(DIM))
+    text.add_with_ids(np.array(index.texts.vectors), index.text_assets.astype(np.int64))
+    image = faiss.IndexFlatIP(DIM)
+    image.add(np.array(index.images.vectors))
+    for name, stage in (("text.faiss", text), ("image.faiss", image)):
+        faiss.write_index(stage, str(folder / name))
+    files = {name: sha256(folder / name) for name in ("text.faiss", "image.faiss", "assets.parquet")}
+    kept = {key: value for key, value in manifest.items() if key not in ("coding", "pictures")}
+    (folder / "index.json").write_text(json.dumps(kept | {"format": 1, "files": files}))
+    return Index.load(folder)
+
+
+def test_format_1_is_read_and_finds_the_same(folder):
+    hits = Index.load(folder).search("a red car", TableClip(), 5, 12)
+    assert former(folder).search("a red car", TableClip(), 5, 12) == hits
+
+
+def test_a_faiss_file_of_another_kind_or_size_is_refused_though_its_checksum_is_right(folder):
+    former(folder)
+    short = (folder / "image.faiss").read_bytes()[: -DIM * 4]
+    change(folder, "image.faiss", short)
+    with pytest.raises(IndexFormatError, match="image.faiss of this index .* build it again"):
+        Index.load(folder)
+    flat = faiss.IndexLSH(DIM, 8)
+    flat.add(np.zeros((ASSETS, DIM), np.float32))
+    change(folder, "image.faiss", faiss.serialize_index(flat).tobytes())
+    with pytest.raises(IndexFormatError, match="image.faiss of this index .* build it again"):
+        Index.load(folder)
 
 
 def with_repository(folder, row: dict, **repository) -> Index:
