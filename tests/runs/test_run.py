@@ -317,6 +317,7 @@ def test_events_are_read_as_they_were_logged():
         events.Warned("Ä sentence."),
         events.Failed("A sentence."),
         events.Paused(),
+        events.Fetching(1000, 2000),
         events.Finished(False),
     ]
     assert {type(event) for event in history} == set(events.KINDS.values())
