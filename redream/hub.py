@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from httpx2 import ReadError  # huggingface_hub's client
 from huggingface_hub import (
     constants,
     get_cached_repo_tree,
@@ -254,10 +255,12 @@ def _retried(download: Callable[[], T], name: str, revision: str | None) -> T:
 
 
 def _passes(error: Exception) -> bool:
-    """Whether it may be well in a second: the Hub's own trouble, or a file that came incomplete (an OSError without number)."""
+    """Whether it may be well in a second: the Hub's own trouble, or an answer that came incomplete (as a file: an OSError
+    without number). That is so too where huggingface_hub closes the client that all threads share, since one got no answer.
+    """
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in PASSING
-    return type(error) is OSError and error.errno is None
+    return isinstance(error, ReadError) or type(error) is OSError and error.errno is None
 
 
 def _explained(error: Exception, name: str, revision: str | None) -> HubError:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 from hub_server import COMMIT, Fault
@@ -222,6 +223,13 @@ def test_verify_refuses_a_file_with_one_changed_byte(tmp_path):
         verify(tmp_path, manifest)
     with pytest.raises(HubError, match="outside its folder"):
         verify(tmp_path, {"../a.json": "0"})
+
+
+def test_a_request_survives_that_another_thread_closes_the_shared_client(fake_hub, tmp_path):
+    fake_hub.faults["config.json"] = Fault(pause=huggingface_hub.close_session)
+    folder = resolve("owner/model", base=tmp_path).folder
+    assert (folder / "config.json").read_bytes() == REPOSITORY["config.json"]
+    assert fake_hub.requests.count(f"GET /owner/model/resolve/{COMMIT}/config.json") == 2
 
 
 def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
