@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -41,11 +42,6 @@ SLOW_FRAMES = """
 window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 100);
 window.cancelAnimationFrame = clearTimeout;
 """
-# Pages draw at most ten times a second: without a GPU the 3D viewer would otherwise take a core for itself.
-SLOW_FRAMES = """
-window.requestAnimationFrame = draw => setTimeout(() => draw(performance.now()), 100);
-window.cancelAnimationFrame = clearTimeout;
-"""
 
 
 @contextmanager
@@ -62,12 +58,12 @@ def serving(stack: Path, runs: Path, uploads: Path, start: str = START) -> Itera
         "OMP_NUM_THREADS": "1",
     }
     address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen([sys.executable, "-c", start], env=environ, cwd=runs)
+    process = subprocess.Popen([sys.executable, "-c", start], env=environ, cwd=runs, start_new_session=True)
     try:
         wait_for_address(address, process)
         yield address
     finally:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)  # and what it has forked: ZeroGPU's workers outlive it
         process.wait(10)
 
 
@@ -91,7 +87,6 @@ def wait_for_address(address: str, process: subprocess.Popen) -> None:
 @contextmanager
 def visitor(browser, address: str, width: int = 1280, **options):
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-    context.add_init_script(SLOW_FRAMES)
     context.add_init_script(SLOW_FRAMES)
     page = context.new_page()
     page.goto(address, wait_until="domcontentloaded")
