@@ -162,8 +162,8 @@ def write_obj(parts: Sequence[Part], path: Path) -> None:
 
 
 def write_usdz(parts: Sequence[Part], path: Path) -> None:
-    """Write a USDZ with a mesh for each texture under one default prim."""
-    from pxr import Sdf, Usd, UsdGeom, UsdUtils  # half a second
+    """Write a USDZ with a mesh for each texture under one default prim. Raises `OSError` where it cannot."""
+    from pxr import Sdf, Tf, Usd, UsdGeom, UsdUtils  # half a second
 
     with TemporaryDirectory() as folder:
         layer = Path(folder) / "object.usdc"
@@ -174,9 +174,14 @@ def write_usdz(parts: Sequence[Part], path: Path) -> None:
         for number, part in enumerate(parts):
             (Path(folder) / f"texture-{number}.png").write_bytes(part.png())
             _add_mesh(stage, number, part)
-        stage.GetRootLayer().Save()
-        if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(layer)), str(path)):
-            raise OSError("no package was made")
+        package = Path(folder) / "object.usdz"
+        try:
+            stage.GetRootLayer().Save()
+            if not UsdUtils.CreateNewUsdzPackage(Sdf.AssetPath(str(layer)), str(package)):
+                raise OSError("no package was made")
+        except Tf.ErrorException as error:
+            raise OSError("the disk is full") from error
+        path.write_bytes(package.read_bytes())
 
 
 def _add_mesh(stage, number: int, part: Part) -> None:

@@ -247,6 +247,7 @@ def test_a_pair_of_boxes_that_meet_in_an_edge_is_watertight_only_if_a_reader_fin
         ({"height_mm": 1e9}, "between 1 and 10,000 millimetres"),
         ({"out": Path("head.obj")}, "must end in .stl"),
         ({"out": Path("/nowhere/head.stl")}, "cannot be written"),
+        ({"out": Path("/nowhere/head.usdz"), "file_format": "usdz"}, "cannot be written"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_a_sentence(glbs, changes, sentence):
