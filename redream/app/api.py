@@ -8,8 +8,9 @@ import gradio as gr
 from redream import pipeline
 from redream.app.form import METHOD_LABELS, GenerationForm, fitting, preset_of
 from redream.app.run_page import RunPage
-from redream.app.wiring import STREAMING, raises_gradio_errors
+from redream.app.wiring import EXPORTING, STREAMING, raises_gradio_errors
 from redream.runs.queue import QueueError, Worker, find_run
+from redream.scene import export
 
 MAX_HITS = 100
 Answer = tuple[dict, list[str], list[str]]  # a state, turntables (MP4), models (GLB)
@@ -95,6 +96,21 @@ class Endpoints:
         """
         return find_run(str(run)).read_json("scores.json")
 
+    def export(self, run: str, format: str, height_mm: float = 100.0, number: int = 0) -> tuple[str, str]:
+        """A model of a run in another format, and a sentence on it. OBJ comes with its texture as ZIP; OBJ and USDZ are y up
+        and in metres, STL is z up and in millimetres, and its sentence says whether it is watertight.
+
+        Args:
+            run: its id
+            format: obj, usdz or stl
+            height_mm: of the STL, 1 to 10,000 millimetres
+            number: of the object, from 0
+        """
+        file, sentence = export.export(
+            find_run(str(run)).mesh(int(number or 0)), format, height_mm=float(height_mm or 0)
+        )
+        return str(file), sentence
+
     def _follow(self, run: str) -> Iterator[Answer]:
         """The run's state after every change. Raises `QueueError` if it ends without files, and is not paused."""
         for page in RunPage.follow(self.worker, run):
@@ -128,5 +144,9 @@ def register(worker: Worker) -> None:
         resume.__name__ = "continue"  # its MCP tool's name
         gr.Button().click(generate, request, answer, api_name="generate", **STREAMING)
         gr.Button().click(resume, continuation, answer, api_name="continue", **STREAMING)
+        request = [gr.Textbox(label="run"), gr.Radio(list(export.FORMATS), label="format")]
+        request += [gr.Number(100, label="height_mm"), gr.Number(0, label="number", precision=0)]
+        answer = [gr.File(label="file"), gr.Textbox(label="sentence")]
+        gr.Button().click(raises_gradio_errors(calls.export), request, answer, api_name="export", **EXPORTING)
     for call in (calls.retrieve, calls.stop, calls.scores):
         gr.api(raises_gradio_errors(call), api_name=call.__name__, queue=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from redream.app import run_page
+from redream.app.downloads import Downloads
 from redream.app.form_widgets import STOP, STOPPING, FormColumn
 from redream.app.run_page import RunPage
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, delayed_updates, reports_errors
@@ -40,6 +41,7 @@ class RunView:
         with gr.Row():
             self.video = gr.Video(label="Turntable", loop=True, autoplay=True, buttons=["download"], height=SIDE)
             self.mesh = gr.Model3D(label="3D model", clear_color=(1, 1, 1, 1), height=SIDE)
+        self.downloads = Downloads()
         self.scores = gr.HTML()
         with gr.Row(visible=False) as self.actions:
             self.continue_button = gr.Button("Continue", size="sm")
@@ -55,7 +57,16 @@ class RunView:
         form = [self.form.error_box, self.form.create_button, self.form.stop_button]
         running = [self.assets, self.state, self.preview, self.curves]
         result = [self.result, self.number, self.video, self.mesh, self.scores]
-        return [*form, *running, *result, self.actions, *self._action_widgets, self.samples, self.pause]
+        return [
+            *form,
+            *running,
+            *result,
+            *self.downloads.outputs,
+            self.actions,
+            *self._action_widgets,
+            self.samples,
+            self.pause,
+        ]
 
     @property
     def _action_widgets(self) -> list[gr.blocks.Block]:
@@ -64,8 +75,9 @@ class RunView:
     def connect(self, current: gr.State) -> None:
         """Wire what happens within the column."""
         show = reports_errors(self.form.error_box)(self.show_object)
-        results = [self.form.error_box, self.video, self.mesh, self.scores]
+        results = [self.form.error_box, self.video, self.mesh, self.scores, *self.downloads.outputs]
         self.number.input(show, [current, self.number], results, **RETRIGGER, **STREAMING, **PRIVATE)
+        self.downloads.connect(current, self.number, self.form.error_box)
 
     def follow(self, run: str) -> Iterator[dict]:
         """Updates that show a run until it ends; what did not change on the page is left out."""
@@ -102,6 +114,7 @@ class RunView:
 
     def _object(self, page: RunPage, number: int) -> dict:
         files = {self.video: page.files.get(("turntable", number)), self.mesh: page.files.get(("mesh", number))}
+        files |= self.downloads.offered(files[self.mesh])
         return files | {self.scores: page.scores_html(number, self.worker.models.stack.true_scores)}
 
     def _ended(self, run: str, page: RunPage) -> dict:

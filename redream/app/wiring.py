@@ -14,6 +14,9 @@ from redream.errors import RedreamError
 
 STREAMING = {"concurrency_limit": None, "show_progress": "hidden"}  # one worker makes runs, any number may follow them
 PRIVATE = {"api_visibility": "private"}
+# Other formats are made one after the other: each takes seconds of a core, and a file's name in a run's folder is the same
+# for every visitor.
+EXPORTING = {"concurrency_limit": 1, "concurrency_id": "export", "show_progress": "hidden"}
 UNQUEUED = {"queue": False, "show_progress": "hidden"} | PRIVATE
 # For events that come again before they are answered: they are answered once more afterwards, where Gradio otherwise
 # drops them. Not for what takes `gr.EventData`, of which Gradio gives the second answer none, nor for what must not be

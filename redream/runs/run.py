@@ -206,6 +206,15 @@ class Run:
 
     # Files
 
+    def mesh(self, number: int = 0) -> Path:
+        """The GLB of an object, counted from 0. Raises `RunError` if there is none."""
+        path = self.folder / f"mesh-{number}.glb"
+        if not path.is_file():
+            raise RunError(
+                "This run has no such model. Its models are made when it ends; continue it if it was stopped."
+            )
+        return path
+
     def write_json(self, name: str, values: dict) -> None:
         """Write a JSON file into the folder; numbers that are not finite become null."""
         self._write(name, json.dumps(events.finite(values), indent=2, ensure_ascii=False, allow_nan=False))

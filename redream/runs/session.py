@@ -36,7 +36,7 @@ from redream.runs.events import (
 from redream.runs.retrieved import RetrievedAsset
 from redream.runs.run import Run, RunError
 from redream.runs.upgrade import FORMAT
-from redream.scene import turntable
+from redream.scene import export, turntable
 from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
 from redream.scoring.metrics import MetricsError
@@ -304,6 +304,7 @@ class Session:
     def _make_mesh(self, particle: outputs.Renderable, number: int, done: int) -> Iterator[Event]:
         run, file = self.run, self.run.folder / f"mesh-{number}.glb"
         yield Progress("meshing", done, run.request.total, self._seconds_left(number, filmed=1.0))
+        export.remove_exports(file)  # of an earlier session
         try:
             with self._timed("meshes"):
                 outputs.save_mesh(particle, run.request.settings, file)

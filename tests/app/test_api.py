@@ -11,7 +11,7 @@ from redream.app.api import Endpoints
 from redream.runs.queue import Worker
 
 
-@pytest.mark.parametrize("name", ["retrieve", "generate", "resume", "stop", "scores"])
+@pytest.mark.parametrize("name", ["retrieve", "generate", "resume", "stop", "scores", "export"])
 def test_every_endpoint_and_each_of_its_parameters_is_described(name):
     call = getattr(Endpoints, name)
     description, parameters, _ = get_function_description(call)
@@ -23,6 +23,6 @@ def test_the_app_offers_the_endpoints_under_their_names_and_no_event_of_a_tab(mo
     monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
     demo = app.build(Worker(models, pipeline.generate, pipeline.resume), "")
     endpoints = demo.get_api_info()["named_endpoints"]
-    assert set(endpoints) == {"/retrieve", "/generate", "/continue", "/stop", "/scores"}
+    assert set(endpoints) == {"/retrieve", "/generate", "/continue", "/stop", "/scores", "/export"}
     names = [parameter["parameter_name"] for parameter in endpoints["/generate"]["parameters"]]
     assert names == list(inspect.signature(Endpoints.generate).parameters)[1:]

@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import trimesh
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from served import (
@@ -61,6 +62,23 @@ def test_a_prompt_gives_assets_then_a_video_a_model_and_scores(page):
     with page.expect_download() as record:
         button(page, "Download the record").click()
     assert json.loads(Path(record.value.path()).read_text())["prompt"] == "a purple owl"
+
+    height = page.get_by_label("Height in mm")
+    sync_api.expect(height).to_be_hidden()
+    page.get_by_label("STL (3D printing)").check()
+    height.fill("0")
+    button(page, "Make the file").click()
+    sync_api.expect(page.get_by_role("alert")).to_contain_text("10,000 millimetres", timeout=WAIT)
+    height.fill("80")
+    button(page, "Make the file").click()
+    sync_api.expect(page.get_by_text("The STL is watertight")).to_be_visible(timeout=WAIT)
+    sync_api.expect(page.get_by_role("alert")).to_be_hidden()
+    shoot(page, "other-formats")
+    with page.expect_download() as printed:
+        button(page, "Download mesh-0.stl").click()
+    assert trimesh.load_mesh(printed.value.path(), file_type="stl").extents[2] == pytest.approx(80, abs=1e-3)
+    page.get_by_role("radio", name="OBJ").check()
+    sync_api.expect(button(page, "Download mesh-0.stl")).to_be_hidden()
 
 
 def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_its_link(page, browser, app):
@@ -370,7 +388,7 @@ def test_no_tab_is_wider_than_a_phone(browser, app, theme):
 def test_the_endpoints_are_documented_and_answer(app):
     client = Client(app[0], verbose=False, analytics_enabled=False)
     known = client.view_api(return_format="dict")["named_endpoints"]
-    assert set(known) == {"/retrieve", "/generate", "/continue", "/stop", "/scores"}
+    assert set(known) == {"/retrieve", "/generate", "/continue", "/stop", "/scores", "/export"}
     assert all(len(endpoint["description"]) > 20 for endpoint in known.values())
     names = [parameter["parameter_name"] for parameter in known["/generate"]["parameters"]]
     assert names == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset", "minutes"]
@@ -382,6 +400,8 @@ def test_the_endpoints_are_documented_and_answer(app):
     assert all(Path(file).suffix == ".mp4" for file in videos) and len(videos) == len(models) == 2
     assert all(Path(file).read_bytes().startswith(b"glTF") for file in models)
     assert client.predict(state["run"], api_name="/scores")["objects"][0]["clip_a"] == state["scores"][0]["clip_a"]
+    file, sentence = client.predict(state["run"], "stl", 60, 1, api_name="/export")
+    assert Path(file).name == "mesh-1.stl" and "60 mm" in sentence
     further, *_ = client.submit(state["run"], 2, api_name="/continue").result(120)
     assert further["run"] == state["run"] and further["done"] == 1
     for request, sentence in (
@@ -392,6 +412,10 @@ def test_the_endpoints_are_documented_and_answer(app):
             client.predict(**request, api_name="/generate")
     with pytest.raises(AppError, match="no such run"):
         client.predict("../x", api_name="/scores")
+    with pytest.raises(AppError, match="no such run"):
+        client.predict(f"../runs/{state['run']}", "stl", api_name="/export")
+    with pytest.raises(AppError, match="no such model"):
+        client.predict(state["run"], "stl", 60, 2, api_name="/export")
 
 
 def test_a_script_can_stop_a_run_and_gets_its_results(app):

@@ -79,7 +79,7 @@ def test_an_mcp_client_lists_and_calls_the_tools(app):
             return tools, retrieved, generated, refused
 
     tools, retrieved, generated, refused = asyncio.run(talk())
-    assert {"retrieve", "generate", "continue", "stop", "scores"} <= set(tools)
+    assert {"retrieve", "generate", "continue", "stop", "scores", "export"} <= set(tools)
     assert "300 characters" in json.dumps(tools["generate"].inputSchema)
     assert "CC0" in retrieved.content[0].text and not retrieved.isError
     text = " ".join(getattr(part, "text", "") for part in generated.content)
