@@ -185,10 +185,16 @@ def run(command: str, *smaller: str) -> None:
 
 
 def test_an_object_is_made_resumed_and_looked_up(tiny_world, capsys):
-    """README's first command, and the usages of `resume`, `retrieve` and `sample`."""
+    """README's first command, and the usages of `export`, `resume`, `retrieve` and `sample`."""
     run('python -m redream generate "a purple owl" --out my-owl')
     assert {"turntable-0.mp4", "mesh-0.glb", "scores.json"} <= {path.name for path in (tiny_world / "my-owl").iterdir()}
+    capsys.readouterr()
+    assert cli.main(["export", "my-owl", "--format", "stl", "--height-mm", "80"]) == 0
+    assert "my-owl/mesh-0.stl: The STL is watertight" in capsys.readouterr().out
+    assert cli.main(["export", "my-owl/mesh-0.glb", "--format", "usdz", "--out", "owl.usdz"]) == 0
+    assert (tiny_world / "owl.usdz").is_file()
     assert cli.main(["resume", "my-owl", "--iterations", "1"]) == 0
+    assert not (tiny_world / "my-owl/mesh-0.stl").exists()  # it was of another model
     assert Run.open("my-owl").read_json("record.json")["done"] == 3
     capsys.readouterr()
     assert cli.main(["retrieve", "a purple owl", "-k", "2", "--json"]) == 0

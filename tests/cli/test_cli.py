@@ -115,6 +115,10 @@ def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
     assert "There is no stack" in refused(capsys, "generate", "an owl", "--stack", "none")
     assert "invalid choice" in refused(capsys, "generate", "an owl", "--method", "magic")
     assert "no run" in refused(capsys, "resume", tmp_path / "none")
+    assert "no run" in refused(capsys, "export", tmp_path / "none", "--format", "stl")
+    assert "cannot be" in refused(capsys, "export", tmp_path / "none.glb", "--format", "stl")
+    assert "millimetres" in refused(capsys, "export", "a.glb", "--format", "stl", "--height-mm", "0")
+    assert "invalid choice" in refused(capsys, "export", "a.glb", "--format", "fbx")
     assert ".png" in refused(capsys, "sample", "an owl", *tiny, "--out", tmp_path / "owl.bmp")
     assert not (tmp_path / "runs").exists()
 
