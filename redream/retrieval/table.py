@@ -54,8 +54,11 @@ class AssetTable:
 
     @cached_property
     def _uids(self) -> pa.ChunkedArray:
-        return self._file.read(["uid"])["uid"]
+        return self._strings("uid")
 
     @cached_property
     def _licences(self) -> pa.ChunkedArray:
-        return self._file.read(["license"])["license"].dictionary_encode().unify_dictionaries()
+        return self._strings("license").dictionary_encode().unify_dictionaries()
+
+    def _strings(self, column: str) -> pa.ChunkedArray:
+        return self._file.read([column])[column].cast(pa.string())  # a column of nulls has no type of its own

@@ -1,6 +1,7 @@
 """An index of many assets, written part by part and searched in codes, against one that keeps its vectors."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -137,6 +138,17 @@ def test_an_index_may_have_no_pictures_at_all(tmp_path, monkeypatch, pictured):
     write(lambda: parts(pictured=pictured), tmp_path, embedding=EMBEDDING)
     hits = Index.load(tmp_path).search("7", PlantedClip(), 3, 12)
     assert [hit.similarity is None for hit in hits] == [not pictured] * 3
+
+
+def test_assets_may_have_no_licence_at_all(tmp_path):
+    def unlicensed():
+        for part in parts():
+            place = part.table.schema.get_field_index("license")
+            yield replace(part, table=part.table.set_column(place, "license", pa.nulls(len(part.table))))
+
+    write(unlicensed, tmp_path, embedding=EMBEDDING)
+    index = Index.load(tmp_path)
+    assert index.table.licences == [] and found(index, 7, licences=["by"]) == [] and len(found(index, 7)) == 3
 
 
 def test_a_build_that_breaks_off_leaves_no_index(tmp_path):
