@@ -67,7 +67,7 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(scope="session")
 def tiny_stack(tmp_path_factory) -> Path:
-    """A stack's folder: random weights in the structure of Stable Diffusion 2.1, six assets, a vocabulary. Read only."""
+    """A stack's folder: random weights, a U-Net of two levels, six assets, a vocabulary. Read only."""
     from tiny_stack import make_tiny_stack
 
     return make_tiny_stack(tmp_path_factory.mktemp("tiny"))
@@ -95,10 +95,10 @@ def models_with_truth(tiny_stack, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_stack_v(tmp_path_factory) -> Path:
-    """The same with v prediction, and with no vocabulary: it takes any prompt. Read only."""
+    """In the structure of Stable Diffusion 2.1: v prediction, four levels; with no vocabulary: any prompt. Read only."""
     from tiny_stack import make_tiny_stack
 
-    return make_tiny_stack(tmp_path_factory.mktemp("tiny-v"), prediction_type="v_prediction", vocabulary=False)
+    return make_tiny_stack(tmp_path_factory.mktemp("tiny-v"), "v_prediction", vocabulary=False, levels=4)
 
 
 @pytest.fixture(scope="session")

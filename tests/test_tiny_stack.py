@@ -18,12 +18,17 @@ def stack(request) -> Stack:
     return Stack.load(request.getfixturevalue(request.param), environ={})
 
 
-def test_the_tiny_prior_has_the_structure_of_stable_diffusion(stack):
+@pytest.mark.parametrize(
+    ("stack", "prediction_type", "levels", "numbers_of_heads"),
+    [("tiny_stack", "epsilon", 2, {1, 2}), ("tiny_stack_v", "v_prediction", 4, {1, 2, 4})],
+    indirect=["stack"],
+)
+def test_the_tiny_prior_has_the_structure_of_stable_diffusion(stack, prediction_type, levels, numbers_of_heads):
     prior = Prior.load(stack.folder(stack.prior))
-    assert prior.prediction_type == ("epsilon" if stack.vocabulary else "v_prediction")
+    assert prior.prediction_type == prediction_type
     assert (prior.size, prior.latent_size, prior.timesteps) == (64, 8, 1000)
-    assert len(prior.unet.config.block_out_channels) == 4 and prior.unet.config.use_linear_projection
-    assert len({module.heads for module in prior.unet.modules() if hasattr(module, "heads")}) == 3
+    assert len(prior.unet.config.block_out_channels) == levels and prior.unet.config.use_linear_projection
+    assert {module.heads for module in prior.unet.modules() if hasattr(module, "heads")} == numbers_of_heads
 
 
 def test_the_tiny_index_was_built_with_the_tiny_clip_and_its_assets_load(stack):

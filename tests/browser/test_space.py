@@ -84,7 +84,7 @@ def test_the_page_asks_for_one_call_after_the_other_until_the_run_is_finished(pa
 def test_a_spent_quota_is_a_sentence_and_continue_goes_on_once_there_is_some_again(browser, app, quota):
     """The Hub adds a header to the requests of a visitor it knows."""
     quota(20)
-    with visitor(browser, app[0], extra_http_headers={"x-ip-token": "a.b.c"}) as page:
+    with visitor(browser, app[0], headers={"x-ip-token": "a.b.c"}) as page:
         submit(page, "a blue cat")
         sync_api.expect(status_line(page)).to_contain_text("20 s are left. Log in to Hugging Face", timeout=WAIT)
         sync_api.expect(button(page, "Continue")).to_be_visible(timeout=WAIT)
