@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redream.errors import RedreamError
+from redream.retrieval.licences import allows_commercial_use
 from redream.runs.events import Event, Failed, Progress
 from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
@@ -53,6 +54,7 @@ def generate(
     settings: Settings | None = None,
     assets: Sequence[tuple[str | Path, str]] = (),
     uids: Sequence[str] = (),
+    commercial_use: bool = False,
     out: str | Path | None = None,
     stop: Callable[[], bool] = run_to_end,
     models: Models | None = None,
@@ -64,7 +66,8 @@ def generate(
 
     settings: default: the stack's preset
     assets: pairs of a GLB file and its caption ("": the prompt), used instead of retrieved assets
-    uids: assets of the library, used instead of retrieved ones
+    uids: assets of the library, used instead of retrieved ones; they come before `assets`
+    commercial_use: only assets of the library whose licence is known to allow it
     out: a new or empty folder; default: a fresh one under `runs_folder()`
     stop: asked at every iteration; once True, results are made of what was optimised so far
     models: shared between runs; the stack is then theirs
@@ -78,17 +81,21 @@ def generate(
     parsed = parse_prompt(prompt, stack.vocabulary)
     if (assets or uids) and not settings.uses_assets:
         raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
-    if assets and uids:
-        raise PipelineError("Give your own assets or name some of the library, not both.")
     if (count := len(assets) + len(uids)) > MAX_ASSETS:
         raise PipelineError(f"These are {count} assets; the limit is {MAX_ASSETS}.")
     if uids:
         models = models or Models.load(stack)
         for uid in uids:
-            models.index.row(uid)  # raises if the library has no such asset
+            licence = models.index.row(uid)["license"]  # raises if the library has no such asset
+            if commercial_use and not allows_commercial_use(licence):
+                raise PipelineError(
+                    f"The asset {uid} has {f'the licence {licence}' if licence else 'no licence'}, which is not known to "
+                    "allow commercial use; choose another one, or allow all licences."
+                )
     uploads, files = _validated(assets, parsed.prompt)
     name, overrides = _address(stack)
-    run = Run.create(Request(prompt, settings, name, overrides, uploads, uids=tuple(uids)), out, files)
+    request = Request(prompt, settings, name, overrides, uploads, uids=tuple(uids), commercial_use=commercial_use)
+    run = Run.create(request, out, files)
     return _events(run, stack, parsed, models, stop, deadline, uploads_validated=True)
 
 
@@ -120,12 +127,23 @@ def resume(
     return _events(run, stack, parsed, models, stop, deadline)
 
 
-def retrieve(prompt: str, stack: Stack | str | Path = "mini", k: int = 3, *, models: Models | None = None) -> list:
-    """Return the `k` assets nearest to a prompt, best first, as a list of `redream.retrieval.index.Hit`."""
+def retrieve(
+    prompt: str,
+    stack: Stack | str | Path = "mini",
+    k: int = 3,
+    *,
+    commercial_use: bool = False,
+    models: Models | None = None,
+) -> list:
+    """Return the `k` assets nearest to a prompt, best first, as a list of `redream.retrieval.index.Hit`.
+
+    commercial_use: only those whose licence is known to allow it
+    """
     models = models or Models.load(stack)
     parsed = parse_prompt(prompt, models.stack.vocabulary)
     candidates = max(k, PRESETS[models.stack.preset]["redream"].retrieval.candidates)
-    return models.index.search(parsed.prompt, models.clip("retrieval"), k, candidates)
+    licences = models.index.table.commercial_licences if commercial_use else None
+    return models.index.search(parsed.prompt, models.clip("retrieval"), k, candidates, licences)
 
 
 def sample(

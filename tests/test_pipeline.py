@@ -9,7 +9,7 @@ import imageio_ffmpeg
 import pytest
 import torch
 from PIL import Image
-from tiny_stack import TINY, tiny_glb
+from tiny_stack import TINY, make_stack_with_licences, tiny_glb
 
 from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
@@ -255,11 +255,39 @@ def test_assets_named_by_uid_replace_retrieved_ones_and_are_recorded_with_their_
     for wrong, sentence in ((["no-such"], "no asset no-such"), (uids * 2, "limit is 3")):
         with pytest.raises(ValueError, match=sentence):
             pipeline.generate(PROMPT, settings=TINY, uids=wrong, out=tmp_path / "other", models=models)
-    with pytest.raises(pipeline.PipelineError, match="not both"):
-        pipeline.generate(
-            PROMPT, settings=TINY, uids=uids, assets=[("x.glb", "")], out=tmp_path / "other", models=models
-        )
     assert not (tmp_path / "other").exists()
+
+
+def test_assets_of_the_library_come_before_uploaded_ones(models, tmp_path):
+    (tmp_path / "owl.glb").write_bytes(tiny_glb((90, 20, 160)))
+    inputs = {"uids": ["tiny-vase"], "assets": [(tmp_path / "owl.glb", "an owl")]}
+    follow(pipeline.generate(PROMPT, settings=TINY.with_(iterations=1), **inputs, out=tmp_path / "run", models=models))
+    record = Run.open(tmp_path / "run").read_json("record.json")
+    assert [asset["uid"] for asset in record["assets"]] == ["tiny-vase", "upload-0"]
+    vase, owl = record["attribution"].splitlines()[1:]
+    assert "by Redream (vase.glb), CC0 1.0 (https://" in vase and owl == "“an owl” (owl.glb), no licence given"
+
+
+def test_for_commercial_use_only_assets_are_retrieved_whose_licence_is_known_to_allow_it(tiny_stack, tmp_path):
+    """Those of the owl, the cat and the dog do not; a run that is made of one of these by uid is refused."""
+    make_stack_with_licences(tiny_stack, tmp_path / "stack", ["by-nc", "", "own terms", "by", "cc0", "by-sa"])
+    models = Models.load(Stack.load(tmp_path / "stack", environ={}), "cpu")
+    allowed = {"tiny-car", "tiny-mug", "tiny-vase"}
+    assert {hit.uid for hit in pipeline.retrieve("an owl", k=6, commercial_use=True, models=models)} == allowed
+    assert len(pipeline.retrieve("an owl", k=6, models=models)) == 6
+    inputs = {"settings": TINY.with_(iterations=1), "commercial_use": True, "models": models}
+    follow(pipeline.generate(PROMPT, **inputs, out=tmp_path / "run"))
+    assert {asset["uid"] for asset in Run.open(tmp_path / "run").read_json("retrieved.json")["assets"]} == allowed
+    for uid, sentence in (("tiny-owl", "has the licence by-nc, which"), ("tiny-cat", "has no licence, which")):
+        with pytest.raises(pipeline.PipelineError, match=sentence):
+            pipeline.generate(PROMPT, **inputs, uids=[uid], out=tmp_path / "other")
+
+
+def test_without_any_asset_for_commercial_use_a_sentence_says_so(tiny_stack, tmp_path):
+    make_stack_with_licences(tiny_stack, tmp_path / "stack", ["by-nc"] * 6)
+    run_events = pipeline.generate(PROMPT, stack=tmp_path / "stack", settings=TINY, commercial_use=True)
+    with pytest.raises(AssetUnavailable, match="No asset of the library has a licence that allows commercial use"):
+        follow(run_events)
 
 
 def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malformed(models, tmp_path):

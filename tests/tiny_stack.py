@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import trimesh
 from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -111,6 +113,19 @@ def add_truth(stack: Path, folder: Path) -> Path:
         writer.writerows(rows)
     (folder / "stack.json").write_text(json.dumps(values | {"truth": {"source": "truth"}}))
     return folder
+
+
+def make_stack_with_licences(stack: Path, folder: Path, licences: list[str]) -> None:
+    """Write into `folder` another stack whose six assets have these licences."""
+    shutil.copytree(stack, folder)
+    table = pq.read_table(folder / "index/assets.parquet")
+    place = table.column_names.index("license")
+    by_kind = dict(zip(KINDS, licences, strict=True))
+    column = pa.array([by_kind[uid.removeprefix("tiny-")] for uid in table["uid"].to_pylist()])
+    pq.write_table(table.set_column(place, "license", column), folder / "index/assets.parquet")
+    manifest = json.loads((folder / "index/index.json").read_text())
+    manifest["files"]["assets.parquet"] = sha256(folder / "index/assets.parquet")
+    (folder / "index/index.json").write_text(json.dumps(manifest))
 
 
 def make_vocabulary() -> dict:

@@ -22,16 +22,17 @@ class Endpoints:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
-    def retrieve(self, prompt: str, count: int = 3) -> list[dict]:
+    def retrieve(self, prompt: str, count: int = 3, commercial_use: bool = False) -> list[dict]:
         """The library's assets for a prompt, best first: uid, caption, author, license, similarity (a cosine, by which
         they are ranked), source and text_similarity of each asset.
 
         Args:
             prompt: an object in words, 1 to 300 characters
             count: how many assets, 1 to 100
+            commercial_use: only those whose licence is known to allow it
         """
-        count = min(max(int(count), 1), MAX_HITS)
-        return [asdict(hit) for hit in pipeline.retrieve(str(prompt), k=count, models=self.worker.models)]
+        count, allowed = min(max(int(count), 1), MAX_HITS), {"commercial_use": bool(commercial_use)}
+        return [asdict(hit) for hit in pipeline.retrieve(str(prompt), k=count, **allowed, models=self.worker.models)]
 
     def generate(
         self,
@@ -44,6 +45,8 @@ class Endpoints:
         seed: int = 0,
         asset: str | None = None,
         minutes: float | None = None,
+        uids: str = "",
+        commercial_use: bool = False,
     ) -> Iterator[Answer]:
         """Make 3D objects of a prompt. Streams {run, state, done, ended, paused, scores}; at the end there are the turntables
         (MP4) and the models (GLB), one per object. The run goes on if the client leaves; its id leads back to it. On ZeroGPU
@@ -59,9 +62,12 @@ class Endpoints:
             seed: equal seeds give equal objects on the same machine; on a GPU nearly equal ones
             asset: a GLB to start from instead of retrieved assets
             minutes: make the run as large as fits into this time, instead of naming iterations
+            uids: assets of the library to start from instead, with spaces between; they come before asset
+            commercial_use: retrieve only assets whose licence is known to allow it
         """
         form = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
         start = {"assets": [(asset, "")]} if asset else {}
+        start |= {"uids": (uids or "").split(), "commercial_use": bool(commercial_use)}
         settings = form.settings(preset_of(self.worker))
         if minutes:
             settings = fitting(settings, float(minutes), self.worker)
@@ -136,7 +142,8 @@ def register(worker: Worker) -> None:
         request += [gr.Checkbox(True, label="initialise"), gr.Checkbox(True, label="adapt")]
         request += [gr.Number(1, label="particles", precision=0), gr.Number(None, label="iterations", precision=0)]
         request += [gr.Number(0, label="seed", precision=0), gr.File(label="asset", file_types=[".glb"])]
-        request += [gr.Number(None, label="minutes")]
+        request += [gr.Number(None, label="minutes"), gr.Textbox("", label="uids")]
+        request += [gr.Checkbox(False, label="commercial_use")]
         continuation = [gr.Textbox(label="run"), gr.Number(0, label="iterations", precision=0)]
         answer = [gr.JSON(label="state"), gr.File(label="turntables", file_count="multiple")]
         answer += [gr.File(label="models", file_count="multiple")]

@@ -55,9 +55,9 @@ def run_label(run: Run) -> str:
 
 
 def is_pending(worker: Worker, ids: Iterable[str], prompt: str, settings: Settings, start: Mapping) -> bool:
-    """Whether one of these runs has the same prompt, settings and assets and is not over; `start`: assets or uids as
+    """Whether one of these runs has the same prompt, settings and assets and is not over; `start`: the further inputs as
     `Worker.submit` takes them."""
-    same = {"uids": start.get("uids", ()), "assets": "assets" in start}
+    same = {**start, "assets": "assets" in start}
     return any(
         run.request.is_same(prompt, settings, **same) and worker.queue_position(run.folder.name) is not None
         for run in existing_runs(ids)

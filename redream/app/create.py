@@ -40,9 +40,9 @@ class CreateTab:
             reports_errors(form.error_box, clears=False)(self.restore),
             reports_errors(form.error_box, form.idle, clears=False)(view.follow),
         )
-        filled = [form.prompt, form.uid, *form.values, current, form.error_box]
+        filled = [form.prompt, *form.assets.values, *form.values, current, form.error_box]
         restoring = demo.load(restore, [known, current], filled, **STREAMING, **PRIVATE)
-        inputs = [known, current, form.prompt, form.file, form.uid, *form.values]
+        inputs = [known, current, form.prompt, form.assets.files, *form.assets.values, *form.values]
         outputs = [current, known, form.seed, form.error_box]
         starts = [form.create_button.click, form.prompt.submit]
         gr.on(starts, submit, inputs, outputs, cancels=restoring, **RETRIGGER, **STREAMING, **PRIVATE)
@@ -61,11 +61,19 @@ class CreateTab:
         form.stop_button.click(self.stop, current, form.stop_button, **UNQUEUED)
 
     def submit(
-        self, known: list[str], current: str | None, prompt: str, file: str | None, uid: str, *values
+        self,
+        known: list[str],
+        current: str | None,
+        prompt: str,
+        files: list[str] | None,
+        uids: list[str],
+        commercial_use: bool,
+        *values,
     ) -> Iterator:
         """Submit a run of the form's values; while the run that is shown goes on, the new one comes after it."""
         form = GenerationForm(*values)
-        start = {"assets": [(file, "")]} if file else {"uids": uid.split()} if uid else {}
+        start = {"assets": [(file, "") for file in files]} if files else {}
+        start |= {"uids": uids, "commercial_use": commercial_use}
         try:
             settings = form.settings(self.form.preset)
             if is_pending(self.worker, [current or "", *known], prompt or "", settings, start):

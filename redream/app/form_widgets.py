@@ -6,6 +6,7 @@ from dataclasses import astuple
 
 import gradio as gr
 
+from redream.app.asset_choice import AssetChoice
 from redream.app.browser_runs import BrowserRuns, existing_runs, run_choices
 from redream.app.components import script
 from redream.app.form import (
@@ -52,7 +53,8 @@ class FormColumn:
         self.stop_button = gr.Button(**STOP, visible=False, size="lg")
         self.error_box = error_box()
         self._method()
-        with gr.Accordion("Advanced settings", open=False) as self.advanced:
+        self.assets = AssetChoice(worker)
+        with gr.Accordion("Advanced settings", open=False):
             self._advanced_settings(self.preset)
         info = "Made in this browser: choose one to see it."
         self.earlier = gr.Dropdown([], value=None, label="Your objects", info=info, visible=False)
@@ -81,9 +83,6 @@ class FormColumn:
         self.guidance = gr.Number(0, label="Guidance", info=info, minimum=0, maximum=200)
         self.delta = gr.Checkbox(True, label="Delta denoising", info=DELTA_HELP)
         self.resolution = gr.Radio(resolution_choices(preset), value=0, label="Render resolution")
-        self.file = gr.File(label="Start from your own GLB", file_types=[".glb"], height=160)
-        hint = "its uid; the tab Library fills it in"
-        self.uid = gr.Textbox(label="Start from this asset of the library", placeholder=hint, max_length=200)
 
     @property
     def values(self) -> list[gr.blocks.Block]:
@@ -105,6 +104,7 @@ class FormColumn:
         demo.load(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
         browser.known.change(_earlier_choices, browser.known, self.earlier, **UNQUEUED)
         self.earlier.input(None, self.earlier, js=script("open_run.js"))
+        self.assets.connect(self.prompt, self.error_box)
         changed = [widget.change for widget in self.values if widget not in (self.seed, self.guidance)]
         estimates = [self.create_button, self.time]
         demo.load(self._wait_for_estimate, **UNQUEUED).then(self._estimates, self.values, estimates, **UNQUEUED)
@@ -118,7 +118,7 @@ class FormColumn:
         switches = switch_updates(form.method, form.initialise, form.adapt)
         values = [form.method, *switches, *astuple(form)[3:]]
         fields = dict(zip(self.values, values, strict=True))
-        return {self.prompt: request.prompt, self.uid: " ".join(request.uids)} | fields
+        return {self.prompt: request.prompt} | self.assets.restored(request) | fields
 
     def _estimates(self, *values) -> tuple[str, dict]:
         """The label of Create with the estimate for the form's values, and `TIMES` with theirs, the form's own chosen."""

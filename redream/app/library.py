@@ -105,9 +105,13 @@ class LibraryTab:
         self.cards.click(show, None, shown, **STREAMING, **PRIVATE)
 
     def connect_create(self, tabs: gr.Tabs, create: CreateTab) -> None:
-        """The button "Start from this" fills in the asset's uid in Create."""
-        outputs = [create.form.uid, create.form.advanced, tabs]
-        self.start_button.click(_start_from, self.uid, outputs, **UNQUEUED)
+        """The button "Start from this" adds the asset to those chosen in Create."""
+        assets = create.form.assets
+
+        def start(uids: list[str], uid: str) -> dict:
+            return assets.added(uids, uid) | {tabs: gr.Tabs(selected="create")}
+
+        self.start_button.click(start, [assets.uids, self.uid], [assets.uids, assets.box, tabs], **UNQUEUED)
 
     def search(self, text: str, licence: str | None) -> Iterator[dict]:
         """Updates with the cards of a search."""
@@ -118,8 +122,3 @@ class LibraryTab:
         uid = str(event.uid)
         asset = gr.update(value=self.library.asset_html(uid), visible=True)
         yield {self.uid: uid, self.asset: asset, self.start_button: gr.update(visible=True)}
-
-
-def _start_from(uid: str) -> tuple:
-    gr.Info("The next object that you create starts from this asset; it stands under Advanced settings.")
-    return uid, gr.Accordion(open=True), gr.Tabs(selected="create")

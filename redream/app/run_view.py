@@ -11,10 +11,12 @@ from redream.app.downloads import Downloads
 from redream.app.form_widgets import STOP, STOPPING, FormColumn
 from redream.app.run_page import RunPage
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, delayed_updates, reports_errors
+from redream.retrieval.licences import attribution
 from redream.runs.queue import Worker, find_run
 
 SAMPLES = sorted((Path(__file__).parents[2] / "examples/samples").glob("*.mp4"))  # made by this program
 MORE = 200  # iterations that a finished run is continued for
+ATTRIBUTION_HELP = "The authors of the assets that shaped this object, to paste where you show it."
 SIDE = 340  # of a result, in pixels
 
 
@@ -47,8 +49,11 @@ class RunView:
             self.continue_button = gr.Button("Continue", size="sm")
             self.compare_button = gr.Button("Compare without …", size="sm")
             self.record = gr.DownloadButton("Download the record", size="sm")
-        show = {"buttons": ["copy"], "interactive": False, "visible": False, "elem_classes": "command"}
-        self.command = gr.Textbox(label="Command", **show)
+        show = {"buttons": ["copy"], "interactive": False, "visible": False}
+        self.command = gr.Textbox(label="Command", elem_classes="command", **show)
+        self.attribution = gr.Textbox(
+            label="Attribution", info=ATTRIBUTION_HELP, lines=4, elem_classes="attribution", **show
+        )
         self.link = gr.Markdown()
 
     @property
@@ -70,7 +75,7 @@ class RunView:
 
     @property
     def _action_widgets(self) -> list[gr.blocks.Block]:
-        return [self.continue_button, self.record, self.command, self.link]
+        return [self.continue_button, self.record, self.command, self.attribution, self.link]
 
     def connect(self, current: gr.State) -> None:
         """Wire what happens within the column."""
@@ -104,7 +109,7 @@ class RunView:
         yield self._object(RunPage.of(run), number)
 
     def _running(self) -> dict:
-        hidden = (self.form.create_button, self.number, self.actions, self.command, self.samples)
+        hidden = (self.form.create_button, self.number, self.actions, self.command, self.attribution, self.samples)
         shown = (self.form.stop_button, self.result)
         return dict.fromkeys(hidden, gr.update(visible=False)) | dict.fromkeys(shown, gr.update(visible=True))
 
@@ -127,6 +132,7 @@ class RunView:
             self.continue_button: f"Continue for {MORE} more" if page.complete else "Continue",
             self.record: gr.update(value=str(record) if record.is_file() else None, interactive=record.is_file()),
             self.command: gr.update(value=find_run(run).request.command, visible=True),
+            self.attribution: gr.update(value=attribution(page.assets), visible=bool(page.assets)),
             self.link: f"[Link to this run](?run={run}): whoever has it sees the run and can continue it.",
         }
 

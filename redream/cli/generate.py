@@ -43,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--asset", nargs="+", action="extend", default=[], metavar="FILE.glb", help="start from these instead")
     add("--asset-caption", action="append", default=[], metavar="TEXT", help="what they show; default: the prompt")
     add("--uid", action="append", default=[], help="start from this asset of the library instead; again for more")
+    add("--commercial-use", action="store_true", help="only assets whose licence allows it")
     add("--out", type=Path, metavar="DIR", help="a new or empty folder; default: a new one in runs")
 
 
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> None:
             settings=settings,
             assets=_captioned(options.asset, options.asset_caption),
             uids=options.uid,
+            commercial_use=options.commercial_use,
             out=options.out,
             stop=stop,
             models=models,

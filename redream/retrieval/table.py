@@ -10,6 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool
 
+from redream.retrieval.licences import allows_commercial_use
+
 COLUMNS = ("uid", "caption", "author", "license", "source", "file", "sha256")
 GROUP_ROWS = 4096  # of a row group, which is read and unpacked as a whole
 CACHED_GROUPS = 32
@@ -47,6 +49,11 @@ class AssetTable:
     def licences(self) -> list[str]:
         """All licences that occur, sorted."""
         return sorted(text for text in self._licences.chunk(0).dictionary.to_pylist() if text)
+
+    @cached_property
+    def commercial_licences(self) -> list[str]:
+        """Those of `licences` that are known to allow commercial use."""
+        return list(filter(allows_commercial_use, self.licences))
 
     def has_licence(self, licences: Sequence[str]) -> Bool[np.ndarray, "n"]:
         """Whether each asset's licence is one of these."""

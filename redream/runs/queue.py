@@ -102,7 +102,7 @@ class Worker:
     def submit(self, prompt: str, settings: Settings | None = None, **inputs) -> str:
         """Queue a new run and return its id, which is hard to guess.
 
-        `inputs`: `assets` or `uids`, as in `pipeline.generate`. Raises as `pipeline.generate`; `QueueError` if too many
+        `inputs`: `assets`, `uids` and `commercial_use`, as in `pipeline.generate`. Raises as `pipeline.generate`; `QueueError` if too many
         runs wait.
         """
         run, settings = new_id(), settings or PRESETS[self.preset]["redream"]

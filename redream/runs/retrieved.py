@@ -40,11 +40,21 @@ def search(prompt: str, models: Models, settings: Settings) -> tuple[list[Retrie
 
 
 def searching(
-    prompt: str, models: Models, settings: Settings, stop: Callable[[], bool] = never
+    prompt: str,
+    models: Models,
+    settings: Settings,
+    stop: Callable[[], bool] = never,
+    commercial_use: bool = False,
 ) -> Generator[FetchProgress, None, tuple[list[RetrievedAsset], list[str]]]:
-    """As `search`; yields the progress of downloads. Raises `FetchStopped` too."""
+    """As `search`, also of those alone whose licence allows commercial use; yields the progress of downloads.
+
+    Raises `FetchStopped` too.
+    """
     wanted, candidates = settings.retrieval.assets, settings.retrieval.candidates
-    waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates)
+    licences = models.index.table.commercial_licences if commercial_use else None
+    waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates, licences)
+    if not waiting:
+        raise AssetUnavailable("No asset of the library has a licence that allows commercial use; allow all licences.")
     retrieved, warnings = [], []
     while waiting and len(retrieved) < wanted:
         batch, waiting = waiting[: wanted - len(retrieved)], waiting[wanted - len(retrieved) :]

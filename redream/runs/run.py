@@ -63,19 +63,27 @@ class Request:
     assets: tuple[UploadedAsset, ...] = ()
     extra: int = 0  # iterations per particle beyond the settings'
     uids: tuple[str, ...] = ()  # of the library's assets that are used instead of the best ones
+    commercial_use: bool = False  # only assets of the library whose licence allows it
 
     @property
     def total(self) -> int:
         """Iterations planned, over all particles."""
         return (self.settings.iterations + self.extra) * self.settings.particles
 
-    def is_same(self, prompt: str, settings: Settings, uids: Sequence[str] = (), assets: bool = False) -> bool:
+    def is_same(
+        self,
+        prompt: str,
+        settings: Settings,
+        uids: Sequence[str] = (),
+        assets: bool = False,
+        commercial_use: bool = False,
+    ) -> bool:
         """Whether a new run of this prompt, these settings and assets would be the same run, without further iterations.
 
         `assets`: whether assets are uploaded for it; which ones is not compared.
         """
-        request = (self.prompt, self.settings, self.uids, bool(self.assets), self.extra)
-        return request == (prompt, settings, tuple(uids), assets, 0)
+        request = (self.prompt, self.settings, self.uids, bool(self.assets), self.commercial_use, self.extra)
+        return request == (prompt, settings, tuple(uids), assets, commercial_use, 0)
 
     @property
     def command(self) -> str:
@@ -91,7 +99,7 @@ class Request:
         arguments += [f"--set={path}={json.dumps(value)}" for path, value in changes.items()]
         for asset in self.assets:
             arguments += [f"--asset={asset.name}", f"--asset-caption={asset.caption}"]
-        arguments += [f"--uid={uid}" for uid in self.uids]
+        arguments += [*(f"--uid={uid}" for uid in self.uids), *(["--commercial-use"] * self.commercial_use)]
         further = f" && python -m redream resume FOLDER --iterations {self.extra}" if self.extra else ""
         arguments += [*(["--out", "FOLDER"] if further else []), "--", self.prompt]
         variables = [f"{key}={shlex.quote(value)}" for key, value in self.overrides.items()]

@@ -16,6 +16,7 @@ from redream import __version__
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.retrieval.fetch import FetchProgress, FetchStopped
+from redream.retrieval.licences import attribution
 from redream.retrieval.orientation import Alignment
 from redream.runs import outputs, retrieved
 from redream.runs.eta import RESULTS, RuntimeEstimator, SessionClock
@@ -122,21 +123,17 @@ class Session:
         yield Finished(stopped=done < total)
 
     def _retrieve(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
-        """Fill `assets` with the uploaded ones, those named by uid, those of the run's first session, or the best hits."""
-        run, settings, prompt, warnings = self.run, self.run.request.settings, self.parsed.prompt, []
+        """Fill `assets` with those named by uid and the uploaded ones, those of the first session, or the best hits."""
+        run, prompt, warnings = self.run, self.parsed.prompt, []
         with self._timed("retrieval"):
+            if run.request.uids:
+                assets += yield from self._fetch(retrieved.by_uid(run.request.uids, prompt, self.models, self.stop))
             if run.request.assets:
                 assets += retrieved.from_upload(
                     run.request.assets, run.folder, prompt, self.models, self.uploads_validated
                 )
-            elif run.request.uids:
-                assets += yield from self._fetch(retrieved.by_uid(run.request.uids, prompt, self.models, self.stop))
-            elif (run.folder / "retrieved.json").is_file():
-                entries = run.read_json("retrieved.json")["assets"]
-                assets += yield from self._fetch(retrieved.reload(entries, self.models, self.stop))
-            else:
-                search = retrieved.searching(prompt, self.models, settings, self.stop)
-                best, warnings = yield from self._fetch(search)
+            if not assets:
+                best, warnings = yield from self._fetch(self._best())
                 assets += best
             entries = [asset.entry for asset in assets]
             run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
@@ -145,6 +142,15 @@ class Session:
         for sentence in warnings:
             yield Warned(sentence)
         yield Retrieved(tuple(entries), tuple(f"asset-{number}.png" for number in range(len(assets))))
+
+    def _best(self) -> Generator[FetchProgress, None, tuple[list[RetrievedAsset], list[str]]]:
+        """The assets of the run's first session, else the best hits; and sentences on those that are left out."""
+        request, models, stop = self.run.request, self.models, self.stop
+        if (self.run.folder / "retrieved.json").is_file():
+            entries = self.run.read_json("retrieved.json")["assets"]
+            return (yield from retrieved.reload(entries, models, stop)), []
+        search = retrieved.searching(self.parsed.prompt, models, request.settings, stop, request.commercial_use)
+        return (yield from search)
 
     @staticmethod
     def _fetch(retrieval: Generator[FetchProgress, None, T]) -> Generator[Fetching, None, T]:
@@ -345,6 +351,7 @@ class Session:
             "settings": asdict(request.settings),
             "extra": request.extra,
             "assets": self.assets,
+            "attribution": attribution(self.assets),
             "models": self.models.provenance(),
             "device": self.models.device_name,
             "versions": environment.versions(),

@@ -152,15 +152,15 @@ def open_tab(page, name: str) -> None:
         page.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
 
 
-def open_advanced(page) -> None:
-    """Open Advanced settings. Gradio builds them only now and sets their first values a moment after they are there: a
-    number filled in at once is lost in one of twelve cases, one filled in 50 ms later in none of twelve."""
-    page.get_by_role("button", name="Advanced settings").click()
+def open_fold(page, name: str = "Advanced settings") -> None:
+    """Open a fold. Gradio builds its widgets only now and sets their first values a moment after they are there: a number
+    filled in at once is lost in one of twelve cases, one filled in 50 ms later in none of twelve."""
+    page.get_by_role("button", name=name).click()
     page.wait_for_timeout(1000)
 
 
 def fill_iterations(page, count: int) -> None:
-    open_advanced(page)
+    open_fold(page)
     page.get_by_role("spinbutton", name="number input for Iterations").fill(str(count))
     page.get_by_role("spinbutton", name="number input for Iterations").press("Tab")
 

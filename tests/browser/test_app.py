@@ -21,7 +21,7 @@ from served import (
     create_button,
     fill_iterations,
     finished,
-    open_advanced,
+    open_fold,
     open_tab,
     shoot,
     status_line,
@@ -203,7 +203,7 @@ def test_a_time_is_chosen_with_its_estimate_and_sets_the_iterations(page):
     long.check(timeout=WAIT)
     sync_api.expect(create_button(page)).not_to_have_text(before, timeout=WAIT)
     sync_api.expect(long).to_be_checked(timeout=WAIT)
-    open_advanced(page)
+    open_fold(page)
     iterations = page.get_by_role("spinbutton", name="number input for Iterations")
     assert int(iterations.input_value()) > ITERATIONS
     iterations.fill(str(5 * ITERATIONS + 1))
@@ -212,7 +212,7 @@ def test_a_time_is_chosen_with_its_estimate_and_sets_the_iterations(page):
 
 
 def test_several_objects_are_shown_one_at_a_time(page):
-    open_advanced(page)
+    open_fold(page)
     objects = page.get_by_role("spinbutton", name="number input for Objects at once (particles)")
     objects.fill("2")
     objects.press("Tab")  # a number counts when its field is left
@@ -232,7 +232,7 @@ def test_an_uploaded_glb_starts_a_run_and_a_malformed_one_is_refused_in_a_senten
     good, broken = tmp_path / "my owl.glb", tmp_path / "broken.glb"
     good.write_bytes(tiny_glb((90, 20, 160)))
     broken.write_bytes(b"glTF and then nothing")
-    open_advanced(page)
+    open_fold(page, "Assets: the nearest to the prompt")
     page.locator("input[type=file][accept*=glb]").first.set_input_files(broken)
     sync_api.expect(page.get_by_text("broken.glb").or_(page.get_by_text("broken"))).to_be_visible(timeout=WAIT)
     submit(page, "a purple owl")
@@ -254,12 +254,34 @@ def test_an_asset_chosen_in_the_library_starts_a_run(page):
     sync_api.expect(page.locator(".card.single")).to_contain_text("CC0", timeout=WAIT)
     shoot(page, "library")
     button(page, "Start from this").click()
-    sync_api.expect(page.get_by_label("Start from this asset of the library")).to_have_value("tiny-vase", timeout=WAIT)
+    page.get_by_role("button", name="Assets: 1 chosen").wait_for(timeout=WAIT)
+    sync_api.expect(page.get_by_text("a blue vase · Redream · CC0")).to_be_visible()
     submit(page, "a purple owl")
     retrieved = page.locator(".cards:not(.library) .card")
     sync_api.expect(retrieved).to_have_count(1, timeout=WAIT)
     sync_api.expect(retrieved).to_contain_text("vase")
     wait_until_done(page)
+
+
+def test_the_assets_are_chosen_before_a_run_and_attributed_after_it(page):
+    page.get_by_label("Describe an object").fill("a purple owl")
+    open_fold(page, "Assets: the nearest to the prompt")
+    page.get_by_label("Only licences that allow commercial use").check()
+    button(page, "Show the assets for this prompt").click()
+    page.get_by_role("button", name="Assets: 3 chosen").wait_for(timeout=WAIT)
+    page.locator(".token-remove").first.click()
+    page.get_by_role("button", name="Assets: 2 chosen").wait_for(timeout=WAIT)
+    shoot(page, "assets-chosen")
+    submit(page, "a purple owl")
+    sync_api.expect(page.locator(".cards:not(.library) .card")).to_have_count(2, timeout=WAIT)
+    wait_until_done(page)
+    sync_api.expect(page.locator(".command textarea")).to_have_value(
+        re.compile("--uid=tiny-.* --uid=tiny-.* --commercial-use")
+    )
+    attribution = page.locator(".attribution textarea")
+    sync_api.expect(attribution).to_have_value(re.compile("^Made with Redream.*CC0 1.0", re.DOTALL))
+    assert len(attribution.input_value().splitlines()) == 3
+    shoot(page, "attribution")
 
 
 def test_a_refused_prompt_leaves_the_current_run_on_the_page(page):
@@ -391,7 +413,8 @@ def test_the_endpoints_are_documented_and_answer(app):
     assert set(known) == {"/retrieve", "/generate", "/continue", "/stop", "/scores", "/export"}
     assert all(len(endpoint["description"]) > 20 for endpoint in known.values())
     names = [parameter["parameter_name"] for parameter in known["/generate"]["parameters"]]
-    assert names == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset", "minutes"]
+    assert names[:8] == ["prompt", "method", "initialise", "adapt", "particles", "iterations", "seed", "asset"]
+    assert names[8:] == ["minutes", "uids", "commercial_use"]
     assets = client.predict("a purple owl", 2, api_name="/retrieve")
     assert len(assets) == 2 and assets[0]["license"] == "CC0"
     job = client.submit("a purple owl", particles=2, iterations=4, api_name="/generate")

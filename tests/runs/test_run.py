@@ -46,6 +46,9 @@ def test_a_request_is_the_same_if_prompt_settings_and_assets_are_and_no_iteratio
     assert by_uid.is_same("a purple owl", settings, ["u", "v"]) and not by_uid.is_same("a purple owl", settings)
     uploaded = replaced(REQUEST, assets=(UploadedAsset("upload-0.glb", "my owl.glb", "an owl"),))
     assert uploaded.is_same("a purple owl", settings, assets=True) and not uploaded.is_same("a purple owl", settings)
+    commercial = replaced(REQUEST, commercial_use=True)
+    assert commercial.is_same("a purple owl", settings, commercial_use=True)
+    assert not commercial.is_same("a purple owl", settings)
     assert not replaced(REQUEST, extra=1).is_same("a purple owl", settings)
 
 
@@ -87,9 +90,10 @@ def asked_by(command, tmp_path, monkeypatch) -> Request:
     value = subprocess.run(["sh", "-c", command], check=True, capture_output=True, text=True, env=environment).stdout
     made = []
 
-    def generate(prompt, *, stack, settings, assets, uids, out, models):
+    def generate(prompt, *, stack, settings, assets, uids, out, models, **values):
         uploads = tuple(UploadedAsset(f"upload-{n}.glb", file, caption) for n, (file, caption) in enumerate(assets))
-        made.append(Run.create(Request(prompt, settings, *pipeline._address(stack), uploads, uids=tuple(uids)), out))
+        request = Request(prompt, settings, *pipeline._address(stack), uploads, uids=tuple(uids), **values)
+        made.append(Run.create(request, out))
 
     for words, variables in map(json.loads, value.splitlines()):
         assert words[:2] == ["-m", "redream"]
@@ -111,7 +115,7 @@ def test_the_command_makes_the_same_request_whatever_the_texts_are(text, extra, 
     settings = PRESETS["mini-fast"]["redream"].with_(seed=7, adapt=False, particles=2, iterations=11)
     settings = settings.with_(rendering={"resolutions": ((0.0, 64), (0.2, 128))}, adaptation={"prefix_learned": False})
     overrides = {"REDREAM_PRIOR": "/my models/it's a prior", "REDREAM_INDEX": "a/b@c"}
-    request = Request(text, settings, "mini", overrides, uploads, extra, (caption, "-a"))
+    request = Request(text, settings, "mini", overrides, uploads, extra, (caption, "-a"), commercial_use=True)
     assert asked_by(request.command, tmp_path, monkeypatch) == request
 
 
