@@ -1,10 +1,11 @@
-"""Files that are complete or absent; hashes."""
+"""Files that are complete or absent; hashes; the folder of a user's data."""
 
 import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +19,19 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where what was made here is kept, other than runs: `REDREAM_DATA`, else in the platform's folder for a user's data."""
+    if folder := environ.get("REDREAM_DATA"):
+        return Path(folder)
+    if sys.platform == "win32":
+        base = environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local"
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library/Application Support"
+    else:
+        base = environ.get("XDG_DATA_HOME") or Path.home() / ".local/share"
+    return Path(base) / "redream"
 
 
 def read_json(path: Path) -> dict | None:

@@ -5,19 +5,24 @@ Only files that cannot run code are ever downloaded; what a branch or tag resolv
 
 import errno
 import fnmatch
+import functools
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from filelock import FileLock, Timeout
 from httpx2 import ReadError  # huggingface_hub's client
 from huggingface_hub import (
     constants,
     get_cached_repo_tree,
+    get_hf_file_metadata,
     hf_hub_download,
+    hf_hub_url,
     snapshot_download,
     try_to_load_from_cache,
 )
@@ -32,10 +37,14 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import build_hf_headers
+from tqdm import tqdm
 
 from redream.errors import RedreamError
 from redream.files import read_json, sha256, write_json
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 SAFE = (
     "*.json",
@@ -49,16 +58,20 @@ SAFE = (
 )  # no pickle in any of them
 VERIFIED, REMEMBERED = ".verified.json", 2**26  # a file of hashes that were right, of files of so many bytes
 SMALL = (".json", ".txt")  # fetched first: they say whether the rest is worth it
+NO_FILE = "-"  # a pattern that fits none
 OR = " | "  # between alternatives of a pattern, the best first
 PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits where it is told to (429)
 RETRY_WAITS = (1.0, 3.0)  # seconds before each further attempt
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+LOCK_SECONDS = 20.0  # to wait for another program that fetches the same file
 
 # Bytes between two updates of progress, and at most lost by a cut: 1 MiB in place of 10.
 constants.DOWNLOAD_CHUNK_SIZE = 2**20
 
 T = TypeVar("T")
+Count = Callable[[int, int | None], None]  # told of bytes that came, and of their file's size in bytes once it is known
+Watch = Callable[[str, int, int | None], None]  # the same, with the file's name before
 
 
 class HubError(RedreamError):
@@ -67,6 +80,10 @@ class HubError(RedreamError):
 
 class HubUnreachable(HubError):
     """There is no connection to the Hub; what is in the cache can still be used."""
+
+
+class HubRepositoryMissing(HubError):
+    """There is no such repository, or it is not public."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +111,15 @@ class HubFile:
         path = try_to_load_from_cache(self.repository, self.name, revision=self.revision, repo_type=self.kind)
         return Path(path) if isinstance(path, str) else None
 
-    def fetch(self, meter: type | None = None) -> Path:
-        """Return the file in the cache, downloaded if necessary. `meter` is told the progress like tqdm, and may end
-        the download by raising. Raises `HubError`."""
+    def fetch(self, count: Count | None = None) -> Path:
+        """Return the file in the cache, downloaded if necessary. `count` is told the progress, and may end the download
+        by raising. Raises `HubError`."""
         if not is_inside(self.name) or not self.name.endswith(_suffixes()):
             raise HubError(f"The file {self.name} is not fetched from the Hub; these are: {', '.join(SAFE)}.")
 
         def download() -> Path:
-            kind, revision = self.kind, self.revision
-            path = hf_hub_download(self.repository, self.name, repo_type=kind, revision=revision, tqdm_class=meter)
-            return Path(path)
+            options = {"repo_type": self.kind, "revision": self.revision, "tqdm_class": count and _meter(count)}
+            return Path(hf_hub_download(self.repository, self.name, **options))
 
         return _retried(download, self.repository, self.revision)
 
@@ -113,6 +129,14 @@ class HubFile:
         if path is not None:
             path.resolve().unlink(missing_ok=True)  # the cache's folder of a commit is made of links
             path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Cached:
+    """What huggingface_hub's cache has of a commit of a repository."""
+
+    folder: Path | None = None  # of its files, of which some may be missing; None: nothing is there
+    sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of all files of the commit; {}: unknown
 
 
 def no_check(folder: Path, names: Sequence[str]) -> None:
@@ -126,14 +150,16 @@ def resolve(
     revision: str | None = None,
     allow_patterns: Sequence[str] | None = None,
     check: Callable[[Path, Sequence[str]], None] = no_check,
+    watch: Watch | None = None,
 ) -> Resolved:
     """The local folder behind `source`: an absolute folder, a folder below `base`, or a Hub id `owner/name`.
 
     An existing folder wins over a Hub id. `revision` is a branch, tag or commit of the Hub, `allow_patterns` narrows
     the files fetched from there; each ends like one of `SAFE`, or is several such ones with `OR` between them, of which
     the first that fits a file counts. `check(folder, names)` is called before large files are fetched, with a folder
-    that has at least the JSON and text files, and the names of all files; what it raises is raised here. The cache and
-    the address are huggingface_hub's (`HF_HOME`, `HF_ENDPOINT`). Raises `HubError`.
+    that has at least the JSON and text files, and the names of all files; what it raises is raised here. With `watch`,
+    which may end it by raising, large files come one after the other, and one that was cut off is gone on with. The cache
+    and the address are huggingface_hub's (`HF_HOME`, `HF_ENDPOINT`). Raises `HubError`.
     """
     folder = None
     if Path(source).is_absolute():
@@ -146,25 +172,44 @@ def resolve(
         check(folder, _names(folder))
         return Resolved(folder)
     if HUB_ID.fullmatch(source):
-        return _download(source, revision, list(allow_patterns or SAFE), check)
+        return _download(source, revision, list(allow_patterns or SAFE), check, watch)
     if not is_inside(source):
         raise HubError(f"The folder {source} is outside the stack; give it as an absolute path or move it inside.")
     raise HubError(f"There is no folder {source} here, and it is not a Hub id of the form owner/name.")
 
 
-def is_cached(name: str, revision: str | None = None, allow_patterns: Sequence[str] | None = None) -> bool:
-    """Whether `resolve` of a Hub id would find all of its files in the cache; the network is not used."""
+def cached(name: str, revision: str | None = None) -> Cached:
+    """What the cache has of a Hub repository at a revision; the network is not used."""
     try:
-        try:
-            names = [file.path for file in get_cached_repo_tree(name, revision=revision)]
-        except CachedRepoTreeNotFoundError:  # fetched by an older huggingface_hub
-            names = _names(Path(snapshot_download(name, revision=revision, local_files_only=True)))
-        chosen = _chosen(allow_patterns or SAFE, names)
-        snapshot_download(name, revision=revision, allow_patterns=chosen, local_files_only=True)
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=[NO_FILE], local_files_only=True))
     except (OSError, ValueError):  # not in the cache, or no Hub id
-        return False
-    needed = [pattern for pattern in chosen if allow_patterns and not pattern.endswith(SMALL)]
-    return all(fnmatch.filter(names, pattern) for pattern in needed)
+        return Cached()
+    try:
+        return Cached(folder, {file.path: file.size for file in get_cached_repo_tree(name, revision=folder.name)})
+    except CachedRepoTreeNotFoundError:  # fetched by an older huggingface_hub
+        return Cached(folder)
+
+
+def fetch_to(
+    path: Path, address: str, is_right: Callable[[Path], bool], count: Count, headers: Mapping | None = None
+) -> None:
+    """Bring what is at an address to `path`, complete or not at all; an attempt that was cut off or killed is gone on with.
+
+    Raises `HubError` if it is not `is_right`, or another program fetches it, and what huggingface_hub's client raises.
+    """
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{part}.lock", timeout=LOCK_SECONDS):
+            if not (part.is_file() and is_right(part)):  # else it was killed just before its end
+                with part.open("ab") as file:
+                    http_get(address, file, resume_size=file.tell(), headers=headers, tqdm_class=_meter(count))
+            if not is_right(part):
+                part.unlink()
+                raise HubError(f"The file {path.name} came with wrong bytes and was removed; try again.")
+            os.replace(part, path)
+    except Timeout as error:
+        raise HubError("Another program fetches this file already; wait for it, and try again.") from error
 
 
 def verify(folder: Path, manifest: Mapping[str, str]) -> None:
@@ -197,14 +242,19 @@ def is_inside(name: str) -> bool:
 
 
 def _download(
-    name: str, revision: str | None, patterns: list[str], check: Callable[[Path, Sequence[str]], None]
+    name: str,
+    revision: str | None,
+    patterns: list[str],
+    check: Callable[[Path, Sequence[str]], None],
+    watch: Watch | None,
 ) -> Resolved:
     for pattern in _alternatives(patterns):
         if not pattern.endswith(_suffixes()):
             raise HubError(f"Files like {pattern} are not fetched from the Hub; these are: {', '.join(SAFE)}.")
 
     def fetch(chosen: list[str], at: str | None) -> Path:
-        return Path(_retried(lambda: snapshot_download(name, revision=at, allow_patterns=chosen), name, revision))
+        options = {"allow_patterns": chosen, "tqdm_class": watch and _NoBar}
+        return Path(_retried(lambda: snapshot_download(name, revision=at, **options), name, revision))
 
     small = [pattern for pattern in _alternatives(patterns) if pattern.endswith(SMALL)]
     folder = fetch(small, revision)
@@ -213,10 +263,73 @@ def _download(
     except CachedRepoTreeNotFoundError:  # a cache made by an older huggingface_hub, and no network
         names = _names(folder)
     check(folder, names)
-    folder = fetch(_chosen(patterns, names), folder.name)
+    chosen = _chosen(patterns, names)
+    if watch is not None:
+        large = [file for file in names if not file.endswith(SMALL)]
+        _fetch_large(name, folder, [file for pattern in chosen for file in fnmatch.filter(large, pattern)], watch)
+    folder = fetch(chosen, folder.name)
     if not any(path.is_file() for path in folder.rglob("*")):
         raise HubError(f"The Hub's {name} holds no file that can be used here ({', '.join(patterns)}).")
     return Resolved(folder, name, folder.name)
+
+
+def _fetch_large(name: str, folder: Path, names: Sequence[str], watch: Watch) -> None:
+    """Bring large files of a commit into the cache's blobs, where huggingface_hub looks for them by their SHA-256.
+
+    Its own downloads begin anew after a kill.
+    """
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "blobs"
+
+    def fetch(file: str) -> None:
+        address, headers = hf_hub_url(name, file, revision=folder.name), build_hf_headers()
+        known = get_hf_file_metadata(address, headers=headers)
+        if SHA256.fullmatch(known.etag or "") and not (blob := blobs / known.etag).is_file():
+            is_right = functools.partial(_is, known.etag, known.size)
+            fetch_to(blob, address, is_right, functools.partial(watch, file), headers)
+
+    for file in names:
+        if not (folder / file).is_file():
+            _retried(functools.partial(fetch, file), name, folder.name)
+
+
+class _NoBar(tqdm):
+    """For small files beside those that are watched."""
+
+    def __init__(self, *values: Any, **options: Any) -> None:
+        super().__init__(*values, **options | {"disable": True})
+
+
+def _meter(count: Count) -> type:
+    """A class that huggingface_hub takes for tqdm's: it makes one for each file, and tells it the bytes that came."""
+
+    class Meter(AbstractContextManager):
+        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
+            count(initial, total)
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def update(self, bytes_more: int = 1) -> None:
+            count(bytes_more, None)
+
+        def update_transfer(self, bytes_more: int = 1) -> None:
+            """Bytes on the wire, where they are not those of the file (Xet): a sign of life."""
+            count(0, None)
+
+        def close(self) -> None:
+            pass
+
+        def set_postfix_str(self, *_: Any, **__: Any) -> None:
+            pass
+
+        set_transfer_postfix_str = set_postfix_str
+
+    return Meter
+
+
+def _is(digest: str, size: int | None, path: Path) -> bool:
+    """Whether a file has a SHA-256; one of another size is not read."""
+    return path.stat().st_size == size and sha256(path) == digest
 
 
 def _chosen(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -273,7 +386,8 @@ def _explained(error: Exception, name: str, revision: str | None) -> HubError:
         case GatedRepoError():
             return HubError(f"The Hub's {name} asks for consent; accept its terms on its page and log in.")
         case RepositoryNotFoundError() | HFValidationError():
-            return HubError(f"The Hub has no public repository {name}; check its name, or log in if it is private.")
+            sentence = f"The Hub has no public repository {name}; check its name, or log in if it is private."
+            return HubRepositoryMissing(sentence)
         case EntryNotFoundError() if isinstance(error, HfHubHTTPError):
             return HubError(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
         case HfHubHTTPError() if error.response.status_code == 429:

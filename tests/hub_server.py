@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".glb", ".bin", ".faiss", ".parquet")  # what the Hub keeps outside git (LFS)
+LARGE = (".safetensors", ".glb", ".bin", ".faiss", ".npy", ".parquet")  # what the Hub keeps outside git (LFS)
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 CONTENT = re.compile(r"/content/([0-9a-f]{64})")
@@ -52,10 +52,10 @@ class HubServer:
         """Publish a repository, all of it in one commit, `COMMIT`, of the branch main."""
         self.repositories[kind, name] = dict(files)
 
-    def fault(self, file: str, method: str) -> Fault | None:
-        """The fault of a file that is due."""
+    def fault(self, file: str, method: str, redirected: bool = False) -> Fault | None:
+        """The fault of a file that is due; where it is only redirected, one that has a status."""
         fault = self.faults.get(file)
-        if fault is None or method not in fault.methods or not fault.times:
+        if fault is None or method not in fault.methods or not fault.times or (redirected and not fault.status):
             return None
         fault.times -= 1
         return fault
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         elif not file.endswith(LARGE):
             self.send(file, files[file], {"ETag": f'"{hashlib.sha1(files[file]).hexdigest()}"'})
-        elif (fault := self.hub.fault(file, self.command)) is not None and fault.status:
+        elif fault := self.hub.fault(file, self.command, redirected=True):
             self.answer(fault.status, fault.headers)
         else:
             digest, size = hashlib.sha256(files[file]).hexdigest(), str(len(files[file]))

@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from redream.files import digest, read_json, replacing, sha256, sha256_of_files, write_json
+from redream.files import data_folder, digest, read_json, replacing, sha256, sha256_of_files, write_json
 
 
 def test_a_failed_write_leaves_the_earlier_file_and_no_other(tmp_path):
@@ -35,3 +35,8 @@ def test_hashes_of_a_folder_can_be_limited_by_suffix_and_size(tmp_path):
 def test_a_digest_does_not_depend_on_the_order_of_keys():
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
     assert len(digest(None)) == 12
+
+
+def test_a_user_s_data_is_in_the_folder_of_the_environment_or_of_the_platform(tmp_path):
+    assert data_folder({"REDREAM_DATA": str(tmp_path)}) == tmp_path
+    assert data_folder({}).name == "redream" and data_folder({}).is_absolute()

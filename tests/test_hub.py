@@ -2,10 +2,12 @@
 
 import errno
 import hashlib
+import os
 
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
+from filelock import FileLock
 from hub_server import COMMIT, Fault
 from huggingface_hub import file_download
 from huggingface_hub.errors import HTTPError
@@ -90,13 +92,58 @@ def test_what_a_check_refuses_is_refused_before_large_files_come(fake_hub, tmp_p
         resolve(str(folder), base=tmp_path, check=check)
 
 
-def test_a_repository_is_in_the_cache_once_all_of_its_files_are(fake_hub, tmp_path):
-    patterns = ["*.json", "unet/model.fp16.safetensors | unet/model.safetensors"]
-    assert not hub.is_cached("owner/model", COMMIT, patterns)
-    folder = resolve("owner/model", base=tmp_path, revision=COMMIT, allow_patterns=patterns).folder
-    assert hub.is_cached("owner/model", COMMIT, patterns) and not hub.is_cached("owner/model", COMMIT)
-    (folder / "unet/model.safetensors").unlink()
-    assert not hub.is_cached("owner/model", COMMIT, patterns)
+def test_the_cache_says_which_files_of_a_commit_it_lacks_and_their_sizes(fake_hub, tmp_path):
+    assert hub.cached("owner/model", COMMIT) == hub.Cached()
+    folder = resolve("owner/model", base=tmp_path, revision="main", allow_patterns=["*.json"]).folder
+    fake_hub.stop()
+    expected = hub.Cached(folder, {name: len(content) for name, content in REPOSITORY.items()})
+    assert hub.cached("owner/model", COMMIT) == hub.cached("owner/model", "main") == expected
+    assert hub.cached("no id") == hub.cached("owner/model", "v9") == hub.Cached()
+
+
+def test_a_large_file_that_was_stopped_goes_on_where_it_was(fake_hub, tmp_path):
+    """Other than by huggingface_hub's own download, which begins anew."""
+    weights = os.urandom(3 * 2**20)
+    fake_hub.add("owner/large", {"config.json": b"{}", "unet/model.safetensors": weights})
+    told = []
+
+    def stop_after_a_megabyte(name, count, size):
+        told.append((name, count, size))
+        if sum(count for _, count, _ in told) > 2**20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        resolve("owner/large", base=tmp_path, watch=stop_after_a_megabyte)
+    (part,) = (tmp_path / "hub-cache").rglob("*.part")
+    arrived = part.stat().st_size
+    assert 0 < arrived < len(weights) and told[0] == ("unet/model.safetensors", 0, len(weights))
+    told.clear()
+    resolved = resolve("owner/large", base=tmp_path, watch=lambda *values: told.append(values))
+    assert (resolved.folder / "unet/model.safetensors").read_bytes() == weights
+    assert fake_hub.ranges == [f"bytes={arrived}-"] and not list((tmp_path / "hub-cache").rglob("*.part"))
+    assert sum(count for _, count, _ in told) == len(weights) and told[0][1] == arrived
+
+
+def test_a_file_that_was_killed_just_before_its_end_is_not_fetched_again(tmp_path):
+    (tmp_path / "a.glb.part").write_bytes(b"all of it")
+    hub.fetch_to(tmp_path / "a.glb", "http://127.0.0.1:9", lambda path: True, lambda *values: None)
+    assert (tmp_path / "a.glb").read_bytes() == b"all of it"
+
+
+def test_a_large_file_with_wrong_bytes_leaves_nothing(fake_hub, tmp_path):
+    fake_hub.faults["unet/model.safetensors"] = Fault(content=b"Weights")
+    with pytest.raises(HubError, match="came with wrong bytes"):
+        resolve("owner/model", base=tmp_path, watch=lambda *values: None)
+    cache = tmp_path / "hub-cache"
+    assert not [path for path in cache.rglob("*") if path.is_file() and path.read_bytes() == b"Weights"]
+    folder = resolve("owner/model", base=tmp_path, watch=lambda *values: None).folder
+    assert (folder / "unet/model.safetensors").read_bytes() == b"weights"
+
+
+def test_one_file_is_fetched_by_one_program_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "LOCK_SECONDS", 0.05)
+    with FileLock(tmp_path / "a.glb.part.lock"), pytest.raises(HubError, match="Another program fetches this file"):
+        hub.fetch_to(tmp_path / "a.glb", "http://127.0.0.1:9", lambda path: True, lambda *values: None)
 
 
 # Faults
@@ -112,9 +159,10 @@ def test_a_repository_is_in_the_cache_once_all_of_its_files_are(fake_hub, tmp_pa
     ],
     ids=["503 twice", "503 for its size", "429", "cut"],
 )
-def test_a_fault_that_passes_is_tried_again(fake_hub, tmp_path, fault):
+@pytest.mark.parametrize("watch", [None, lambda *values: None], ids=["plain", "watched"])
+def test_a_fault_that_passes_is_tried_again(fake_hub, tmp_path, fault, watch):
     fake_hub.faults["unet/model.safetensors"] = fault
-    folder = resolve("owner/model", base=tmp_path).folder
+    folder = resolve("owner/model", base=tmp_path, watch=watch).folder
     assert (folder / "unet/model.safetensors").read_bytes() == b"weights" and fault.times == 0
 
 

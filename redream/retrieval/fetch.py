@@ -7,7 +7,6 @@ left behind, and ends by itself at its next byte or timeout.
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -127,7 +126,7 @@ class _Download(threading.Thread):
 
     def run(self) -> None:
         try:
-            path = self.asset.file.fetch(_meter(self))
+            path = self.asset.file.fetch(self.add)
             if not self.asset.is_right(path):
                 self.asset.file.discard()
                 self._fail("is not the one that was indexed; it was removed. Choose another asset.")
@@ -163,31 +162,3 @@ class _Download(threading.Thread):
 
     def _fail(self, why: str, kind: type[AssetUnavailable] = AssetUnavailable) -> None:
         self.error, self.cancelled = kind(f"The file of asset {self.asset.uid} {why}"), True
-
-
-def _meter(download: _Download) -> type:
-    """A class that huggingface_hub takes for tqdm's: it makes one for each file, and tells it the bytes that came."""
-
-    class Meter(AbstractContextManager):
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            download.add(initial, total)
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def update(self, count: int = 1) -> None:
-            download.add(count)
-
-        def update_transfer(self, count: int = 1) -> None:
-            """Bytes on the wire, where they are not those of the file (Xet): a sign of life."""
-            download.add(0)
-
-        def close(self) -> None:
-            pass
-
-        def set_postfix_str(self, *_: Any, **__: Any) -> None:
-            pass
-
-        set_transfer_postfix_str = set_postfix_str
-
-    return Meter

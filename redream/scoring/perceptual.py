@@ -16,6 +16,8 @@ from redream.errors import RedreamError
 from redream.files import replacing, sha256
 
 BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}  # torchvision's; 8 digits of SHA-256
+BACKBONE_MEGABYTES = {"vgg": 553, "alex": 244}  # rounded
+BACKBONE_ADDRESS = "https://download.pytorch.org/models/"
 FORMAT = 1  # of a net's config.json
 
 
@@ -124,14 +126,22 @@ class Lpips(nn.Module):
         return self.lpips(a.to(device), b.to(device), normalize=True).flatten()  # (b,)
 
 
+def backbone_file(network: str, cache: Path | None = None) -> Path:
+    """Where torchvision's weights for an LPIPS network are looked for: in torch hub's cache."""
+    return (cache or Path(torch.hub.get_dir()) / "checkpoints") / BACKBONES[network]
+
+
+def is_backbone(network: str, file: Path) -> bool:
+    """Whether a file's SHA-256 begins with the 8 hexadecimal digits in the name of torchvision's weights. torchvision
+    publishes no more of it: that finds a damaged file, not a forged one."""
+    return sha256(file).startswith(Path(BACKBONES[network]).stem.rpartition("-")[2])
+
+
 def cached_backbone(network: str, cache: Path | None = None) -> Path | None:
-    """torchvision's weights for an LPIPS network, if they lie in torch hub's cache and their SHA-256 begins with the 8
-    hexadecimal digits in their name. torchvision publishes no more of it: that finds a damaged file, not a forged one.
-    Nothing is ever downloaded, as these files are pickles."""
-    file = (cache or Path(torch.hub.get_dir()) / "checkpoints") / BACKBONES[network]
-    if not file.is_file():
-        return None
-    return file if sha256(file).startswith(file.stem.rpartition("-")[2]) else None
+    """torchvision's weights for an LPIPS network, if they are in the cache and right. They are pickles, of which only
+    tensors are loaded; only `redream.stack.setup` fetches them."""
+    file = backbone_file(network, cache)
+    return file if file.is_file() and is_backbone(network, file) else None
 
 
 def load_lpips(network: str, device: torch.device | str = "cpu") -> Lpips | None:

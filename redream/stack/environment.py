@@ -6,11 +6,12 @@ import platform
 import sys
 from dataclasses import dataclass
 
-from redream import hub
-from redream.stack.stack import Entry, Stack, StackError
+from redream.stack.inventory import NeededFile, in_bytes, missing_files, total_size
+from redream.stack.stack import Stack, StackError
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "faiss-cpu", "trimesh", "embreex")
 PACKAGES += ("numpy", "scikit-image", "xatlas")
+FOR_A_GPU = "sd21"  # the stack that is chosen where there is one
 OPTIONAL = ("nerfacc", "tinycudann", "gradio", "lpips", "spaces")
 
 
@@ -21,6 +22,7 @@ class Diagnosis:
     stack: str
     reason: str
     facts: tuple[tuple[str, str], ...]
+    missing: tuple[NeededFile, ...] = ()  # of the stack for a GPU, if there is one here
 
 
 def device() -> str:
@@ -51,34 +53,23 @@ def device_name(name: str) -> str:
 
 
 def doctor() -> Diagnosis:
-    """Choose a stack for this computer and say why: sd21 where CUDA and all of its files are here, else mini."""
+    """Choose a stack for this computer and say why: sd21 where CUDA and all files that runs need are here, else mini."""
     here = device()
-    facts = [("device", device_name(here)), *versions().items()]
+    facts = (("device", device_name(here)), *versions().items())
     if here != "cuda":
-        return Diagnosis("mini", "There is no CUDA device, so the miniature runs on the CPU.", tuple(facts))
+        return Diagnosis("mini", "There is no CUDA device, so the miniature runs on the CPU.", facts)
     try:
-        missing = missing_entries(Stack.load("sd21"))
+        missing = tuple(missing_files(Stack.load(FOR_A_GPU)))
     except StackError as error:
-        return Diagnosis("mini", f"The stack sd21 cannot be read: {error}", tuple(facts))
-    if missing:
-        sentence = f"There is CUDA, but these parts of sd21 are not here yet: {', '.join(missing)}. The miniature runs."
-        return Diagnosis("mini", sentence, tuple(facts))
-    return Diagnosis("sd21", "There is CUDA, and every part of sd21 is here.", tuple(facts))
-
-
-def missing_entries(stack: Stack) -> list[str]:
-    """The names of a stack's parts that would have to be downloaded first."""
-    return [name for name, entry in stack.entries.items() if not is_here(stack, entry)]
-
-
-def is_here(stack: Stack, entry: Entry) -> bool:
-    """Whether an entry is a folder that exists, or in the Hub's cache; the network is not used."""
-    if (stack.base / entry.source).is_dir():  # an absolute source stays what it is
-        return True
-    fallback, _, revision = (entry.fallback or "").partition("@")
-    return hub.is_cached(entry.source, entry.revision, entry.files) or (
-        bool(fallback) and hub.is_cached(fallback, revision or None, entry.files)
-    )
+        return Diagnosis("mini", f"The stack {FOR_A_GPU} cannot be read: {error}", facts)
+    if needed := [
+        file for file in missing if not file.entry.startswith("perceptual.")
+    ]:  # a score without them is left out
+        entries = ", ".join(dict.fromkeys(file.entry for file in needed))
+        size = in_bytes(total_size(missing))
+        sentence = f"There is CUDA, but of {FOR_A_GPU} about {size} are missing ({entries}). The miniature runs."
+        return Diagnosis("mini", sentence, facts, missing)
+    return Diagnosis(FOR_A_GPU, f"There is CUDA, and what {FOR_A_GPU} needs is here.", facts, missing)
 
 
 def peak_memory_gb() -> float | None:

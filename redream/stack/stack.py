@@ -13,6 +13,7 @@ from pathlib import Path
 
 from redream import hub
 from redream.errors import RedreamError
+from redream.files import data_folder
 from redream.scoring.scores import MODELS
 from redream.settings import PRESETS
 from redream.stack.vocabulary import Vocabulary
@@ -24,14 +25,13 @@ PERCEPTUALS = MODELS
 SCORING_ENTRIES = tuple(f"{group}.{name}" for group in ("clips", "perceptual") for name in MODELS)
 LPIPS_NETWORKS = ("vgg", "alex")
 FORMAT = 1  # of stack.json
-# Of a prior on the Hub, where its entry names no files: half precision first, in full the autoencoder, which overflows.
-PRIOR_FILES = (
-    "*.json",
-    "*.txt",
+# Of a prior: half precision first, in full the autoencoder, which overflows.
+PRIOR_WEIGHTS = (
     "text_encoder/model.fp16.safetensors | text_encoder/model.safetensors",
     "unet/diffusion_pytorch_model.fp16.safetensors | unet/diffusion_pytorch_model.safetensors",
     "vae/diffusion_pytorch_model.safetensors | vae/diffusion_pytorch_model.fp16.safetensors",
 )
+PRIOR_FILES = ("*.json", "*.txt", *PRIOR_WEIGHTS)  # on the Hub, where its entry names none
 
 
 class StackError(RedreamError):
@@ -47,8 +47,14 @@ class Entry:
     files: tuple[str, ...] | None = None  # which files of the Hub's repository are needed (`hub.resolve`)
     fallback: str | None = None  # owner/name@revision with the same files, used where the source cannot be had
     sha256: Mapping[str, str] = field(default_factory=dict)  # by file, in hex: what the fallback's must be
+    megabytes: Mapping[str, float | int] = field(default_factory=dict)  # by file, or alternatives; rounded
     lpips: str | None = None  # "vgg" or "alex", perceptual entries only
     note: str | None = None  # a sentence added to the error if the source is unavailable
+
+    def size_of(self, name: str) -> int | None:
+        """About how many bytes a file has by stack.json; None if that does not say so."""
+        sizes = {name: size for names, size in self.megabytes.items() for name in names.split(hub.OR)}
+        return round(sizes[name] * 1e6) if name in sizes else None
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ class Stack:
         """Read a stack by name (`mini`) or by its folder.
 
         `REDREAM_PRIOR` and `REDREAM_INDEX` in `environ` replace one entry, but for its `files`: a folder, a Hub id, or
-        `owner/name@revision`. Raises `StackError`.
+        `owner/name@revision`. An index that was built here (`built_index`) replaces one of the Hub. Raises `StackError`.
         """
         base = next((b for b in (STACKS / name_or_folder, Path(name_or_folder)) if (b / "stack.json").is_file()), None)
         if base is None:
@@ -85,6 +91,9 @@ class Stack:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise StackError(f"The stack.json of {base.name} is not JSON; mend it or restore it.") from error
         overrides = {"prior": environ.get("REDREAM_PRIOR"), "index": environ.get("REDREAM_INDEX")}
+        built = built_index(stack.name, environ)
+        if not overrides["index"] and not stack.local_folder(stack.index) and (built / "index.json").is_file():
+            overrides["index"] = str(built)
         return replace(stack, **{k: _override(value, getattr(stack, k)) for k, value in overrides.items() if value})
 
     @property
@@ -94,19 +103,30 @@ class Stack:
         named |= {f"clips.{name}": entry for name, entry in self.clips.items()}
         return named | {f"perceptual.{name}": entry for name, entry in self.perceptual.items() if entry.source}
 
-    def resolve(self, entry: Entry, check: Callable[[Path, Sequence[str]], None] = hub.no_check) -> hub.Resolved:
-        """The entry's local folder and its commit, fetched from the Hub if necessary; `check` as in `hub.resolve`.
+    def local_folder(self, entry: Entry) -> Path | None:
+        """The folder that an entry names; None if it names none that exists, or a Hub id."""
+        folder = self.base / entry.source  # an absolute source stays what it is
+        return folder if folder.is_dir() and (hub.is_inside(entry.source) or Path(entry.source).is_absolute()) else None
 
-        Raises `hub.HubError`, and what `check` raises.
+    def resolve(
+        self,
+        entry: Entry,
+        check: Callable[[Path, Sequence[str]], None] = hub.no_check,
+        watch: hub.Watch | None = None,
+    ) -> hub.Resolved:
+        """The entry's local folder and its commit, fetched from the Hub if necessary; `check` and `watch` as in
+        `hub.resolve`.
+
+        Raises `hub.HubError`, and what `check` and `watch` raise.
         """
         if entry.source is None:
             raise StackError("This entry has no folder: it names an LPIPS network.")
-        options = {"base": self.base, "allow_patterns": entry.files, "check": check}
+        options = {"base": self.base, "allow_patterns": entry.files, "check": check, "watch": watch}
         try:
             return hub.resolve(entry.source, revision=entry.revision, **options)
         except hub.HubError as error:
             if entry.fallback is None:
-                raise hub.HubError(f"{error} {entry.note}" if entry.note else str(error)) from error
+                raise type(error)(f"{error} {entry.note}" if entry.note else str(error)) from error
         source, _, revision = entry.fallback.partition("@")
         resolved = hub.resolve(source, revision=revision or None, **options)
         hub.verify(resolved.folder, entry.sha256)
@@ -120,6 +140,11 @@ class Stack:
     def vocabulary(self) -> Vocabulary | None:
         """The words that this stack's models know; None if they take any prompt."""
         return Vocabulary.load(self.base / self.vocabulary_file) if self.vocabulary_file else None
+
+
+def built_index(stack: str, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the index of a stack is that was built here because the Hub has none (`redream.stack.setup`)."""
+    return data_folder(environ) / "indexes" / stack
 
 
 def _read(values: object, base: Path) -> Stack:
@@ -164,15 +189,17 @@ def _entry(value: object, where: str, lpips: bool = False) -> Entry:
                 f"In stack.json, {where} names an unknown LPIPS network; there are: {', '.join(LPIPS_NETWORKS)}."
             )
         return Entry(lpips=value["lpips"])
-    value = dict(_mapping(value, where, {"source"}, {"revision", "files", "fallback", "sha256", "note"}))
-    files, hashes = value.pop("files", None), value.pop("sha256", {})
+    value = dict(_mapping(value, where, {"source"}, {"revision", "files", "fallback", "sha256", "megabytes", "note"}))
+    files, hashes, sizes = value.pop("files", None), value.pop("sha256", {}), value.pop("megabytes", {})
     if not isinstance(hashes, dict) or not all(isinstance(text, str) for text in hashes.values()):
         raise StackError(f"In stack.json, the sha256 of {where} must be an object of texts.")
+    if not isinstance(sizes, dict) or not all(type(size) in (int, float) for size in sizes.values()):
+        raise StackError(f"In stack.json, the megabytes of {where} must be an object of numbers.")
     if not (files is None or isinstance(files, list)) or not all(
         isinstance(text, str) and text for text in [*value.values(), *(files or [])]
     ):
         raise StackError(f"In stack.json, the fields of {where} must be text, and its files a list of texts.")
-    return Entry(files=tuple(files) if files else None, sha256=hashes, **value)
+    return Entry(files=tuple(files) if files else None, sha256=hashes, megabytes=sizes, **value)
 
 
 def _mapping(value: object, where: str, required: set[str], optional: frozenset[str] | set[str] = frozenset()) -> dict:
