@@ -1,0 +1,198 @@
+"""Bring here what a stack lacks: files of the Hub, torchvision's backbones for LPIPS, and an index, built if there is none.
+
+What is complete stays, and a file that was cut off is gone on with, so setup may be stopped or killed at any time. The
+work is done in a thread, which after a stop is left behind: it ends by itself at its next byte or timeout.
+"""
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import HTTPError
+
+from redream import hub
+from redream.distillation import prior_files
+from redream.errors import RedreamError
+from redream.stack.inventory import MISSING, NeededFile, missing_files
+from redream.stack.stack import Entry, Stack, built_index
+
+POLL_SECONDS = 0.1
+UPDATE_SECONDS = 0.5  # between two updates of progress
+SPEED_SECONDS = 1.0  # of a download before its speed is known
+
+Work = Callable[[hub.Watch], object]
+
+
+class SetupError(RedreamError):
+    """Something that setup cannot bring here; the message says what to do."""
+
+
+class SetupStopped(RedreamError):
+    """Setup was stopped."""
+
+
+@dataclass(frozen=True)
+class SetupProgress:
+    """How far setup is."""
+
+    stage: str  # what is done now: "fetching clips.a"
+    done: float | int  # of everything that was missing; while an index is built, of that
+    total: float | int
+    unit: str = "bytes"  # what they count
+    seconds_left: float | None = None  # None: unknown
+    bytes_per_second: float | None = None  # of the download so far
+
+
+IndexBuilder = Callable[[Stack, Path, Callable[[], bool]], Generator[SetupProgress, None, None]]
+
+
+def build_index(stack: Stack, folder: Path, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
+    """Build the index of a stack that the Hub has none for, into `folder`, where `Stack.load` finds it.
+
+    The one place to connect a builder. It yields its progress, goes on with what it began, and ends with `SetupStopped`
+    within two seconds of a stop. Raises `SetupError`.
+    """
+    raise SetupError(
+        f"Nobody has published an index for {stack.name} yet: build one with redream.retrieval.build and name its folder in "
+        "REDREAM_INDEX."
+    )
+    yield  # a generator
+
+
+def setup(
+    stack: Stack, stop: Callable[[], bool] = lambda: False, build_index: IndexBuilder = build_index
+) -> Generator[SetupProgress, None, tuple[str, ...]]:
+    """Bring here what `missing_files` names; yields the progress, returns a sentence for each thing that could not be had.
+
+    Once `stop` is True, which is asked ten times a second, `SetupStopped` is raised. Raises `hub.HubUnreachable`.
+    """
+    missing = missing_files(stack)
+    counts, failures = _Counts(missing), []
+    for name in dict.fromkeys(file.entry for file in missing if file.on_hub):
+        files = [file for file in missing if file.entry == name and file.on_hub]
+        try:
+            try:
+                yield from _followed(functools.partial(_fetch, stack, name, files), name, counts, stop)
+            except hub.HubRepositoryMissing:
+                if name != "index":
+                    raise
+                yield from build_index(stack, built_index(stack.name), stop)
+        except hub.HubUnreachable:
+            raise
+        except (hub.HubError, prior_files.PriorError, SetupError) as error:
+            failures.append(str(error))
+    failures += [f"This file cannot be fetched; restore it: {file}." for file in missing if not file.on_hub]
+    return tuple(failures)
+
+
+def _fetch(stack: Stack, name: str, files: Sequence[NeededFile], watch: hub.Watch) -> None:
+    """Fetch an entry's files. Raises `SetupError`, `hub.HubError`, `prior_files.PriorError`."""
+    group, _, member = name.partition(".")
+    entry: Entry = getattr(stack, group)[member] if member else getattr(stack, group)
+    if entry.lpips:
+        _fetch_backbone(entry.lpips, watch)
+        return
+    for file in files:
+        if file.fault != MISSING:
+            hub.HubFile(entry.source, file.name, entry.revision).discard()
+    stack.resolve(entry, prior_files.check if name == "prior" else hub.no_check, watch)
+
+
+def _fetch_backbone(network: str, watch: hub.Watch) -> None:
+    """Fetch torchvision's weights for an LPIPS network to where torch hub has them. Raises `SetupError`, `hub.HubError`."""
+    from redream.scoring.perceptual import BACKBONE_ADDRESS, backbone_file, is_backbone
+
+    file = backbone_file(network)
+    address, count = BACKBONE_ADDRESS + file.name, functools.partial(watch, file.name)
+    try:
+        hub.fetch_to(file, address, functools.partial(is_backbone, network), count)
+    except (OSError, HTTPError) as error:
+        raise SetupError(
+            f"The file {file.name} of LPIPS could not be fetched from {address}; try again, or put it there: {file.parent}."
+        ) from error
+
+
+class _Cancelled(Exception):
+    """Ends a download from within."""
+
+
+class _Counts:
+    """The bytes of all files, those that came and those that are expected."""
+
+    def __init__(self, missing: Sequence[NeededFile]) -> None:
+        self._sizes = {(file.entry, file.name): file.size or 0 for file in missing if file.on_hub}
+        self._received: dict[tuple[str, str], int] = {}  # of those that have begun
+        self._kept = 0  # bytes that came before this setup
+        self._begun: float | None = None
+
+    def add(self, entry: str, name: str, count: int, size: int | None) -> None:
+        """Count bytes; with a size a file begins, of which so many bytes are here already."""
+        self._begun = self._begun or time.monotonic()
+        if size is not None:
+            self._sizes[entry, name], self._received[entry, name] = size, count
+            self._kept += count
+        else:
+            self._received[entry, name] = self._received.get((entry, name), 0) + count
+
+    def finish(self, entry: str) -> None:
+        """Count an entry's small files, which come without being counted, too."""
+        self._received |= {key: size for key, size in self._sizes.items() if key[0] == entry}
+
+    def give_up(self, entry: str) -> None:
+        """Expect no more bytes of an entry."""
+        self._sizes |= {key: self._received.get(key, 0) for key in self._sizes if key[0] == entry}
+
+    def progress(self, entry: str) -> SetupProgress:
+        done, total = sum(self._received.values()), sum(self._sizes.values())
+        elapsed = time.monotonic() - self._begun if self._begun else 0.0
+        speed = max(done - self._kept, 0) / elapsed if elapsed > SPEED_SECONDS else None
+        left = max(total - done, 0) / speed if speed else None
+        return SetupProgress(f"fetching {entry}", done, max(done, total), "bytes", left, speed)
+
+
+class _Worker(threading.Thread):
+    """Does work that is told where to report bytes; `error` is what it raised."""
+
+    def __init__(self, work: Work, name: str, counts: _Counts) -> None:
+        super().__init__(name=f"setup {name}", daemon=True)  # else Python would wait for it at its end
+        self._work, self._entry, self._counts = work, name, counts
+        self.cancelled = False
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._work(self._watch)
+        except _Cancelled:
+            pass
+        except Exception as error:  # noqa: BLE001 - raised again where the work was asked for
+            self.error = error
+
+    def _watch(self, name: str, count: int, size: int | None) -> None:
+        if self.cancelled:
+            raise _Cancelled
+        self._counts.add(self._entry, name, count, size)
+
+
+def _followed(work: Work, name: str, counts: _Counts, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
+    """Do an entry's work in a thread; yields the progress and raises what it raised, or `SetupStopped`."""
+    worker = _Worker(work, name, counts)
+    worker.start()
+    updated = 0.0
+    try:
+        while worker.is_alive():
+            if stop():
+                raise SetupStopped("Setup was stopped; it goes on from there when it is started again.")
+            if (now := time.monotonic()) - updated >= UPDATE_SECONDS:
+                updated = now
+                yield counts.progress(name)
+            worker.join(POLL_SECONDS)
+    finally:
+        worker.cancelled = True
+    if worker.error is not None:
+        counts.give_up(name)
+        raise worker.error
+    counts.finish(name)
+    yield counts.progress(name)

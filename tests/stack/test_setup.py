@@ -1,0 +1,191 @@
+"""Setup: the real client fetches a whole stack into a fresh cache; cut, stopped and faulty downloads; an index that is built."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import Fault
+from hub_stack import publish
+from huggingface_hub import constants
+
+from redream import hub
+from redream.scoring import perceptual
+from redream.stack import setup as setups
+from redream.stack.inventory import missing_files, total_size
+from redream.stack.models import Models
+from redream.stack.setup import SetupProgress, SetupStopped, setup
+from redream.stack.stack import Stack
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Small chunks, and updates and further attempts at once."""
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
+    monkeypatch.setattr(hub, "RETRY_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(setups, "UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr(setups, "POLL_SECONDS", 0.01)
+
+
+@pytest.fixture
+def stack(hub_server, tiny_stack, tmp_path, monkeypatch) -> Stack:
+    return publish(hub_server, tiny_stack, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Set at the end, so that a server that waits for it goes on."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def finish(steps) -> tuple[list[SetupProgress], tuple[str, ...]]:
+    """All updates of a setup, and what it returns."""
+    updates = []
+    while True:
+        try:
+            updates.append(next(steps))
+        except StopIteration as end:
+            return updates, end.value
+
+
+def test_setup_fetches_everything_and_nothing_is_missing_afterwards(stack, hub_server):
+    size = total_size(missing_files(stack))
+    updates, failures = finish(setup(stack))
+    assert failures == () and missing_files(stack) == []
+    assert updates[-1].done == updates[-1].total >= size > 0
+    assert [update.done for update in updates] == sorted(update.done for update in updates)
+    hub_server.stop()
+    models = Models.load(stack, "cpu")
+    assert models.prior.size == 64 and len(models.index) == 6 and models.clip("b").size == 32
+    assert models.perceptual("b") is not None
+    assert finish(setup(stack)) == ([], ())
+
+
+def test_a_cut_is_gone_on_with_at_once(stack, hub_server, tiny_stack):
+    hub_server.faults[UNET] = Fault(cut=30_000)
+    assert finish(setup(stack))[1] == ()
+    assert len(hub_server.ranges) == 1
+    assert (stack.folder(stack.prior) / UNET).read_bytes() == (tiny_stack / "prior" / UNET).read_bytes()
+
+
+def test_a_stop_is_honoured_within_two_seconds_and_the_next_setup_goes_on_there(
+    stack, hub_server, tiny_stack, released
+):
+    hub_server.faults[UNET] = Fault(cut=30_000, pause=released.wait)
+    begin, stopped = time.monotonic(), []
+
+    def stop() -> bool:
+        if _parts() and not stopped:
+            stopped.append(time.monotonic())
+        return bool(stopped) and time.monotonic() > stopped[0] + 0.3
+
+    with pytest.raises(SetupStopped, match="goes on from there"):
+        finish(setup(stack, stop))
+    assert time.monotonic() - begin < 10 and time.monotonic() - stopped[0] < 2
+    released.set()
+    _wait_for_the_thread()
+    (part,) = _parts()
+    assert part.stat().st_size > 0
+    updates, failures = finish(setup(stack))
+    assert failures == () and missing_files(stack) == []
+    start = int(hub_server.ranges[-1].removeprefix("bytes=").rstrip("-"))
+    assert 0 < start <= 30_000 and updates[-1].done == updates[-1].total
+    assert (stack.folder(stack.prior) / UNET).read_bytes() == (tiny_stack / "prior" / UNET).read_bytes()
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(stack):
+    finish(setup(stack))
+    blob = (stack.folder(stack.clips["a"]) / "open_clip_model.safetensors").resolve()
+    whole = blob.read_bytes()
+    blob.write_bytes(whole[:-1])
+    backbone = perceptual.backbone_file("alex")
+    backbone.write_bytes(b"half of it")
+    assert {file.entry for file in missing_files(stack)} == {"clips.a", "perceptual.b"}
+    assert finish(setup(stack))[1] == () and missing_files(stack) == [] and blob.read_bytes() == whole
+
+
+def test_a_thing_that_cannot_be_had_is_a_sentence_and_the_rest_comes(stack, hub_server):
+    name = perceptual.BACKBONES["alex"]
+    hub_server.faults[UNET] = Fault(status=503, times=99)
+    hub_server.add("owner/torchvision", {name: b"other bytes"})
+    del hub_server.repositories["models", "owner/clip-score-b"]
+    _, failures = finish(setup(stack))
+    assert len(failures) == 3 and all(sentence.count("\n") == 0 for sentence in failures)
+    assert "error 503" in failures[0] and "no public repository owner/clip-score-b" in failures[1]
+    assert failures[2] == f"The file {name} came with wrong bytes and was removed; try again."
+    assert {file.entry for file in missing_files(stack)} == {"prior", "clips.b", "perceptual.b"}
+    hub_server.add("owner/torchvision", {})
+    assert f"The file {name} of LPIPS could not be fetched" in finish(setup(stack))[1][-1]
+
+
+def test_a_hub_that_does_not_answer_ends_setup_in_a_sentence(stack, hub_server, monkeypatch):
+    hub_server.stop()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # else the client tries for half a minute
+    with pytest.raises(hub.HubUnreachable, match="The Hub did not answer"):
+        finish(setup(stack))
+
+
+def test_a_damaged_folder_is_named_as_setup_cannot_fetch_it(tiny_stack, tmp_path):
+    shutil.copytree(tiny_stack, tmp_path / "tiny")
+    (tmp_path / "tiny/prior/model_index.json").unlink()
+    _, failures = finish(setup(Stack.load(tmp_path / "tiny", environ={})))
+    assert failures == ("This file cannot be fetched; restore it: prior: model_index.json: missing.",)
+
+
+def test_an_index_that_nobody_published_is_built_or_a_sentence_says_what_to_do(
+    hub_server, tiny_stack, tmp_path, monkeypatch
+):
+    stack = publish(hub_server, tiny_stack, tmp_path, monkeypatch, with_index=False)
+    _, failures = finish(setup(stack))
+    assert len(failures) == 1 and failures[0].startswith("Nobody has published an index for published yet: build one")
+
+    def build_index(stack, folder, stop):
+        yield SetupProgress("embedding captions", 1, 2, "captions")
+        shutil.copytree(tiny_stack / "index", folder)
+
+    updates, failures = finish(setup(stack, build_index=build_index))
+    assert failures == () and updates[-1].unit == "captions"
+    assert len(Models.load(Stack.load(tmp_path), "cpu").index) == 6 and missing_files(Stack.load(tmp_path)) == []
+
+
+def test_a_hub_that_is_ill_does_not_make_an_index_be_built(stack, hub_server):
+    hub_server.faults["texts.npy"] = Fault(status=503, times=99)
+
+    def build_index(*arguments):
+        raise AssertionError
+
+    _, failures = finish(setup(stack, build_index=build_index))
+    assert len(failures) == 1 and "error 503" in failures[0]
+
+
+def test_seconds_left_are_what_is_missing_by_the_speed_without_what_was_here_before(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(setups.time, "monotonic", lambda: 10 + clock[0])
+    missing = [setups.NeededFile("prior", name, "missing", 900, True) for name in ("a", "b")]
+    counts = setups._Counts(missing)
+    counts.add("prior", "a", 400, 1000)  # 400 of its 1000 bytes are here from before
+    assert counts.progress("prior").seconds_left is None
+    clock[0] = 2.0
+    counts.add("prior", "a", 200, None)
+    progress = counts.progress("prior")
+    assert (progress.done, progress.total, progress.bytes_per_second) == (600, 1900, 100.0)
+    assert progress.seconds_left == pytest.approx(13.0)
+    counts.give_up("prior")  # b, and the rest of a, are not waited for
+    assert counts.progress("clips.a").seconds_left == 0
+
+
+def _parts() -> list[Path]:
+    return list(Path(constants.HF_HUB_CACHE).glob("*/blobs/*.part"))
+
+
+def _wait_for_the_thread() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("setup "):
+            thread.join(10)
+            assert not thread.is_alive()
