@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 from httpx2 import ReadError  # huggingface_hub's client
 from huggingface_hub import (
+    HfApi,
     constants,
     get_cached_repo_tree,
     get_hf_file_metadata,
@@ -38,6 +39,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
 from tqdm import tqdm
 
@@ -139,6 +141,22 @@ class Cached:
     sizes: Mapping[str, int] = field(default_factory=dict)  # bytes of all files of the commit; {}: unknown
 
 
+@dataclass(frozen=True)
+class ListedFile:
+    """A file of a repository as the Hub lists it."""
+
+    size: int  # bytes
+    sha256: str | None  # None: it is not a large file
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of a commit, by their path."""
+
+    commit: str
+    files: Mapping[str, ListedFile]
+
+
 def no_check(folder: Path, names: Sequence[str]) -> None:
     """The default `check` of `resolve`: all is well."""
 
@@ -188,6 +206,18 @@ def cached(name: str, revision: str | None = None) -> Cached:
         return Cached(folder, {file.path: file.size for file in get_cached_repo_tree(name, revision=folder.name)})
     except CachedRepoTreeNotFoundError:  # fetched by an older huggingface_hub
         return Cached(folder)
+
+
+def listing(name: str, revision: str | None = None) -> Listing:
+    """What the Hub has of a repository at a branch, tag or commit. Raises `HubError`."""
+
+    def ask() -> Listing:
+        commit = HfApi().model_info(name, revision=revision).sha
+        tree = HfApi().list_repo_tree(name, recursive=True, revision=commit)
+        files = [file for file in tree if isinstance(file, RepoFile)]
+        return Listing(commit, {f.path: ListedFile(f.size, f.lfs.sha256 if f.lfs else None) for f in files})
+
+    return _retried(ask, name, revision)
 
 
 def fetch_to(

@@ -124,6 +124,10 @@ class RenderingSettings:
     samples_per_ray: PositiveInt = 48
     resolutions: tuple[tuple[Fraction, PositiveInt], ...] = ((0.0, 64),)  # (from this fraction of the run on, pixels)
 
+    def resolution_at(self, progress: float) -> int:
+        """The resolution in pixels after a fraction of the run."""
+        return [pixels for start, pixels in self.resolutions if progress >= start][-1]
+
     @pydantic.field_validator("resolutions")
     @classmethod
     def _starts_at_zero(cls, steps: tuple) -> tuple:

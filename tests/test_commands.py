@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from packaging.requirements import Requirement
 from tiny_stack import TINY
 
@@ -74,6 +75,13 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
         "tests/cli/test_cli.py::test_benchmark_prints_a_table_or_one_json_object"
     ),
     r"python -m redream doctor": f"{HERE}test_doctor_names_a_stack",
+    r"python -m redream doctor --run": f"{HERE}test_the_doctor_of_the_readme_makes_iterations",
+    r"python -m redream doctor --online": (
+        "tests/cli/test_cli.py::test_doctor_compares_a_stack_with_the_hub_a_line_for_each_fact"
+    ),
+    r"python -m redream setup sd21": (
+        "tests/cli/test_cli.py::test_doctor_lists_the_files_that_a_stack_lacks_until_setup_has_fetched_them"
+    ),
     r"python -m redream evaluate --(?!.*\[).*": f"{HERE}test_every_documented_evaluation_can_be_planned",
     r"python -m examples\.differences docs/results\.parquet .*": f"{HERE}test_every_documented_table_is_printed",
     r"python -m examples\.deploy_space redream": f"{SPACE}test_the_script_makes_a_zerogpu_space_and_uploads_what_the_app_needs",
@@ -206,6 +214,12 @@ def test_an_object_is_made_resumed_and_looked_up(tiny_world, capsys):
 def test_doctor_names_a_stack(capsys):
     run("python -m redream doctor")
     assert capsys.readouterr().out.startswith("Stack: ")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="makes iterations of sd21 where there is CUDA")
+def test_the_doctor_of_the_readme_makes_iterations(tiny_world, capsys):
+    run("python -m redream doctor --run", "--iterations", "2")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("Pass")
 
 
 def test_the_benchmark_projects_the_presets_of_the_miniature(tiny_world, capsys, monkeypatch):

@@ -110,7 +110,7 @@ class Distillation:
                 return
 
             # 1. Camera ψ and background; render x = g(θ, ψ); encode z. Gradients flow through the encoder.
-            size = [pixels for start, pixels in settings.rendering.resolutions if progress >= start][-1]
+            size = settings.rendering.resolution_at(progress)
             delta = self._is_delta_iteration(own_iteration)
             compared_with = asset if warming_up or delta else None
             camera, background, rendering = self.render_random_view(particle, size, compared_with)

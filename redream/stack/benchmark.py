@@ -115,12 +115,12 @@ def measure(
         progress(f"{resolution} px: {iterations} iterations of the {stage}")
         _go_to(distillation, stage)
         _iterate(distillation, UNTIMED)
-        start = _now(prior.device)
+        start = now(prior.device)
         _iterate(distillation, iterations)
-        seconds[stage] = (_now(prior.device) - start) / iterations
-    peak = _peak_gb(prior.device)
+        seconds[stage] = (now(prior.device) - start) / iterations
+    peak = peak_gb(prior.device)
     progress(f"{resolution} px: {iterations} iterations, part by part")
-    times = Meter(lambda: _now(prior.device))
+    times = Meter(lambda: now(prior.device))
     with probed(distillation, times.around):
         _iterate(distillation, iterations)
     adapting = _seconds_of_adaptation(distillation, max(iterations // 8, 1))
@@ -184,7 +184,7 @@ def projected_seconds(settings: Settings, measurements: Sequence[Measurement]) -
     adapts = s.uses_assets and s.adapt
     total = s.adaptation.steps * measurements[0].seconds_of(ADAPTATION) if adapts else 0.0
     for begin, end in pairwise(sorted({start for start, _ in s.rendering.resolutions} | {warmup, 1.0})):
-        side = [pixels for start, pixels in s.rendering.resolutions if begin >= start][-1]
+        side = s.rendering.resolution_at(begin)
         seconds = seconds_at(measurements, WARM_UP if begin < warmup else DISTILLATION, side)
         if seconds is None:
             return None
@@ -196,17 +196,22 @@ def projected_seconds(settings: Settings, measurements: Sequence[Measurement]) -
 
 
 def sample_distillation(prior: Prior, settings: Settings, resolution: int) -> Distillation:
-    """A distillation of the settings at one resolution, from an asset that needs no library: a ball with a red face."""
-    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.45)
-    colours = np.where(ball.vertices[:, :1] > 0.2, [[200, 40, 40, 255]], [[90, 90, 120, 255]])  # (v, 4)
-    ball.visual.vertex_colors = colours.astype(np.uint8)
+    """A distillation of the settings at one resolution, from `sample_asset`."""
     settings = settings.with_(
         iterations=MAX_ITERATIONS,  # so that all iterations that count are of one stage
         particles=1,
         rendering={"resolutions": ((0.0, resolution),)},
         adaptation={"views": min(settings.adaptation.views, VIEWS_ADAPTED)},
     )
-    return Distillation(prior, settings, PROMPT, [CaptionedAsset(from_mesh(ball), CAPTION)])
+    return Distillation(prior, settings, PROMPT, [sample_asset()])
+
+
+def sample_asset() -> CaptionedAsset:
+    """An asset that needs no library: a ball with a red face."""
+    ball = trimesh.creation.icosphere(subdivisions=3, radius=0.45)
+    colours = np.where(ball.vertices[:, :1] > 0.2, [[200, 40, 40, 255]], [[90, 90, 120, 255]])  # (v, 4)
+    ball.visual.vertex_colors = colours.astype(np.uint8)
+    return CaptionedAsset(from_mesh(ball), CAPTION)
 
 
 def _fit(distillation: Distillation) -> None:
@@ -242,22 +247,23 @@ def _seconds_of_adaptation(distillation: Distillation, steps: int) -> float | No
     device = distillation.prior.device
     distillation.adaptation.steps_done = 0
     distillation.adaptation.step()
-    start = _now(device)
+    start = now(device)
     for _ in range(steps):
         distillation.adaptation.step()
-    seconds = (_now(device) - start) / steps
+    seconds = (now(device) - start) / steps
     distillation.adaptation.steps_done = distillation.settings.adaptation.steps  # else the loop would make up for them
     return seconds
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds, once the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def _peak_gb(device: torch.device) -> float | None:
+def peak_gb(device: torch.device) -> float | None:
+    """The most memory so far, in GB (10⁹ bytes): of the GPU, on a CPU of the process; None if unknown."""
     return torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else environment.peak_memory_gb()
 
 

@@ -77,22 +77,22 @@ def _in(folder: Path | None, name: str, entry: Entry, sizes: Mapping[str, int]) 
     """An entry's files in a folder (None: there is nothing yet); `sizes` are those of a listing, {} if there is none."""
     here = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()] if folder else []
     stated = [alternative for names in entry.megabytes for alternative in names.split(hub.OR)]
-    needed = [file for pattern in _patterns(name, folder) for file in _names(pattern, sizes or here, stated)]
+    needed = [file for pattern in patterns(name, folder) for file in names_of(pattern, sizes or here, stated)]
     return [
         NeededFile(name, file, _fault(folder, file, sizes.get(file)), sizes.get(file, entry.size_of(file)), True)
         for file in dict.fromkeys(needed)
     ]
 
 
-def _names(pattern: str, *groups: Iterable[str]) -> list[str]:
+def names_of(pattern: str, *groups: Iterable[str]) -> list[str]:
     """The names that a pattern's first fitting alternative fits, of the first group with any; else that alternative."""
     alternatives = pattern.split(hub.OR)
     fitting = (fnmatch.filter(names, alternative) for names in groups for alternative in alternatives)
     return next(filter(None, fitting), alternatives[:1])
 
 
-def _patterns(name: str, folder: Path | None) -> list[str]:
-    """What an entry needs, as file names and patterns with alternatives; its own files may say more."""
+def patterns(name: str, folder: Path | None = None) -> list[str]:
+    """What an entry needs, as file names and patterns with alternatives; its own files in `folder` may say more."""
     match name.partition(".")[0]:
         case "prior":
             return [

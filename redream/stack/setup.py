@@ -16,7 +16,7 @@ from huggingface_hub.errors import HTTPError
 from redream import hub
 from redream.distillation import prior_files
 from redream.errors import RedreamError
-from redream.stack.inventory import MISSING, NeededFile, missing_files
+from redream.stack.inventory import MISSING, NeededFile, in_bytes, missing_files
 from redream.stack.stack import Entry, Stack, built_index
 
 POLL_SECONDS = 0.1
@@ -39,11 +39,18 @@ class SetupProgress:
     """How far setup is."""
 
     stage: str  # what is done now: "fetching clips.a"
-    done: float | int  # of everything that was missing; while an index is built, of that
-    total: float | int
+    done: int  # of everything that was missing; while an index is built, of that
+    total: int
     unit: str = "bytes"  # what they count
     seconds_left: float | None = None  # None: unknown
     bytes_per_second: float | None = None  # of the download so far
+
+    @property
+    def amount(self) -> str:
+        """How much of all, in words: "1.2 GB of 8.7 GB", "3,000 of 90,000 captions"."""
+        if self.unit == "bytes":
+            return f"{in_bytes(self.done)} of {in_bytes(self.total)}"
+        return f"{self.done:,} of {self.total:,} {self.unit}"
 
 
 IndexBuilder = Callable[[Stack, Path, Callable[[], bool]], Generator[SetupProgress, None, None]]

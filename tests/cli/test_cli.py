@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_stack import publish
 from PIL import Image
 from tiny_stack import TINY
 
@@ -22,7 +23,7 @@ from redream.evaluation.trials import ModelDigests, Prompt, plan
 from redream.runs import events
 from redream.runs.run import Request, Run
 from redream.settings import PRESETS, WARM_UP, by_method
-from redream.stack import benchmark
+from redream.stack import benchmark, self_test
 
 COMMAND = [sys.executable, "-m", "redream"]
 
@@ -299,6 +300,61 @@ def test_doctor_names_a_stack_and_why(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(("Stack: mini. There is", "Stack: sd21. There is")) and "torch" in out
+
+
+def test_doctor_lists_the_files_that_a_stack_lacks_until_setup_has_fetched_them(
+    hub_server, tiny_stack, tmp_path, monkeypatch, capsys
+):
+    publish(hub_server, tiny_stack, tmp_path, monkeypatch)
+    assert main(["doctor", "--stack", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^prior: unet/diffusion_pytorch_model.safetensors, \d+ [kM]B: missing$", out, re.MULTILINE)
+    assert f"python -m redream setup {tmp_path}" in out and re.search(r"^Fetch them, about \d MB: ", out, re.MULTILINE)
+    assert "The prior of published is not here" in refused(capsys, "doctor", "--run", "--stack", tmp_path)
+
+    assert main(["setup", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert out == "Everything that published needs is here.\n" and "Fetching clips.a, " in err
+    assert main(["doctor", "--stack", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"Every file that {tmp_path} needs is here." in out and "missing" not in out
+
+
+def test_setup_says_in_a_sentence_what_it_could_not_bring(hub_server, tiny_stack, tmp_path, monkeypatch, capsys):
+    publish(hub_server, tiny_stack, tmp_path, monkeypatch, with_index=False)
+    assert main(["setup", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.splitlines()[-1].startswith("Nobody has published an index for published yet")
+
+
+def test_doctor_makes_iterations_and_says_pass_or_fail(tiny_stack, capsys, monkeypatch):
+    words = ["doctor", "--run", "--iterations", "3", "--stack", str(tiny_stack)]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("tiny, preset mini, 3 of 3 iterations on ") and "16 px: 3 iterations" in err
+    assert re.search(r"^CUDA: o(n|ff) \(", out, re.MULTILINE) and re.search(r"^16 px: \d+ ms", out, re.MULTILINE)
+    assert "Peak memory: " in out and re.fullmatch(r"Pass, in \d+ s", out.splitlines()[-1])
+
+    def fail(*arguments):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(self_test, "Distillation", fail)
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert "Pass" not in out and err.splitlines()[-1].startswith("Fail: The device's memory ran out")
+
+
+def test_doctor_compares_a_stack_with_the_hub_a_line_for_each_fact(
+    hub_server, tiny_stack, tmp_path, monkeypatch, capsys
+):
+    publish(hub_server, tiny_stack, tmp_path, monkeypatch)
+    assert main(["doctor", "--online", "--stack", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 10 and all(line.startswith("right: ") for line in lines)
+    del hub_server.repositories["models", "owner/index"]
+    assert main(["doctor", "--online", "--stack", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert "WRONG: index, owner/index: The Hub has no public repository" in out and err.startswith("1 of ")
 
 
 def test_the_program_itself_ends_with_2_without_a_traceback(tiny_stack):
