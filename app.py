@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from collections.abc import Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
@@ -16,6 +17,7 @@ from redream.app.components import STATIC, script
 from redream.app.create import CreateTab
 from redream.app.library import LibraryTab
 from redream.app.prior import PriorTab
+from redream.app.setup_panel import SetupJob, SetupPanel
 from redream.app.theme import theme
 from redream.app.wiring import error_sentence
 from redream.errors import RedreamError
@@ -23,16 +25,17 @@ from redream.runs.queue import Worker
 from redream.runs.retention import days_kept
 from redream.runs.run import runs_folder
 from redream.stack import environment
+from redream.stack.environment import Diagnosis
+from redream.stack.inventory import NeededFile
 from redream.stack.models import Models
 from redream.stack.stack import Stack
 
 
-def choose_stack() -> tuple[Stack, str]:
-    """The stack to use, and the reason for it."""
+def choose_stack() -> Diagnosis:
+    """The stack to use, the reason for it, and what the stack for a GPU lacks."""
     if name := os.environ.get("REDREAM_STACK"):
-        return Stack.load(name), "REDREAM_STACK names it."
-    diagnosis = environment.doctor()
-    return Stack.load(diagnosis.stack), diagnosis.reason
+        return Diagnosis(name, "REDREAM_STACK names it.", ())
+    return environment.doctor()
 
 
 def make_worker(stack: Stack) -> Worker:
@@ -43,13 +46,15 @@ def make_worker(stack: Stack) -> Worker:
     return Worker(Models.load(stack), pipeline.generate, pipeline.resume, days_kept())
 
 
-def build(worker: Worker, reason: str) -> gr.Blocks:
-    """The app over one worker; `reason` says why its stack is in use."""
+def build(worker: Worker, reason: str, missing: Sequence[NeededFile] = ()) -> gr.Blocks:
+    """The app over one worker; `reason` says why its stack is in use, `missing` what the stack for a GPU lacks."""
     prior_samples = (zerogpu if zerogpu.ENABLED else pipeline).prior_samples
     with gr.Blocks(title="Redream", delete_cache=(3600, 86400)) as demo:
         api.register(worker)  # first: an event of a tab that has an endpoint's name gets another one
         browser = BrowserRuns.create()
         gr.Markdown("# Redream\nA sentence becomes a 3D object.")
+        if missing:
+            SetupPanel(demo, SetupJob(Stack.load(environment.FOR_A_GPU), missing))
         with gr.Tabs() as tabs:
             with gr.Tab("Create", id="create"):
                 create = CreateTab(demo, worker, browser)
@@ -66,10 +71,10 @@ def build(worker: Worker, reason: str) -> gr.Blocks:
 
 def main() -> None:
     try:
-        stack, reason = choose_stack()
+        diagnosis = choose_stack()
         runs_folder().mkdir(parents=True, exist_ok=True)
-        worker = make_worker(stack)
-        demo = build(worker, reason)
+        worker = make_worker(Stack.load(diagnosis.stack))
+        demo = build(worker, diagnosis.reason, diagnosis.missing)
     except RedreamError as error:
         sys.exit(error_sentence(error))
     if not zerogpu.ENABLED:

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from redream.runs import events
 from redream.runs.run import ID, LOCK, Run, RunError, runs_folder
+from redream.stack import environment
 
 BROKEN_OFF_FACTOR = 4  # runs that broke off are kept so many times as long as those that ended
 
@@ -17,7 +18,7 @@ def days_kept() -> float | None:
 
     0 and an empty value mean for ever. Raises `RunError`.
     """
-    value = os.environ.get("REDREAM_KEEP_DAYS") or ("2" if "SPACE_ID" in os.environ else "0")
+    value = os.environ.get("REDREAM_KEEP_DAYS") or ("2" if environment.on_space() else "0")
     try:
         days = float(value)
     except ValueError:

@@ -32,6 +32,11 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def on_space() -> bool:
+    """Whether this is a Hugging Face Space, which strangers visit."""
+    return "SPACE_ID" in os.environ
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on; packages that are not installed are left out."""
     installed = {"python": platform.python_version()}
@@ -62,9 +67,7 @@ def doctor() -> Diagnosis:
         missing = tuple(missing_files(Stack.load(FOR_A_GPU)))
     except StackError as error:
         return Diagnosis("mini", f"The stack {FOR_A_GPU} cannot be read: {error}", facts)
-    if needed := [
-        file for file in missing if not file.entry.startswith("perceptual.")
-    ]:  # a score without them is left out
+    if needed := [file for file in missing if not file.is_optional]:
         entries = ", ".join(dict.fromkeys(file.entry for file in needed))
         size = in_bytes(total_size(missing))
         sentence = f"There is CUDA, but of {FOR_A_GPU} about {size} are missing ({entries}). The miniature runs."

@@ -34,6 +34,11 @@ class NeededFile:
     size: int | None  # bytes; None: unknown
     on_hub: bool = False  # or at torchvision: `redream.stack.setup` fetches it
 
+    @property
+    def is_optional(self) -> bool:
+        """Whether runs work without it: A-LPIPS is left out then."""
+        return self.entry.startswith("perceptual.")
+
     def __str__(self) -> str:
         size = "" if self.size is None else f", {in_bytes(self.size)}"
         return f"{self.entry}: {self.name}{size}: {self.fault or 'here'}"

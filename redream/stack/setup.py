@@ -78,7 +78,8 @@ def setup(
     """
     missing = missing_files(stack)
     counts, failures = _Counts(missing), []
-    for name in dict.fromkeys(file.entry for file in missing if file.on_hub):
+    names = dict.fromkeys(file.entry for file in missing if file.on_hub)
+    for name in sorted(names, key=lambda name: name == "index"):  # last: to be built it needs a CLIP
         files = [file for file in missing if file.entry == name and file.on_hub]
         try:
             try:
@@ -118,7 +119,7 @@ def _fetch_backbone(network: str, watch: hub.Watch) -> None:
         hub.fetch_to(file, address, functools.partial(is_backbone, network), count)
     except (OSError, HTTPError) as error:
         raise SetupError(
-            f"The file {file.name} of LPIPS could not be fetched from {address}; try again, or put it there: {file.parent}."
+            f"LPIPS's file {file.name} could not be fetched; try again, or put {address} into torch hub's folder checkpoints."
         ) from error
 
 

@@ -19,8 +19,12 @@ sync_api = pytest.importorskip("playwright.sync_api")
 ROOT = Path(__file__).parents[2]
 ITERATIONS = 24
 LONG = 2000  # iterations, of runs that are stopped
-# The app over a stack whose preset is the tests' tiny one.
+# The app over a stack whose preset is the tests' tiny one, on a computer whose GPU lacks a file of 8.7 GB that never comes.
 START = f"""
+import dataclasses
+import functools
+import time
+
 from redream import settings
 from redream.app import form
 from tiny_stack import TINY, make_outputs_small
@@ -31,7 +35,25 @@ form.max_iterations = lambda preset: {LONG}
 make_outputs_small()
 
 import app
+from redream.app import setup_panel
+from redream.stack.inventory import NeededFile
+from redream.stack.setup import SetupProgress, SetupStopped
 
+missing = (NeededFile("prior", "unet/model.safetensors", "missing", 8_700_000_000, True),)
+diagnosis = dataclasses.replace(app.choose_stack(), missing=missing)
+
+
+def setup(stack, stop):
+    for megabytes in range(100, 8_700):
+        yield SetupProgress("fetching prior", megabytes * 10**6, 8_700_000_000, "bytes", 75.0, 10**8)
+        time.sleep(0.1)
+        if stop():
+            raise SetupStopped("Setup was stopped.")
+
+
+app.choose_stack = lambda: diagnosis
+app.SetupJob = functools.partial(setup_panel.SetupJob, setup=setup)
+setup_panel.missing_files = lambda stack: missing
 app.main()
 """
 TABS = ("Create", "Compare", "Library", "Prior", "About")

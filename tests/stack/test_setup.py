@@ -121,7 +121,7 @@ def test_a_thing_that_cannot_be_had_is_a_sentence_and_the_rest_comes(stack, hub_
     assert failures[2] == f"The file {name} came with wrong bytes and was removed; try again."
     assert {file.entry for file in missing_files(stack)} == {"prior", "clips.b", "perceptual.b"}
     hub_server.add("owner/torchvision", {})
-    assert f"The file {name} of LPIPS could not be fetched" in finish(setup(stack))[1][-1]
+    assert f"LPIPS's file {name} could not be fetched" in finish(setup(stack))[1][-1]
 
 
 def test_a_hub_that_does_not_answer_ends_setup_in_a_sentence(stack, hub_server, monkeypatch):
@@ -146,6 +146,7 @@ def test_an_index_that_nobody_published_is_built_or_a_sentence_says_what_to_do(
     assert len(failures) == 1 and failures[0].startswith("Nobody has published an index for published yet: build one")
 
     def build_index(stack, folder, stop):
+        assert {file.entry for file in missing_files(stack)} == {"index"}  # which comes last
         yield SetupProgress("embedding captions", 1, 2, "captions")
         shutil.copytree(tiny_stack / "index", folder)
 
