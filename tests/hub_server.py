@@ -149,6 +149,9 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted := self.headers.get("Range"):
             self.hub.ranges.append(wanted)
             start, size = int(wanted.removeprefix("bytes=").partition("-")[0]), len(content)
+            if start >= size:
+                self.answer(416, {"Content-Range": f"bytes */{size}"})
+                return
             content, status = content[start:], 206
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         if fault.pause and fault.cut is None:

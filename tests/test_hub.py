@@ -29,7 +29,7 @@ REPOSITORY = {
 @pytest.fixture
 def fake_hub(hub_server, monkeypatch):
     """A Hub with one model, whose troubles are tried again at once."""
-    monkeypatch.setattr(hub, "RETRY_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.01, 0.01))
     hub_server.add("owner/model", REPOSITORY)
     return hub_server
 
@@ -130,6 +130,16 @@ def test_a_file_that_was_killed_just_before_its_end_is_not_fetched_again(tmp_pat
     assert (tmp_path / "a.glb").read_bytes() == b"all of it"
 
 
+def test_wrong_bytes_of_an_earlier_attempt_are_removed_when_nothing_more_can_come(fake_hub, tmp_path):
+    address = f"{fake_hub.address}/owner/model/resolve/main/unet/model.safetensors"
+    path, is_right = tmp_path / "a", lambda path: path.read_bytes() == b"weights"
+    (tmp_path / "a.part").write_bytes(b"WEIGHTS")
+    with pytest.raises(HubError, match="came with wrong bytes and was removed"):
+        hub.fetch_to(path, address, is_right, lambda *values: None)
+    hub.fetch_to(path, address, is_right, lambda *values: None)
+    assert path.read_bytes() == b"weights" and fake_hub.ranges == ["bytes=7-"]
+
+
 def test_a_large_file_with_wrong_bytes_leaves_nothing(fake_hub, tmp_path):
     fake_hub.faults["unet/model.safetensors"] = Fault(content=b"Weights")
     with pytest.raises(HubError, match="came with wrong bytes"):
@@ -141,7 +151,7 @@ def test_a_large_file_with_wrong_bytes_leaves_nothing(fake_hub, tmp_path):
 
 
 def test_one_file_is_fetched_by_one_program_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(hub, "LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(hub.download, "LOCK_SECONDS", 0.05)
     with FileLock(tmp_path / "a.glb.part.lock"), pytest.raises(HubError, match="Another program fetches this file"):
         hub.fetch_to(tmp_path / "a.glb", "http://127.0.0.1:9", lambda path: True, lambda *values: None)
 
@@ -236,7 +246,7 @@ def test_a_connection_error_of_huggingface_hub_is_said_in_a_sentence(tmp_path, m
     def fail(*args, **kwargs):
         raise HTTPError("a proxy said no")
 
-    monkeypatch.setattr(hub, "snapshot_download", fail)
+    monkeypatch.setattr(hub.repositories, "snapshot_download", fail)
     with pytest.raises(HubError, match="The Hub did not answer"):
         resolve("owner/model", base=tmp_path)
 
@@ -282,9 +292,9 @@ def test_a_request_survives_that_another_thread_closes_the_shared_client(fake_hu
 
 def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeypatch):
     (tmp_path / "a.npy").write_bytes(b"large")
-    monkeypatch.setattr(hub, "REMEMBERED", 5)
+    monkeypatch.setattr(hub.repositories, "REMEMBERED", 5)
     hashed = []
-    monkeypatch.setattr(hub, "sha256", lambda path: hashed.append(path) or sha256(path))
+    monkeypatch.setattr(hub.repositories, "sha256", lambda path: hashed.append(path) or sha256(path))
     for _ in range(2):
         hub.verify(tmp_path, {"a.npy": sha256(tmp_path / "a.npy")})
     assert len(hashed) == 1

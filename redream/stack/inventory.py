@@ -1,7 +1,7 @@
 """What the entries of a stack need on this computer, file by file: what is here and whole, and what is not, with its size.
 
-The network is not used, and nothing large is read: a file that was cut off is found by its size, which a listing of the
-Hub or its own header says, and a git-lfs pointer by how it begins.
+The network is not used. A file that was cut off is found by its size, which a listing of the Hub or its own header says,
+and a git-lfs pointer by how it begins; only LPIPS's backbones are read, since nothing but their names' hashes is known.
 """
 
 import fnmatch

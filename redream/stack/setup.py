@@ -63,8 +63,8 @@ def build_index(stack: Stack, folder: Path, stop: Callable[[], bool]) -> Generat
     within two seconds of a stop. Raises `SetupError`.
     """
     raise SetupError(
-        f"Nobody has published an index for {stack.name} yet: build one with redream.retrieval.build and name its folder in "
-        "REDREAM_INDEX."
+        f"Nobody has published an index for {stack.name} yet: build one by python -m redream index build objaverse --out FOLDER, "
+        "and name the folder in REDREAM_INDEX."
     )
     yield  # a generator
 
@@ -118,9 +118,9 @@ def _fetch_backbone(network: str, watch: hub.Watch) -> None:
     try:
         hub.fetch_to(file, address, functools.partial(is_backbone, network), count)
     except (OSError, HTTPError) as error:
-        raise SetupError(
-            f"LPIPS's file {file.name} could not be fetched; try again, or put {address} into torch hub's folder checkpoints."
-        ) from error
+        reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+        sentence = f"LPIPS's file {file.name} could not be fetched{reason}; try again, or put {address}"
+        raise SetupError(f"{sentence} into torch hub's folder checkpoints.") from error
 
 
 class _Cancelled(Exception):

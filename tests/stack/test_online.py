@@ -63,7 +63,7 @@ def test_what_lies_in_folders_needs_no_hub(tiny_stack):
 
 
 def test_without_a_connection_nothing_is_called_wrong(stack, hub_server, monkeypatch):
-    monkeypatch.setattr(hub, "RETRY_WAITS", ())
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", ())
     hub_server.stop()
     with pytest.raises(hub.HubUnreachable):
         list(facts(stack))

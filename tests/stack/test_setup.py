@@ -26,7 +26,7 @@ UNET = "unet/diffusion_pytorch_model.safetensors"
 def quick(monkeypatch):
     """Small chunks, and updates and further attempts at once."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
-    monkeypatch.setattr(hub, "RETRY_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.01, 0.01))
     monkeypatch.setattr(setups, "UPDATE_SECONDS", 0.0)
     monkeypatch.setattr(setups, "POLL_SECONDS", 0.01)
 

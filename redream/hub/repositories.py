@@ -3,20 +3,14 @@
 Only files that cannot run code are ever downloaded; what a branch or tag resolved to is returned for the record.
 """
 
-import errno
 import fnmatch
 import functools
-import os
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
-from httpx2 import ReadError  # huggingface_hub's client
 from huggingface_hub import (
     HfApi,
     constants,
@@ -27,65 +21,23 @@ from huggingface_hub import (
     snapshot_download,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    CachedRepoTreeNotFoundError,
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
-from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.errors import CachedRepoTreeNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers
-from tqdm import tqdm
 
-from redream.errors import RedreamError
 from redream.files import read_json, sha256, write_json
+from redream.hub.download import Count, NoBar, Watch, fetch_to, meter
+from redream.hub.faults import HubError, retried
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
-SAFE = (
-    "*.json",
-    "*.safetensors",
-    "*.txt",
-    "*.csv",
-    "*.parquet",
-    "*.faiss",
-    "*.npy",
-    "*.glb",
-)  # no pickle in any of them
+# No pickle in any of them.
+SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.npy", "*.glb")
 VERIFIED, REMEMBERED = ".verified.json", 2**26  # a file of hashes that were right, of files of so many bytes
 SMALL = (".json", ".txt")  # fetched first: they say whether the rest is worth it
 NO_FILE = "-"  # a pattern that fits none
 OR = " | "  # between alternatives of a pattern, the best first
-PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits where it is told to (429)
-RETRY_WAITS = (1.0, 3.0)  # seconds before each further attempt
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
-LOCK_SECONDS = 20.0  # to wait for another program that fetches the same file
-
-# Bytes between two updates of progress, and at most lost by a cut: 1 MiB in place of 10.
-constants.DOWNLOAD_CHUNK_SIZE = 2**20
-
-T = TypeVar("T")
-Count = Callable[[int, int | None], None]  # told of bytes that came, and of their file's size in bytes once it is known
-Watch = Callable[[str, int, int | None], None]  # the same, with the file's name before
-
-
-class HubError(RedreamError):
-    """A folder or a Hub repository that cannot be used; the message says why and what to do."""
-
-
-class HubUnreachable(HubError):
-    """There is no connection to the Hub; what is in the cache can still be used."""
-
-
-class HubRepositoryMissing(HubError):
-    """There is no such repository, or it is not public."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +72,10 @@ class HubFile:
             raise HubError(f"The file {self.name} is not fetched from the Hub; these are: {', '.join(SAFE)}.")
 
         def download() -> Path:
-            options = {"repo_type": self.kind, "revision": self.revision, "tqdm_class": count and _meter(count)}
+            options = {"repo_type": self.kind, "revision": self.revision, "tqdm_class": count and meter(count)}
             return Path(hf_hub_download(self.repository, self.name, **options))
 
-        return _retried(download, self.repository, self.revision)
+        return retried(download, self.repository, self.revision)
 
     def discard(self) -> None:
         """Remove the file from the cache: it is not what it should be."""
@@ -217,29 +169,7 @@ def listing(name: str, revision: str | None = None) -> Listing:
         files = [file for file in tree if isinstance(file, RepoFile)]
         return Listing(commit, {f.path: ListedFile(f.size, f.lfs.sha256 if f.lfs else None) for f in files})
 
-    return _retried(ask, name, revision)
-
-
-def fetch_to(
-    path: Path, address: str, is_right: Callable[[Path], bool], count: Count, headers: Mapping | None = None
-) -> None:
-    """Bring what is at an address to `path`, complete or not at all; an attempt that was cut off or killed is gone on with.
-
-    Raises `HubError` if it is not `is_right`, or another program fetches it, and what huggingface_hub's client raises.
-    """
-    part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(f"{part}.lock", timeout=LOCK_SECONDS):
-            if not (part.is_file() and is_right(part)):  # else it was killed just before its end
-                with part.open("ab") as file:
-                    http_get(address, file, resume_size=file.tell(), headers=headers, tqdm_class=_meter(count))
-            if not is_right(part):
-                part.unlink()
-                raise HubError(f"The file {path.name} came with wrong bytes and was removed; try again.")
-            os.replace(part, path)
-    except Timeout as error:
-        raise HubError("Another program fetches this file already; wait for it, and try again.") from error
+    return retried(ask, name, revision)
 
 
 def verify(folder: Path, manifest: Mapping[str, str]) -> None:
@@ -283,8 +213,8 @@ def _download(
             raise HubError(f"Files like {pattern} are not fetched from the Hub; these are: {', '.join(SAFE)}.")
 
     def fetch(chosen: list[str], at: str | None) -> Path:
-        options = {"allow_patterns": chosen, "tqdm_class": watch and _NoBar}
-        return Path(_retried(lambda: snapshot_download(name, revision=at, **options), name, revision))
+        options = {"allow_patterns": chosen, "tqdm_class": watch and NoBar}
+        return Path(retried(lambda: snapshot_download(name, revision=at, **options), name, revision))
 
     small = [pattern for pattern in _alternatives(patterns) if pattern.endswith(SMALL)]
     folder = fetch(small, revision)
@@ -319,42 +249,7 @@ def _fetch_large(name: str, folder: Path, names: Sequence[str], watch: Watch) ->
 
     for file in names:
         if not (folder / file).is_file():
-            _retried(functools.partial(fetch, file), name, folder.name)
-
-
-class _NoBar(tqdm):
-    """For small files beside those that are watched."""
-
-    def __init__(self, *values: Any, **options: Any) -> None:
-        super().__init__(*values, **options | {"disable": True})
-
-
-def _meter(count: Count) -> type:
-    """A class that huggingface_hub takes for tqdm's: it makes one for each file, and tells it the bytes that came."""
-
-    class Meter(AbstractContextManager):
-        def __init__(self, *_: Any, total: int | None = None, initial: int = 0, **__: Any) -> None:
-            count(initial, total)
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def update(self, bytes_more: int = 1) -> None:
-            count(bytes_more, None)
-
-        def update_transfer(self, bytes_more: int = 1) -> None:
-            """Bytes on the wire, where they are not those of the file (Xet): a sign of life."""
-            count(0, None)
-
-        def close(self) -> None:
-            pass
-
-        def set_postfix_str(self, *_: Any, **__: Any) -> None:
-            pass
-
-        set_transfer_postfix_str = set_postfix_str
-
-    return Meter
+            retried(functools.partial(fetch, file), name, folder.name)
 
 
 def _is(digest: str, size: int | None, path: Path) -> bool:
@@ -383,54 +278,3 @@ def _suffixes() -> tuple[str, ...]:
 
 def _names(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-
-
-def _retried(download: Callable[[], T], name: str, revision: str | None) -> T:
-    """What `download` returns, tried again after faults that pass. Raises `HubError`."""
-    for wait in (*RETRY_WAITS, None):
-        try:
-            return download()
-        except (OSError, HTTPError, EntryNotFoundError, HFValidationError) as error:
-            if wait is None or not _passes(error):
-                raise _explained(error, name, revision) from error
-            time.sleep(wait)
-    raise AssertionError("unreachable")
-
-
-def _passes(error: Exception) -> bool:
-    """Whether it may be well in a second: the Hub's own trouble, or an answer that came incomplete (as a file: an OSError
-    without number). That is so too where huggingface_hub closes the client that all threads share, since one got no answer.
-    """
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in PASSING
-    return isinstance(error, ReadError) or type(error) is OSError and error.errno is None
-
-
-def _explained(error: Exception, name: str, revision: str | None) -> HubError:
-    """One sentence or two on what is wrong and what to do."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
-        error = error.__cause__  # it is not in the cache, and this is why it was not fetched
-    match error:
-        case RevisionNotFoundError():
-            return HubError(f"The Hub's {name} has no revision {revision}; name an existing branch, tag or commit.")
-        case GatedRepoError():
-            return HubError(f"The Hub's {name} asks for consent; accept its terms on its page and log in.")
-        case RepositoryNotFoundError() | HFValidationError():
-            sentence = f"The Hub has no public repository {name}; check its name, or log in if it is private."
-            return HubRepositoryMissing(sentence)
-        case EntryNotFoundError() if isinstance(error, HfHubHTTPError):
-            return HubError(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
-        case HfHubHTTPError() if error.response.status_code == 429:
-            return HubError(f"The Hub answers no more requests for now; fetch {name} again in a few minutes.")
-        case HfHubHTTPError():
-            status = error.response.status_code
-            return HubError(f"The Hub answers with error {status}; {name} could not be fetched. Try again later.")
-        case OSError() if error.errno in DISK_FULL:
-            return HubError(
-                f"The disk is full; free some space, or set HF_HOME to another disk, and fetch {name} again."
-            )
-        case OSError() if error.errno in NOT_WRITABLE:
-            return HubError(f"The Hub's cache cannot be written; set HF_HOME to a writable folder to fetch {name}.")
-        case OSError() if type(error) is OSError and error.errno is None:
-            return HubError(f"A file of the Hub's {name} came incomplete; check the network and try again.")
-    return HubUnreachable(f"The Hub did not answer; {name} could not be fetched. Check the network and try again.")
