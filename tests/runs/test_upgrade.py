@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny_stack import TINY
+from tiny_stack import TINY, make_tiny_stack
 
 from redream import pipeline
 from redream.runs import events
@@ -21,12 +21,18 @@ SETTINGS = TINY.with_(
 )  # of the run in DATA, stopped after 3 of 4 iterations
 
 
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory) -> Path:
+    """The tiny stack as it was: its U-Net had four levels."""
+    return make_tiny_stack(tmp_path_factory.mktemp("tiny"), levels=4)
+
+
 @pytest.fixture
-def run(tiny_stack, tmp_path) -> Run:
+def run(stack, tmp_path) -> Run:
     """A copy of the run folder of format 1, of the tiny stack."""
     folder = shutil.copytree(DATA / "run-format-1", tmp_path / "run")
     request = folder / "settings.json"
-    request.write_text(request.read_text().replace("STACK", tiny_stack.as_posix()))
+    request.write_text(request.read_text().replace("STACK", stack.as_posix()))
     return Run.open(folder)
 
 
@@ -60,8 +66,8 @@ def test_a_record_of_format_1_has_its_settings_in_groups(run):
     assert not run.finished
 
 
-def test_a_run_of_format_1_goes_on_to_the_scores_that_it_would_have_had(run, models):
-    history = list(pipeline.resume(run.folder, models=models))
+def test_a_run_of_format_1_goes_on_to_the_scores_that_it_would_have_had(run):
+    history = list(pipeline.resume(run.folder))
     assert (history[0].iteration, history[0].total) == (3, 4) and history[-1] == events.Finished(stopped=False)
     (scores,) = Run.open(run.folder).read_json("scores.json")["objects"]
     (expected,) = upgrade(json.loads((DATA / "run-format-1-resumed-scores.json").read_text()))["objects"]
