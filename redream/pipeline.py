@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redream.errors import RedreamError
-from redream.retrieval.licences import allows_commercial_use
+from redream.retrieval.licences import require_commercial_use
 from redream.runs.events import Event, Failed, Progress
 from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
@@ -86,12 +86,9 @@ def generate(
     if uids:
         models = models or Models.load(stack)
         for uid in uids:
-            licence = models.index.row(uid)["license"]  # raises if the library has no such asset
-            if commercial_use and not allows_commercial_use(licence):
-                raise PipelineError(
-                    f"The asset {uid} has {f'the licence {licence}' if licence else 'no licence'}, which is not known to "
-                    "allow commercial use; choose another one, or allow all licences."
-                )
+            row = models.index.row(uid)  # raises if the library has no such asset
+            if commercial_use:
+                require_commercial_use(row)
     uploads, files = _validated(assets, parsed.prompt)
     name, overrides = _address(stack)
     request = Request(prompt, settings, name, overrides, uploads, uids=tuple(uids), commercial_use=commercial_use)

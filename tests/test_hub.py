@@ -105,23 +105,23 @@ def test_a_large_file_that_was_stopped_goes_on_where_it_was(fake_hub, tmp_path):
     """Other than by huggingface_hub's own download, which begins anew."""
     weights = os.urandom(3 * 2**20)
     fake_hub.add("owner/large", {"config.json": b"{}", "unet/model.safetensors": weights})
-    told = []
+    reported = []
 
     def stop_after_a_megabyte(name, count, size):
-        told.append((name, count, size))
-        if sum(count for _, count, _ in told) > 2**20:
+        reported.append((name, count, size))
+        if sum(count for _, count, _ in reported) > 2**20:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         resolve("owner/large", base=tmp_path, watch=stop_after_a_megabyte)
     (part,) = (tmp_path / "hub-cache").rglob("*.part")
     arrived = part.stat().st_size
-    assert 0 < arrived < len(weights) and told[0] == ("unet/model.safetensors", 0, len(weights))
-    told.clear()
-    resolved = resolve("owner/large", base=tmp_path, watch=lambda *values: told.append(values))
+    assert 0 < arrived < len(weights) and reported[0] == ("unet/model.safetensors", 0, len(weights))
+    reported.clear()
+    resolved = resolve("owner/large", base=tmp_path, watch=lambda *values: reported.append(values))
     assert (resolved.folder / "unet/model.safetensors").read_bytes() == weights
     assert fake_hub.ranges == [f"bytes={arrived}-"] and not list((tmp_path / "hub-cache").rglob("*.part"))
-    assert sum(count for _, count, _ in told) == len(weights) and told[0][1] == arrived
+    assert sum(count for _, count, _ in reported) == len(weights) and reported[0][1] == arrived
 
 
 def test_a_file_that_was_killed_just_before_its_end_is_not_fetched_again(tmp_path):

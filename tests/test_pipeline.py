@@ -13,6 +13,7 @@ from tiny_stack import TINY, make_stack_with_licences, tiny_glb
 
 from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
+from redream.retrieval.licences import LicenceError
 from redream.runs import events, outputs
 from redream.runs.run import LOCK, Run, RunError
 from redream.scene import assets, glb_validation
@@ -279,7 +280,7 @@ def test_for_commercial_use_only_assets_are_retrieved_whose_licence_is_known_to_
     follow(pipeline.generate(PROMPT, **inputs, out=tmp_path / "run"))
     assert {asset["uid"] for asset in Run.open(tmp_path / "run").read_json("retrieved.json")["assets"]} == allowed
     for uid, sentence in (("tiny-owl", "has the licence by-nc, which"), ("tiny-cat", "has no licence, which")):
-        with pytest.raises(pipeline.PipelineError, match=sentence):
+        with pytest.raises(LicenceError, match=sentence):
             pipeline.generate(PROMPT, **inputs, uids=[uid], out=tmp_path / "other")
 
 

@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from redream.cli.common import progress
+from redream.cli.common import number_to, progress
 from redream.errors import RedreamError
 from redream.runs.eta import Benchmarked
 from redream.settings import PRESETS, presets_like
@@ -25,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--stack", metavar="S", help="a name, or a folder with a stack.json; default: mini, with random weights sd21")
     add("--random-weights", action="store_true", help="the prior's architecture alone, without a download; needs CUDA")
-    resolutions = {"choices": range(1, MAX_RESOLUTION + 1), "help": "of the render, in pixels; default: the preset's"}
-    add("--resolution", type=int, nargs="+", metavar="R", **resolutions)
-    timed = {"choices": range(1, MAX_TIMED + 1), "help": "timed at each resolution and stage; default: 24"}
-    add("--iterations", type=int, default=24, metavar="N", **timed)
+    resolutions = {"type": number_to(MAX_RESOLUTION), "help": "of the render, in pixels; default: the preset's"}
+    add("--resolution", nargs="+", metavar="R", **resolutions)
+    timed = {"type": number_to(MAX_TIMED), "help": "timed at each resolution and stage; default: 24"}
+    add("--iterations", default=24, metavar="N", **timed)
     add("--flop", action="store_true", help="only count the arithmetic, on any machine")
     add("--json", action="store_true", help="print one JSON object")
 

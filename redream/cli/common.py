@@ -35,6 +35,17 @@ def progress(sentence: str) -> None:
     print(f"{sentence} …", file=sys.stderr)
 
 
+def number_to(limit: int) -> Callable[[str], int]:
+    """What reads a whole number from 1 to a limit, for argparse, whose own `choices` would all be listed in its sentence."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= limit:
+            raise argparse.ArgumentTypeError(f"{text} is no whole number from 1 to {limit:,}")
+        return int(text)
+
+    return read
+
+
 def parse_setting(text: str) -> tuple[str, object]:
     """Parse [GROUP.]NAME=VALUE as ("GROUP.NAME", value), for argparse; VALUE is JSON or plain text, and not checked."""
     path, _, value = text.partition("=")

@@ -2,17 +2,16 @@
 
 import argparse
 
-from redream.cli.common import progress
+from redream.cli.common import number_to, progress
 from redream.errors import RedreamError
 from redream.runs.schedule import in_proportion
-from redream.settings import PRESETS
+from redream.settings import MAX_ITERATIONS, PRESETS
 from redream.stack import environment, online
 from redream.stack.inventory import in_bytes, missing_files, total_size
 from redream.stack.models import Models
 from redream.stack.stack import Stack
 
 AFTER_INTERRUPT = "nothing was changed"
-MAX_ITERATIONS = 20_000
 
 
 class DoctorError(RedreamError):
@@ -21,20 +20,18 @@ class DoctorError(RedreamError):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--stack", metavar="S", help="look at this one: a name, or a folder with a stack.json; default: sd21 with a GPU"
-    )
+    help = "look at this one: a name, or a folder with a stack.json; default: sd21 with a GPU"
+    add("--stack", metavar="S", help=help)
     add("--run", action="store_true", help="make iterations of its preset, and say pass or fail")
-    number = {"choices": range(1, MAX_ITERATIONS + 1), "help": "of --run, through all resolutions; default: 200"}
-    add("--iterations", type=int, default=200, metavar="N", **number)
+    help = "of --run, through all resolutions; default: 200"
+    add("--iterations", type=number_to(MAX_ITERATIONS), default=200, metavar="N", help=help)
     add("--online", action="store_true", help="check at the Hub each fact that its stack.json states; default: sd21's")
 
 
 def run(options: argparse.Namespace) -> None:
     if options.run:
-        _run(
-            Stack.load(options.stack or (environment.FOR_A_GPU if environment.device() == "cuda" else "mini")), options
-        )
+        default = environment.FOR_A_GPU if environment.device() == "cuda" else "mini"
+        _run(Stack.load(options.stack or default), options)
     if options.online:
         _online(Stack.load(options.stack or environment.FOR_A_GPU))
     if not (options.run or options.online):

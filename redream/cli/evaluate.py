@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from redream.cli.common import add_stack, changes_of, parse_setting
+from redream.cli.common import add_stack, changes_of, number_to, parse_setting
 from redream.settings import PRESETS, VARIANTS, Settings, SettingsError
 from redream.stack.models import Models
 
@@ -27,8 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=int, metavar="N", help="only the first prompts")
     setting_help = "a setting, for every method or, as METHOD.GROUP.NAME=VALUE, for one of them"
     add("--set", type=_setting, action="append", default=[], metavar="GROUP.NAME=VALUE", help=setting_help)
-    processes = {"choices": range(1, MAX_PROCESSES + 1), "help": "runs at once, which share the cores"}
-    add("--processes", type=int, default=1, metavar="N", **processes)
+    processes = {"type": number_to(MAX_PROCESSES), "help": "runs at once, which share the cores"}
+    add("--processes", default=1, metavar="N", **processes)
     add("--out", type=Path, required=True, metavar="DIR", help="may hold earlier runs, which are reused")
 
 

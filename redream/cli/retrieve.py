@@ -4,7 +4,7 @@ import argparse
 import json
 
 from redream import pipeline
-from redream.cli.common import add_stack
+from redream.cli.common import add_stack, number_to
 
 AFTER_INTERRUPT = "nothing was changed"
 
@@ -12,7 +12,7 @@ AFTER_INTERRUPT = "nothing was changed"
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("prompt", metavar="PROMPT")
     add_stack(parser)
-    parser.add_argument("-k", type=int, default=3, choices=range(1, 101), metavar="1..100", help="how many")
+    parser.add_argument("-k", type=number_to(100), default=3, metavar="1..100", help="how many")
     parser.add_argument("--json", action="store_true", help="as in a run's retrieved.json")
 
 

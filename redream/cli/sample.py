@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from redream import pipeline
-from redream.cli.common import add_stack
+from redream.cli.common import add_stack, number_to
 from redream.settings import VIEWS
 
 AFTER_INTERRUPT = "no picture was written"
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_stack(parser)
     add("--view", choices=VIEWS)
     add("--adapt", action="store_true", help="adapt the prior to the views of retrieved assets first")
-    add("-n", dest="count", type=int, default=8, choices=range(1, 65), metavar="1..64", help="how many")
+    add("-n", dest="count", type=number_to(64), default=8, metavar="1..64", help="how many")
     add("--out", type=Path, required=True, metavar="IMAGE.png")
 
 

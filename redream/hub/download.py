@@ -21,7 +21,7 @@ LOCK_SECONDS = 20.0  # to wait for another program that fetches the same file
 # such argument and read the constant at each download, so it holds for the whole process; nothing but the grain changes.
 constants.DOWNLOAD_CHUNK_SIZE = 2**20
 
-Count = Callable[[int, int | None], None]  # told of bytes that came, and of their file's size in bytes once it is known
+Count = Callable[[int, int | None], None]  # gets the bytes that came, and the file's size in bytes once it is known
 Watch = Callable[[str, int, int | None], None]  # the same, with the file's name before
 
 

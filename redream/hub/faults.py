@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from redream.errors import RedreamError
 
-PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits where it is told to (429)
+PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits as long as 429 demands
 RETRY_WAITS = (1.0, 3.0)  # seconds before each further attempt
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -66,7 +66,7 @@ class HubFile:
         return Path(path) if isinstance(path, str) else None
 
     def fetch(self, count: Count | None = None) -> Path:
-        """Return the file in the cache, downloaded if necessary. `count` is told the progress, and may end the download
+        """Return the file in the cache, downloaded if necessary. `count` gets the progress, and may end the download
         by raising. Raises `HubError`."""
         if not is_inside(self.name) or not self.name.endswith(_suffixes()):
             raise HubError(f"The file {self.name} is not fetched from the Hub; these are: {', '.join(SAFE)}.")

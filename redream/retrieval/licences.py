@@ -4,10 +4,16 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from redream.errors import RedreamError
+
 KINDS = ("by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd")
 NAME = re.compile(r"(?:cc[ -])?([a-z-]+?)(?:[ -](\d\.\d))?")
 CC0 = re.compile(r"cc[ -]?0(?:[ -]1\.0)?")
 BEGINNING = "Made with Redream from these 3D assets:"
+
+
+class LicenceError(RedreamError):
+    """An asset whose licence is not known to allow what is wanted."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,16 @@ def allows_commercial_use(name: str | None) -> bool:
     """Whether a licence is known to allow it."""
     licence = Licence.of(name)
     return licence is not None and licence.commercial
+
+
+def require_commercial_use(row: Mapping) -> None:
+    """Raises `LicenceError` unless the licence of an asset (a row of an index) is known to allow commercial use."""
+    if not allows_commercial_use(name := row["license"]):
+        has = f"the licence {name}" if name else "no licence"
+        raise LicenceError(
+            f"The asset {row['uid']} has {has}, which is not known to allow commercial use; choose another one, or allow "
+            "all licences."
+        )
 
 
 def attribution(assets: Sequence[Mapping]) -> str:

@@ -44,7 +44,7 @@ def write(
     """Write the index of `parts()`, which is called twice, into `folder`. The manifest comes last: until then there is none.
 
     `embedding` is name and sha256 of the CLIP; `root` the assets' folder relative to `folder`; `repository` where assets
-    without a file are (see `redream.retrieval.index`). `progress` is told how many of all assets are written.
+    without a file are (see `redream.retrieval.index`). `progress` gets how many of all assets are written.
     """
     survey = _Survey()
     for part in parts():

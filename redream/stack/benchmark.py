@@ -101,7 +101,7 @@ def measure(
     iterations: int = 24,
     progress: Callable[[str], None] = lambda sentence: None,
 ) -> Measurement:
-    """Time iterations at a resolution (pixels) and count what they do; `progress` is told what is done next.
+    """Time iterations at a resolution (pixels) and count what they do; `progress` gets what is done next.
 
     iterations: how many count; 24 hold every kind in its proportion
     """

@@ -30,7 +30,7 @@ class SelfTest:
 
 
 def self_test(prior: Prior, settings: Settings, progress: Callable[[str], None] = lambda sentence: None) -> SelfTest:
-    """Make all iterations of the settings with one particle, on a made-up asset; `progress` is told what is done next.
+    """Make all iterations of the settings with one particle, on a made-up asset; `progress` gets what is done next.
 
     An error of the device, as when its memory runs out, is one of the faults.
     """

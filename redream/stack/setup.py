@@ -63,8 +63,8 @@ def build_index(stack: Stack, folder: Path, stop: Callable[[], bool]) -> Generat
     within two seconds of a stop. Raises `SetupError`.
     """
     raise SetupError(
-        f"Nobody has published an index for {stack.name} yet: build one by python -m redream index build objaverse --out FOLDER, "
-        "and name the folder in REDREAM_INDEX."
+        f"Nobody has published an index for {stack.name} yet: build one by redream.retrieval.build, and name its folder in "
+        "REDREAM_INDEX."
     )
     yield  # a generator
 
@@ -162,7 +162,7 @@ class _Counts:
 
 
 class _Worker(threading.Thread):
-    """Does work that is told where to report bytes; `error` is what it raised."""
+    """Does work, which reports its bytes to the worker; `error` is what it raised."""
 
     def __init__(self, work: Work, name: str, counts: _Counts) -> None:
         super().__init__(name=f"setup {name}", daemon=True)  # else Python would wait for it at its end

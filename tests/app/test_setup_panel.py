@@ -17,7 +17,7 @@ LPIPS = NeededFile("perceptual.a", "vgg16-397923af.pth", "missing", 553_000_000,
 
 
 class Fetching:
-    """A setup that reports once, and goes on when it is told to."""
+    """A setup that reports once, and goes on once `go_on` is set."""
 
     def __init__(self) -> None:
         self.begun, self.go_on, self.calls = threading.Event(), threading.Event(), 0

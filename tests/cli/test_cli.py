@@ -120,6 +120,9 @@ def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
     assert "cannot be" in refused(capsys, "export", tmp_path / "none.glb", "--format", "stl")
     assert "millimetres" in refused(capsys, "export", "a.glb", "--format", "stl", "--height-mm", "0")
     assert "invalid choice" in refused(capsys, "export", "a.glb", "--format", "fbx")
+    for number in ("0", "50001", "-1", "2.5", "many", "²"):
+        sentence = refused(capsys, "doctor", "--run", f"--iterations={number}")
+        assert f"{number} is no whole number from 1 to 50,000; see" in sentence
     assert ".png" in refused(capsys, "sample", "an owl", *tiny, "--out", tmp_path / "owl.bmp")
     assert not (tmp_path / "runs").exists()
 

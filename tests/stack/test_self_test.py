@@ -11,12 +11,12 @@ SETTINGS = TINY.with_(iterations=6, rendering={"resolutions": ((0.0, 16), (0.5, 
 
 
 def test_iterations_that_work_pass_with_the_figures_of_every_resolution(models):
-    told = []
-    result = self_test(models.prior, SETTINGS, told.append)
+    reported = []
+    result = self_test(models.prior, SETTINGS, reported.append)
     assert result.faults == [] and result.iterations == 6
     assert list(result.ms) == [16, 24] and all(ms > 0 for ms in result.ms.values())
     assert result.peak_gb > 0 and sum(result.ms.values()) * 3 / 1000 < 2 * result.seconds
-    assert {"score", "variational"} <= set(result.losses) and "24 px: 3 iterations" in told
+    assert {"score", "variational"} <= set(result.losses) and "24 px: 3 iterations" in reported
     assert "CUDA" in {path.name for path in result.fast_paths}
 
 
