@@ -5,19 +5,12 @@ is tried again until it is done. A worker process ends with its parent; its lock
 """
 
 import ctypes
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import torch
 
@@ -25,6 +18,7 @@ from redream.evaluation.scorer import EvaluationError
 from redream.evaluation.tables import Outcome
 from redream.evaluation.trial_runs import make
 from redream.evaluation.trials import Trial
+from redream.processes import CONTEXT, worker_pool
 from redream.stack.models import Models
 from redream.stack.stack import Stack
 
@@ -70,7 +64,8 @@ def make_in_processes(trials: Sequence[Trial], models: Models, processes: int) -
     threads = max(1, torch.get_num_threads() // processes)  # also in a smaller pool: equal scores need equal threads
     while remaining:
         try:
-            with _pool(processes, models, threads, len(trials)) as (pool, fractions):
+            fractions = CONTEXT.Array("d", len(trials), lock=False)  # a number is written at once
+            with worker_pool(processes, _start_worker, models.stack, models.device, threads, fractions) as pool:
                 yield from _pool_updates(remaining, pool, fractions)
         except BrokenProcessPool as error:
             processes -= 1
@@ -97,28 +92,6 @@ def _updates(trial: Trial, models: Models) -> Iterator[TrialUpdate]:
     yield TrialUpdate(trial, 1.0, True, outcome, seconds)
 
 
-@contextmanager
-def _pool(processes: int, models: Models, threads: int, trials: int) -> Iterator[tuple[Executor, Fractions]]:
-    """A pool of worker processes, and the fractions that they write.
-
-    If the block raises, the workers end at once.
-    """
-    context = multiprocessing.get_context("spawn")
-    parent_end, our_end = context.Pipe(duplex=False)  # nothing is sent: the workers end when it is closed
-    fractions = context.Array("d", trials, lock=False)  # a number is written at once
-    arguments = (models.stack, models.device, threads, parent_end, fractions)
-    pool = ProcessPoolExecutor(processes, context, _start_worker, arguments)
-    try:
-        yield pool, fractions
-    except BaseException:
-        our_end.close()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        our_end.close()
-        parent_end.close()
-
-
 def _pool_updates(remaining: dict[int, Trial], pool: Executor, fractions: Fractions) -> Iterator[TrialUpdate]:
     """Make the remaining trials in a pool; those that have ended are removed. Raises `BrokenProcessPool`."""
     futures: dict[Future, int] = {pool.submit(_work, number, trial): number for number, trial in remaining.items()}
@@ -142,22 +115,11 @@ _models: Models
 _fractions: Fractions
 
 
-def _start_worker(stack: Stack, device: str, threads: int, parent_end: Connection, fractions: Fractions) -> None:
+def _start_worker(stack: Stack, device: str, threads: int, fractions: Fractions) -> None:
     """Prepare a worker process; its models are loaded once, when they are first used."""
     global _models, _fractions
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that its workers
-    threading.Thread(target=_end_with_parent, args=(parent_end,), daemon=True).start()
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # of libraries
     torch.set_num_threads(threads)
     _models, _fractions = Models.load(stack, device), fractions
-
-
-def _end_with_parent(parent_end: Connection) -> None:
-    """End this process as soon as its parent closes the pipe or ends; runs go on from their last checkpoint."""
-    with suppress(EOFError, OSError):
-        parent_end.recv()
-    os._exit(1)
 
 
 def _work(number: int, trial: Trial) -> TrialUpdate | None:

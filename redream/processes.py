@@ -1,0 +1,50 @@
+"""Pools of worker processes that end with their parent."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
+
+CONTEXT: SpawnContext = multiprocessing.get_context("spawn")
+
+
+@contextmanager
+def worker_pool(processes: int, start: Callable[..., None], *arguments: object) -> Iterator[Executor]:
+    """A pool of processes, each of which begins with `start(*arguments)`.
+
+    The workers leave Ctrl-C to their parent. If it ends, or the block raises or is left by a generator's end, they end at once.
+    """
+    parent_end, our_end = CONTEXT.Pipe(duplex=False)  # nothing is sent: the workers end when it is closed
+    pool = ProcessPoolExecutor(processes, CONTEXT, _begin, (parent_end, start, *arguments))
+    try:
+        yield pool
+    except BaseException:
+        our_end.close()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        our_end.close()
+        parent_end.close()
+
+
+def _begin(parent_end: Connection, start: Callable[..., None], *arguments: object) -> None:
+    """In a worker process: before its first task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that its workers
+    threading.Thread(target=_end_with_parent, args=(parent_end,), daemon=True).start()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries
+    start(*arguments)
+
+
+def _end_with_parent(parent_end: Connection) -> None:
+    """End this process as soon as its parent closes the pipe or ends."""
+    with suppress(EOFError, OSError):
+        parent_end.recv()
+    os._exit(1)

@@ -1,0 +1,31 @@
+"""Pools of worker processes: they begin as told, and end when they are left."""
+
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from redream.processes import worker_pool
+
+
+def test_workers_begin_as_told_and_end_with_the_block(monkeypatch):
+    monkeypatch.delenv("STARTED", raising=False)
+    with worker_pool(1, os.putenv, "STARTED", "yes") as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+        assert pool.submit(os.system, 'test "$STARTED" = yes').result() == 0
+    assert multiprocessing.active_children() == []
+
+
+def test_a_generator_that_is_given_up_ends_its_workers_at_once():
+    def waiting():
+        with worker_pool(1, time.sleep, 0) as pool:
+            yield pool.submit(os.getpid).result()
+            yield pool.submit(time.sleep, 60).result()
+
+    steps = waiting()
+    worker, start = next(steps), time.monotonic()
+    steps.close()
+    assert time.monotonic() - start < 10 and multiprocessing.active_children() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)
