@@ -81,7 +81,8 @@ def build(
         np.array([place for place, _ in captions], np.int64),
         torch.stack(images).numpy(),
     )
-    write(lambda: [part], folder, embedding={"name": clip.name, "sha256": clip.sha256}, root=root)
+    embedding = {"name": clip.name, "sha256": clip.sha256}
+    write(lambda: [part], folder, embedding=embedding, root=root, repository=repository)
 
 
 def ring_pictures(asset: Asset, size: int) -> Float[Tensor, "k 3 size size"]:

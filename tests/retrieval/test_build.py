@@ -67,6 +67,12 @@ def test_the_manifest_holds_the_checksum_of_every_file(tmp_path):
     assert not list(tmp_path.glob(".*"))  # nothing partial is left
 
 
+def test_the_repository_of_assets_without_a_file_is_that_of_the_index(tmp_path):
+    repository = {"source": "ann/assets", "revision": "main", "kind": "dataset"}
+    build(rows(), views, WordClip(), tmp_path, repository=repository)
+    assert Index.load(tmp_path).repository == repository
+
+
 def test_the_same_assets_build_the_same_index(tmp_path):
     for name in ("one", "two"):
         build(rows(), views, WordClip(), tmp_path / name)
