@@ -2,8 +2,10 @@
 
 It answers what the client asks for: repository information, the tree of a commit, and files, where large ones are
 redirected to another host name with their SHA-256 as ETag, and are sent in ranges. Faults are injected by file name.
+It takes uploads too: a new repository, large files by the LFS protocol, and a commit (always the same one) of all files.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -18,10 +20,14 @@ import pytest
 from huggingface_hub import constants
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LARGE = (".safetensors", ".glb", ".bin", ".faiss", ".npy", ".parquet")  # what the Hub keeps outside git (LFS)
+# What the Hub keeps outside git (LFS).
+LARGE = (".safetensors", ".glb", ".bin", ".faiss", ".npy", ".parquet", ".gz", ".csv")
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?")
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 CONTENT = re.compile(r"/content/([0-9a-f]{64})")
+PREUPLOAD = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/preupload/main")
+COMMITTING = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)/commit/main")
+BATCH = re.compile(r"/(datasets/)?([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 
 @dataclass
@@ -46,6 +52,8 @@ class HubServer:
     faults: dict[str, Fault] = field(default_factory=dict)  # by file name
     requests: list[str] = field(default_factory=list)  # "METHOD path"
     ranges: list[str] = field(default_factory=list)  # Range headers
+    uploads: dict[str, bytes] = field(default_factory=dict)  # large files by SHA-256, before their commit
+    write_status: int | None = None  # answered to who wants to write
     stop: Callable[[], None] = lambda: None
 
     def add(self, name: str, files: Mapping[str, bytes], kind: str = "models") -> None:
@@ -110,6 +118,59 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.answer(404)
 
+    def do_POST(self) -> None:
+        path, self.hub = self.path.partition("?")[0], self.server.hub
+        self.hub.requests.append(f"POST {path}")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.hub.write_status:
+            self.answer(self.hub.write_status)
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.hub.repositories.setdefault((f"{asked.get('type', 'model')}s", name), {})
+            self.answer_json({"url": f"{self.hub.address}/{name}"})
+        elif path == "/api/validate-yaml":
+            self.answer_json({"errors": [], "warnings": []})
+        elif PREUPLOAD.fullmatch(path):
+            modes = (
+                (file["path"], "lfs" if file["path"].endswith(LARGE) else "regular")
+                for file in json.loads(body)["files"]
+            )
+            self.answer_json(
+                {"files": [{"path": name, "uploadMode": mode, "shouldIgnore": False} for name, mode in modes]}
+            )
+        elif BATCH.fullmatch(path):
+            self.answer_json({"transfer": "basic", "objects": [self.upload_of(o) for o in json.loads(body)["objects"]]})
+        elif match := COMMITTING.fullmatch(path):
+            self.commit(*match.groups(), [json.loads(line) for line in body.splitlines()])
+        else:
+            self.answer(404)
+
+    def do_PUT(self) -> None:
+        """A large file, to where the batch of uploads said."""
+        content, digest = self.rfile.read(int(self.headers["Content-Length"])), self.path.rpartition("/")[2]
+        right = hashlib.sha256(content).hexdigest() == digest
+        self.server.hub.requests.append(f"PUT {self.path}")
+        self.server.hub.uploads |= {digest: content} if right else {}
+        self.answer(200 if right else 422)
+
+    def upload_of(self, file: dict) -> dict:
+        """What the LFS protocol answers about a file that is to be uploaded, unless it is there."""
+        address = f"{self.hub.address}/content/{file['oid']}"
+        return (
+            file if file["oid"] in self.hub.uploads else file | {"actions": {"upload": {"href": address, "header": {}}}}
+        )
+
+    def commit(self, kind: str, name: str, lines: list[dict]) -> None:
+        """Put a commit's files into a repository."""
+        files = self.hub.repositories[kind, name]
+        for what, value in ((line["key"], line["value"]) for line in lines):
+            if what == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif what == "lfsFile":
+                files[value["path"]] = self.hub.uploads[value["oid"]]
+        self.answer_json({"commitOid": COMMIT, "commitUrl": f"{self.hub.address}/{name}/commit/{COMMIT}"})
+
     def describe(self, kind: str, name: str, what: str | None, revision: str | None) -> None:
         """Repository information, or the tree of a commit."""
         files = self.hub.repositories.get((kind, name))
@@ -169,8 +230,11 @@ class _Handler(BaseHTTPRequestHandler):
         for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(key, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(content[:cut])
+
+    def answer_json(self, values: dict) -> None:
+        self.answer(200, {"Content-Type": "application/json"}, json.dumps(values).encode())
 
     def log_message(self, *_: object) -> None:
         pass

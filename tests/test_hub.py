@@ -302,3 +302,19 @@ def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path, monkeyp
     (tmp_path / "a.npy").write_bytes(b"other")
     with pytest.raises(HubError, match="is not the one its manifest describes"):
         hub.verify(tmp_path, {"a.npy": expected})
+
+
+# ---------------------------------------------------------------- single files
+
+
+def test_a_branch_of_a_file_is_resolved_to_the_commit_that_it_is_fetched_at(fake_hub):
+    file = hub.HubFile("owner/model", "unet/model.safetensors", "main").at_commit()
+    assert file.revision == COMMIT and file.cached().read_bytes() == b"weights"
+
+
+def test_a_file_that_a_repository_lacks_is_told_from_other_faults(fake_hub):
+    with pytest.raises(hub.HubFileMissing):
+        hub.HubFile("owner/model", "other.json", "main").fetch()
+    with pytest.raises(HubError) as raised:
+        hub.HubFile("owner/none", "other.json", "main").fetch()
+    assert not isinstance(raised.value, hub.HubFileMissing)

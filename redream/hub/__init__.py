@@ -1,7 +1,7 @@
 """The Hugging Face Hub: repositories and their files in its cache, downloads that go on where they were cut off, faults."""
 
 from redream.hub.download import Count, Watch, fetch_to
-from redream.hub.faults import HubError, HubRepositoryMissing, HubUnreachable
+from redream.hub.faults import HubError, HubFileMissing, HubRepositoryMissing, HubUnreachable
 from redream.hub.repositories import (
     HUB_ID,
     OR,
@@ -25,6 +25,7 @@ __all__ = [
     "Count",
     "HubError",
     "HubFile",
+    "HubFileMissing",
     "HubRepositoryMissing",
     "HubUnreachable",
     "ListedFile",

@@ -39,6 +39,10 @@ class HubRepositoryMissing(HubError):
     """There is no such repository, or it is not public."""
 
 
+class HubFileMissing(HubError):
+    """The repository is there, and the file is not in it."""
+
+
 def retried(download: Callable[[], T], name: str, revision: str | None) -> T:
     """What `download` returns, tried again after faults that pass. Raises `HubError`."""
     for wait in (*RETRY_WAITS, None):
@@ -73,7 +77,7 @@ def _explained(error: Exception, name: str, revision: str | None) -> HubError:
             sentence = f"The Hub has no public repository {name}; check its name, or log in if it is private."
             return HubRepositoryMissing(sentence)
         case EntryNotFoundError() if isinstance(error, HfHubHTTPError):
-            return HubError(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
+            return HubFileMissing(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
         case HfHubHTTPError() if error.response.status_code == 429:
             return HubError(f"The Hub answers no more requests for now; fetch {name} again in a few minutes.")
         case HfHubHTTPError():

@@ -8,7 +8,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub import (
@@ -33,7 +33,7 @@ from redream.hub.faults import HubError, retried
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
 # No pickle in any of them.
-SAFE = ("*.json", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.npy", "*.glb")
+SAFE = ("*.json", "*.json.gz", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.npy", "*.glb")
 VERIFIED, REMEMBERED = ".verified.json", 2**26  # a file of hashes that were right, of files of so many bytes
 SMALL = (".json", ".txt")  # fetched first: they say whether the rest is worth it
 NO_FILE = "-"  # a pattern that fits none
@@ -76,6 +76,11 @@ class HubFile:
             return Path(hf_hub_download(self.repository, self.name, **options))
 
         return retried(download, self.repository, self.revision)
+
+    def at_commit(self) -> "HubFile":
+        """The same file at the commit that its revision names now, fetched if necessary. Raises `HubError`."""
+        path = self.fetch()
+        return replace(self, revision=path.parents[len(PurePosixPath(self.name).parts) - 1].name)
 
     def discard(self) -> None:
         """Remove the file from the cache: it is not what it should be."""
