@@ -1,5 +1,6 @@
 """Files that are complete or absent; hashes; the folder of a user's data."""
 
+import glob
 import hashlib
 import json
 import os
@@ -18,6 +19,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what `replacing` of this path left behind when its process was killed."""
+    for temporary in path.parent.glob(f".{glob.escape(path.stem)}-????????{glob.escape(path.suffix)}"):
         temporary.unlink(missing_ok=True)
 
 

@@ -4,7 +4,16 @@ import hashlib
 
 import pytest
 
-from redream.files import data_folder, digest, read_json, replacing, sha256, sha256_of_files, write_json
+from redream.files import (
+    data_folder,
+    digest,
+    read_json,
+    remove_leftovers,
+    replacing,
+    sha256,
+    sha256_of_files,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_earlier_file_and_no_other(tmp_path):
@@ -14,6 +23,19 @@ def test_a_failed_write_leaves_the_earlier_file_and_no_other(tmp_path):
         temporary.write_text("half")
         raise OSError("disk full")
     assert read_json(file) == {"n": 1} and list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_write_left_is_removed_and_nothing_else(tmp_path):
+    def begin(name: str):
+        block = replacing(tmp_path / name)
+        block.__enter__().write_text("half")
+        return block  # neither ended nor collected: as if the process had been killed
+
+    blocks = [begin(name) for name in ("texts.npy", "texts.npy", "images.npy", "a[b].json")]
+    (tmp_path / "texts.npy").write_text("whole")
+    remove_leftovers(tmp_path / "texts.npy")
+    remove_leftovers(tmp_path / "a[b].json")
+    assert {path.name.partition("-")[0] for path in tmp_path.iterdir()} == {"texts.npy", ".images"} and blocks
 
 
 def test_json_that_is_missing_or_malformed_reads_as_none(tmp_path):

@@ -23,6 +23,19 @@ class ClipError(RedreamError):
     """A CLIP folder that cannot be loaded; the message says what it lacks."""
 
 
+def find_weights(folder: Path) -> Path:
+    """The weights' file of an open_clip folder. Raises `ClipError`."""
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None or not (folder / "open_clip_config.json").is_file():
+        raise ClipError(f"The CLIP {folder.name} needs open_clip_config.json and {WEIGHTS[0]}; fetch it again.")
+    return weights
+
+
+def embedding_of(folder: Path) -> dict[str, str]:
+    """Name and SHA-256 of an open_clip folder, as an index names the CLIP it was made with. Raises `ClipError`."""
+    return {"name": folder.name, "sha256": sha256(find_weights(folder))}
+
+
 class Clip:
     """A frozen CLIP in float32 and evaluation mode. Embeddings have unit norm, so a dot product is a cosine."""
 
@@ -44,9 +57,7 @@ class Clip:
 
         Weights may be stored in half precision; they are computed with in float32. Raises `ClipError`.
         """
-        weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
-        if weights is None or not (folder / "open_clip_config.json").is_file():
-            raise ClipError(f"The CLIP {folder.name} needs open_clip_config.json and {WEIGHTS[0]}; fetch it again.")
+        weights = find_weights(folder)
         try:
             text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
             model = open_clip.create_model(
