@@ -9,11 +9,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from redream.cli import benchmark, doctor, evaluate, export, generate, resume, retrieve, sample, setup
+from redream.cli import benchmark, doctor, evaluate, export, generate, index, resume, retrieve, sample, setup
 from redream.cli.common import Parser
 from redream.errors import RedreamError
 
-COMMANDS = (generate, resume, export, retrieve, sample, evaluate, benchmark, setup, doctor)
+COMMANDS = (generate, resume, export, retrieve, sample, evaluate, index, benchmark, setup, doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

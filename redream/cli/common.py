@@ -30,6 +30,16 @@ def add_stack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stack", default="mini", metavar="S", help="a name, or a folder with a stack.json")
 
 
+def list_of(kind: type) -> Callable[[str], list]:
+    """A parser of values with commas between them."""
+
+    def parse(text: str) -> list:
+        return [kind(value.strip()) for value in text.split(",") if value.strip()]
+
+    parse.__name__ = f"list of {kind.__name__}"  # argparse names it when it refuses a text
+    return parse
+
+
 def progress(sentence: str) -> None:
     """Say on stderr what is done next."""
     print(f"{sentence} …", file=sys.stderr)

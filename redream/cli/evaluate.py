@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from redream.cli.common import add_stack, changes_of, number_to, parse_setting
+from redream.cli.common import add_stack, changes_of, list_of, number_to, parse_setting
 from redream.settings import PRESETS, VARIANTS, Settings, SettingsError
 from redream.stack.models import Models
 
@@ -22,8 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--preset", choices=PRESETS, help="default: the stack's")
     add("--prompts", type=Path, metavar="FILE", help="one per line; default: those in examples")
     add("--split", choices=("validation", "test"), help="only the prompts that are marked so")
-    add("--methods", type=_list_of(str), metavar="A,B,...", help="default: all")
-    add("--seeds", type=_list_of(int), default=[0], metavar="0,1,...")
+    add("--methods", type=list_of(str), metavar="A,B,...", help="default: all")
+    add("--seeds", type=list_of(int), default=[0], metavar="0,1,...")
     add("--limit", type=int, metavar="N", help="only the first prompts")
     setting_help = "a setting, for every method or, as METHOD.GROUP.NAME=VALUE, for one of them"
     add("--set", type=_setting, action="append", default=[], metavar="GROUP.NAME=VALUE", help=setting_help)
@@ -78,16 +78,6 @@ def _follow(updates: Iterator) -> tuple[int, int]:
             if update.ended and bar.disable:
                 print(f"{int(update.done)} of {total}: {name}{left}", file=sys.stderr)
     return missing, total
-
-
-def _list_of(kind: type) -> Callable[[str], list]:
-    """A parser of values with commas between them."""
-
-    def parse(text: str) -> list:
-        return [kind(value.strip()) for value in text.split(",") if value.strip()]
-
-    parse.__name__ = f"list of {kind.__name__}"  # argparse names it when it refuses a text
-    return parse
 
 
 def _setting(text: str) -> tuple[str, str, object]:

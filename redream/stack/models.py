@@ -117,6 +117,11 @@ class Models:
         return self._loaded[name]
 
 
+def retrieval_clip(stack: Stack):
+    """The CLIP that finds and orients assets, on a GPU if there is one: what a worker loads that builds an index."""
+    return Models.load(stack).clip("retrieval")
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without the progress bars and messages that diffusers and transformers print while they load."""
