@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -58,6 +59,7 @@ HERE = "tests/test_commands.py::"
 RECIPE = "tests/assets_index/test_make_mini.py::"
 SERVED = "tests/browser/test_readme.py::"
 SPACE = "tests/examples/test_deploy_space.py::"
+INDEX = "tests/cli/test_index_command.py::"
 TESTED_BY = {  # a regular expression of whole commands → the test that runs them in small
     r"python3 -m venv \.venv": f"{HERE}test_the_second_set_up_of_the_readme_is_what_the_ci_runs",
     r"\.venv/bin/pip install -r requirements\.txt": f"{HERE}test_the_requirements_can_be_parsed",
@@ -74,6 +76,11 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
     r"python -m redream benchmark --stack sd21 --flop": (
         "tests/cli/test_cli.py::test_benchmark_prints_a_table_or_one_json_object"
     ),
+    r"python -m redream index build objaverse --min-score 1 .*": (
+        f"{INDEX}test_two_thousand_records_of_objaverse_killed_twice_and_ended_by_two_processes"
+    ),
+    r"python -m redream index (build|check \w+)": f"{INDEX}test_an_index_of_objaverse_is_built_checked_and_pushed",
+    r"pip install -r requirements-ray\.txt": f"{HERE}test_the_requirements_can_be_parsed",
     r"python -m redream doctor": f"{HERE}test_doctor_names_a_stack",
     r"python -m redream doctor --run": f"{HERE}test_the_doctor_of_the_readme_makes_iterations",
     r"python -m redream doctor --online": (
@@ -97,6 +104,9 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
 }
 MODULES = {  # modules whose docstrings say how they are called → the test that runs them in small
     "redream": f"{HERE}test_an_object_is_made_resumed_and_looked_up",
+    "assets_index.convert_objathor": (
+        "tests/assets_index/test_convert_objathor.py::test_the_command_says_how_many_or_what_is_wrong"
+    ),
     "assets_index.make_mini": f"{RECIPE}test_every_stage_goes_through_and_the_stack_it_makes_loads",
     "assets_index.check_mini": (
         "tests/assets_index/test_check_mini.py::test_the_command_line_runs_every_check_with_the_settings_of_the_preset"
@@ -158,7 +168,7 @@ def test_the_second_set_up_of_the_readme_is_what_the_ci_runs():
     assert re.search(r"^\.venv/bin/python -m pytest", script, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-ray.txt"])
 def test_the_requirements_can_be_parsed(name):
     lines = [line.partition(" #")[0].strip() for line in (ROOT / name).read_text().splitlines()]
     requirements = [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
@@ -268,13 +278,22 @@ def test_every_experiment_of_the_stored_results_has_its_command():
 
 
 def test_the_usage_in_the_readme_names_all_options_of_the_command_line():
-    """Both ways, for each command that has options."""
-    (subparsers,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    documented = {usage.split()[3]: set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", usage)) for usage in USAGES}
-    for name, parser in subparsers.choices.items():
+    """Both ways, for each command that has options, and for each part of one that has several."""
+    documented = {usage: set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", usage)) for usage in USAGES}
+    for name, parser in commands_with_parsers("", cli._parser()):
         shown = [action for action in parser._actions if action.help != argparse.SUPPRESS]
         options = {option for action in shown for option in action.option_strings} - {"-h", "--help"}
-        assert documented.get(name, set()) - {"-m"} == options, name
+        usages = [found for usage, found in documented.items() if f"{usage} ".startswith(f"python -m redream{name} ")]
+        assert set().union(*usages) - {"-m"} == options, name
+
+
+def commands_with_parsers(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Each command, as " index check", with its parser."""
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not nested:
+        yield name, parser
+    for word, below in ((word, below) for action in nested for word, below in action.choices.items()):
+        yield from commands_with_parsers(f"{name} {word}", below)
 
 
 def test_the_python_example_of_the_readme_runs(tiny_world, capsys):
