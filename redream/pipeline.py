@@ -139,7 +139,7 @@ def retrieve(
     models = models or Models.load(stack)
     parsed = parse_prompt(prompt, models.stack.vocabulary)
     candidates = max(k, PRESETS[models.stack.preset]["redream"].retrieval.candidates)
-    licences = models.index.table.commercial_licences if commercial_use else None
+    licences = models.index.commercial_licences if commercial_use else None
     return models.index.search(parsed.prompt, models.clip("retrieval"), k, candidates, licences)
 
 

@@ -32,6 +32,15 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_data(tmp_path_factory):
+    """A folder of one's own data that is empty, whatever the user of this computer has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REDREAM_DATA", str(tmp_path_factory.mktemp("data")))
+        patch.delenv("REDREAM_LIBRARY", raising=False)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def small_outputs():
     """Outputs of a size that tests of what a run does can wait for."""
     from tiny_stack import make_outputs_small

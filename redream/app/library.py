@@ -37,14 +37,14 @@ class Library:
     @property
     def licences(self) -> list[str]:
         """All licences of the index, sorted."""
-        return self.models.index.table.licences
+        return self.models.index.licences
 
     def search(self, text: str, licence: str | None = None, count: int = MAX_CARDS) -> list[dict]:
         """The assets nearest to a text, best first, as rows of the index with their similarity; without a text the first
         ones. Raises `redream.stack.vocabulary.PromptError` for a text that is no prompt."""
         index, licences = self.models.index, [licence] if licence else None
         if not text.strip():
-            return list(index.table.first(count, licences))
+            return list(index.first(count, licences))
         prompt = parse_prompt(text, self.models.stack.vocabulary).prompt
         hits = index.search(prompt, self.models.clip("retrieval"), count, CANDIDATES, licences)
         return [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from redream.cli.common import add_stack, list_of
 from redream.stack.models import retrieval_clip
-from redream.stack.stack import Stack
+from redream.stack.stack import Stack, library_folder
 
 AFTER_INTERRUPT = "the same command goes on from there"
 MAX_PROCESSES = 256
@@ -167,7 +167,7 @@ def _add(options: argparse.Namespace) -> None:
     from redream.retrieval.parts import Job
 
     load_clip, embedding = _clip(options.stack)
-    library, rights = options.library or own.library_folder(), {"author": options.author, "license": options.license}
+    library, rights = options.library or library_folder(), {"author": options.author, "license": options.license}
     count = own.add(options.files, options.caption, library, Job(load_clip), embedding=embedding, **rights)
     print(f"The library in {library} has {count:,} assets.")
 

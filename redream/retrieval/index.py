@@ -16,7 +16,7 @@ FAISS file for the captions and one for the pictures.
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +105,23 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def __contains__(self, uid: str) -> bool:
+        return self.table.place(uid) is not None
+
+    @property
+    def licences(self) -> list[str]:
+        """All licences that occur, sorted."""
+        return self.table.licences
+
+    @property
+    def commercial_licences(self) -> list[str]:
+        """Those of `licences` that are known to allow commercial use."""
+        return self.table.commercial_licences
+
+    def first(self, count: int, licences: Sequence[str] | None = None) -> Iterator[dict]:
+        """The first rows of the table, of all or of some licences."""
+        return self.table.first(count, licences)
 
     def search(
         self, prompt: str, clip: Clip, assets: int, candidates: int, licences: Sequence[str] | None = None

@@ -1,6 +1,5 @@
 """One's own GLBs: a folder of them as records, and a library that grows file by file."""
 
-import os
 import re
 import shutil
 from collections.abc import Generator, Mapping, Sequence
@@ -13,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
 
-from redream.files import data_folder, read_json, replacing, sha256
+from redream.files import read_json, replacing, sha256
 from redream.retrieval import sources
 from redream.retrieval.build import BuildError
 from redream.retrieval.parts import Job, PartMaker, pack, unpack
@@ -56,12 +55,6 @@ class Folder:
         twice = len(files) - len(rows)
         table = pa.Table.from_pylist([rows[uid] for uid in sorted(rows)], SCHEMA)
         return Records(table, {"the same file twice": twice} if twice else {})
-
-
-def library_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where one's own library is: `REDREAM_LIBRARY`, else in the folder of a user's data."""
-    folder = environ.get("REDREAM_LIBRARY")
-    return Path(folder) if folder else data_folder(environ) / "library"
 
 
 def add(

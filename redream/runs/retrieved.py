@@ -51,7 +51,7 @@ def searching(
     Raises `FetchStopped` too.
     """
     wanted, candidates = settings.retrieval.assets, settings.retrieval.candidates
-    licences = models.index.table.commercial_licences if commercial_use else None
+    licences = models.index.commercial_licences if commercial_use else None
     waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates, licences)
     if not waiting:
         raise AssetUnavailable("No asset of the library has a licence that allows commercial use; allow all licences.")

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 from redream import hub
-from redream.files import sha256_of_files
+from redream.files import sha256, sha256_of_files
 from redream.scoring.scores import MODELS
 from redream.stack import environment
-from redream.stack.stack import Entry, Stack, StackError
+from redream.stack.stack import Entry, Stack, StackError, library_folder
 
 HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their revision names them
 
@@ -42,10 +42,18 @@ class Models:
 
     @property
     def index(self):
-        """The library: a `redream.retrieval.index.Index`."""
+        """The library: the stack's `redream.retrieval.index.Index`, joined with one's own where there is one."""
         from redream.retrieval.index import Index
+        from redream.retrieval.joined import JoinedIndex, with_own
 
-        return self._once("index", lambda: Index.load(self._folder("index")))
+        def load() -> Index | JoinedIndex:
+            index = with_own(Index.load(self._folder("index")), library := library_folder())
+            if isinstance(index, JoinedIndex):
+                files = {"index.json": sha256(library / "index.json")}  # which names the hashes of the others
+                self.origins["own library"] = {"source": library.name, "revision": None, "files": files}
+            return index
+
+        return self._once("index", load)
 
     @property
     def prior(self):

@@ -147,6 +147,12 @@ def built_index(stack: str, environ: Mapping[str, str] = os.environ) -> Path:
     return data_folder(environ) / "indexes" / stack
 
 
+def library_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where one's own library is (`redream.retrieval.own`): `REDREAM_LIBRARY`, else in the folder of a user's data."""
+    folder = environ.get("REDREAM_LIBRARY")
+    return Path(folder) if folder else data_folder(environ) / "library"
+
+
 def _read(values: object, base: Path) -> Stack:
     """Check the schema of a stack.json, key by key."""
     required = {"format", "name", "preset", "prior", "index", "clips", "perceptual"}

@@ -19,6 +19,7 @@ from assets_index.convert_objathor import convert
 from redream.cli import main
 from redream.retrieval import objaverse
 from redream.retrieval.index import Index
+from redream.stack.models import Models
 
 ROOT = Path(__file__).parents[2]
 
@@ -89,7 +90,20 @@ def test_glbs_are_added_to_the_library_that_the_environment_names(stack, tmp_pat
     (tmp_path / "owl.glb").write_bytes(tiny_glb((200, 40, 40)))
     assert index("add", tmp_path / "owl.glb", "--caption", "my owl", "--license", "CC0", "--stack", stack) == 0
     assert f"{tmp_path / 'mine'} has 1 assets" in capsys.readouterr().out
-    assert [row["caption"] for row in Index.load(tmp_path / "mine").table.first(9)] == ["my owl"]
+    assert [row["caption"] for row in Index.load(tmp_path / "mine").first(9)] == ["my owl"]
+
+
+def test_ones_own_library_is_searched_together_with_the_stacks(tiny_stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("REDREAM_LIBRARY", str(tmp_path / "mine"))
+    alone, stack = Models.load(tiny_stack, "cpu"), str(tiny_stack)
+    assert len(alone.index) == 6 and not (tmp_path / "mine").exists()
+    (tmp_path / "owl.glb").write_bytes(tiny_glb((200, 40, 40)))
+    assert index("add", tmp_path / "owl.glb", "--caption", "a striped owl of mine", "--stack", stack) == 0
+    models = Models.load(tiny_stack, "cpu")
+    hits = models.index.search("a striped owl of mine", models.clip("retrieval"), 7, 7)
+    assert len(models.index) == 7
+    assert max(hits, key=lambda hit: hit.text_similarity).caption == "a striped owl of mine"
+    assert models.provenance()["own library"]["source"] == "mine" and "own library" not in alone.provenance()
 
 
 def test_what_cannot_be_used_is_refused_in_a_sentence(stack, tmp_path, capsys):

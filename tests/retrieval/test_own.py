@@ -13,7 +13,7 @@ from redream.retrieval.build import BuildError
 from redream.retrieval.clip import Clip, embedding_of
 from redream.retrieval.fetch import finished
 from redream.retrieval.index import Index
-from redream.retrieval.own import Folder, add, library_folder
+from redream.retrieval.own import Folder, add
 from redream.retrieval.parts import Job, unpack
 
 COLOURS = {"red owl": (200, 40, 40), "blue car": (40, 60, 200), "green mug": (40, 160, 60)}
@@ -94,11 +94,6 @@ def test_an_index_that_was_built_as_a_whole_is_not_overwritten(add_to, files, tm
     with pytest.raises(BuildError, match="file by file"):
         add_to(tmp_path / "library", files["blue car"])
     assert len(Index.load(tmp_path / "library")) == 1
-
-
-def test_the_library_is_where_the_environment_says_or_with_a_users_data():
-    assert library_folder({"REDREAM_LIBRARY": "/mine", "REDREAM_DATA": "/data"}) == Path("/mine")
-    assert library_folder({"REDREAM_DATA": "/data"}) == Path("/data/library")
 
 
 def test_captions_of_a_folder_come_from_a_list_that_must_fit(files, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 from hub_server import COMMIT
@@ -9,7 +10,7 @@ from hub_server import COMMIT
 from redream.hub import HubError
 from redream.scoring.scores import SCORES
 from redream.settings import PROMPT_LIMIT
-from redream.stack.stack import PRIOR_FILES, STACKS, Stack, StackError
+from redream.stack.stack import PRIOR_FILES, STACKS, Stack, StackError, library_folder
 from redream.stack.vocabulary import PromptError, Vocabulary, parse_prompt
 
 VALUES = {
@@ -189,6 +190,11 @@ def test_unknown_words_are_dropped_with_a_warning(vocabulary):
     assert checked.prompt == "a red car"
     assert checked.warnings == ("The miniature model does not know the word *grumpy* and ignores it.",)
     assert "*grumpy*, *old* and *tired*" in parse_prompt("grumpy old tired owl", vocabulary).warnings[0]
+
+
+def test_the_library_is_where_the_environment_says_or_with_a_users_data():
+    assert library_folder({"REDREAM_LIBRARY": "/mine", "REDREAM_DATA": "/data"}) == Path("/mine")
+    assert library_folder({"REDREAM_DATA": "/data"}) == Path("/data/library")
 
 
 def test_a_prompt_without_a_known_kind_is_refused_with_a_list_of_the_known_ones(vocabulary):
