@@ -34,6 +34,7 @@ from redream.files import sha256
 from redream.retrieval import vectors
 from redream.retrieval.clip import Clip
 from redream.retrieval.fetch import AssetUnavailable, FetchProgress, RemoteAsset, fetch, finished, never
+from redream.retrieval.pictures import PictureMemory
 from redream.retrieval.table import COLUMNS, AssetTable
 from redream.retrieval.vectors import Exact, ImageCoder, ImageCodes, SearchableVectors, TextCoder, TextCodes, Vectors
 
@@ -76,12 +77,13 @@ class Index:
     text_assets: Int[np.ndarray, "c"]  # the asset's row of each caption
     image_assets: Int[np.ndarray, "p"]  # and of each picture, rising
     repository: Mapping[str, str] = field(default_factory=dict)  # source, revision, kind: assets without a file
+    memory: PictureMemory | None = None  # of assets without a picture
 
     @staticmethod
-    def load(folder: Path) -> "Index":
+    def load(folder: Path, memory: Path | None = None) -> "Index":
         """Read an index whose files are those that its manifest names, and of the sizes it says.
 
-        Raises `IndexFormatError`.
+        Image embeddings that it lacks are kept in the folder `memory`. Raises `IndexFormatError`.
         """
         manifest = _Manifest.read(folder)
         try:
@@ -98,9 +100,18 @@ class Index:
             raise IndexFormatError("The pictures of this index do not belong to its assets; build it again.")
         if len(table) != manifest.assets or not set(COLUMNS) <= set(table.columns):
             raise IndexFormatError("The table of this index does not fit its manifest; build it again.")
-        root = folder / manifest.root
+        kept = PictureMemory.of_clip(memory, manifest.embedding["sha256"], manifest.dim) if memory else None
         return Index(
-            folder, root, manifest.embedding, table, texts, images, text_assets, image_assets, manifest.repository
+            folder,
+            folder / manifest.root,
+            manifest.embedding,
+            table,
+            texts,
+            images,
+            text_assets,
+            image_assets,
+            manifest.repository,
+            kept,
         )
 
     def __len__(self) -> int:
@@ -149,6 +160,14 @@ class Index:
     def row(self, uid: str) -> dict:
         """Everything the table says about an asset. Raises `AssetUnavailable`."""
         return self.table.row(self._place(uid))
+
+    def remember(self, uid: str, image: Float[np.ndarray, "d"]) -> None:
+        """Keep the unit mean image embedding of an asset that has no picture in the index: searches count with it.
+
+        Raises `AssetUnavailable`, and `OSError`.
+        """
+        if self.memory is not None:
+            self.memory.remember(self.row(uid), image)
 
     def asset_path(self, uid: str) -> Path:
         """The asset's GLB, a checked file: of the library, or of the Hub's cache, where it is fetched to if necessary.
@@ -239,6 +258,9 @@ class Index:
         pictured = np.append(self.image_assets, -1)[places] == rows
         cosines = np.full(len(rows), np.nan, np.float32)
         cosines[pictured] = self.images.take(places[pictured]) @ query
+        for number in np.flatnonzero(~pictured) if self.memory is not None else ():
+            if (image := self.memory.recall(self.table.row(int(rows[number])))) is not None:
+                cosines[number] = image @ query
         return cosines
 
     def _hit(self, row: int, similarity: float, text_similarity: float) -> Hit:

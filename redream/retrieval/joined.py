@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from redream.retrieval.clip import Clip
 from redream.retrieval.fetch import AssetUnavailable, FetchProgress, never
 from redream.retrieval.index import Hit, Index, IndexFormatError
@@ -52,6 +55,10 @@ class JoinedIndex:
     def row(self, uid: str) -> dict:
         """Everything the table says about an asset. Raises `AssetUnavailable`."""
         return self._of(uid).row(uid)
+
+    def remember(self, uid: str, image: Float[np.ndarray, "d"]) -> None:
+        """As `Index.remember`."""
+        self._of(uid).remember(uid, image)
 
     def asset_path(self, uid: str) -> Path:
         """The asset's GLB, as `Index.asset_path`."""

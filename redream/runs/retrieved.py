@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redream.retrieval.build import ring_pictures
-from redream.retrieval.fetch import AssetUnavailable, AssetUnreachable, FetchProgress, finished, never
+from redream.retrieval.fetch import AssetUnavailable, AssetUnreachable, FetchProgress, FetchStopped, finished, never
 from redream.retrieval.index import Hit, retrieved_json
 from redream.retrieval.orientation import Alignment, align
 from redream.runs.run import UploadedAsset
@@ -48,17 +48,21 @@ def searching(
 ) -> Generator[FetchProgress, None, tuple[list[RetrievedAsset], list[str]]]:
     """As `search`, also of those alone whose licence allows commercial use; yields the progress of downloads.
 
-    Raises `FetchStopped` too.
+    Candidates without a picture are fetched and looked at first. Raises `FetchStopped` too.
     """
     wanted, candidates = settings.retrieval.assets, settings.retrieval.candidates
     licences = models.index.commercial_licences if commercial_use else None
     waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates, licences)
     if not waiting:
         raise AssetUnavailable("No asset of the library has a licence that allows commercial use; allow all licences.")
+    failed: dict[str, AssetUnavailable] = {}
+    if unseen := [hit.uid for hit in waiting if hit.similarity is None]:
+        failed = yield from _look_at(unseen, models, stop)
+        waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates, licences)
     retrieved, warnings = [], []
     while waiting and len(retrieved) < wanted:
         batch, waiting = waiting[: wanted - len(retrieved)], waiting[wanted - len(retrieved) :]
-        failed = yield from models.index.fetch([hit.uid for hit in batch], stop)
+        failed |= yield from models.index.fetch([hit.uid for hit in batch if hit.uid not in failed], stop)
         for hit in batch:
             try:
                 if hit.uid in failed:
@@ -72,6 +76,25 @@ def searching(
     if not retrieved:
         raise last_error
     return retrieved, warnings
+
+
+def _look_at(
+    uids: Sequence[str], models: Models, stop: Callable[[], bool]
+) -> Generator[FetchProgress, None, dict[str, AssetUnavailable]]:
+    """Fetch assets and have the index remember their pictures; yields the progress of downloads, returns {uid: why it could
+    not be had}. One that cannot be loaded or remembered is passed over. Raises `FetchStopped`."""
+    clip = models.clip("retrieval")
+    failed = yield from models.index.fetch(uids, stop)
+    for uid in [uid for uid in uids if uid not in failed]:
+        if stop():
+            raise FetchStopped("The search for assets was stopped; resume the run to go on.")
+        try:
+            asset = assets.load(models.index.asset_path(uid))
+            image = clip.embed_images(ring_pictures(asset, clip.size)).mean(dim=0)  # (d,)
+            models.index.remember(uid, (image / image.norm()).cpu().numpy())
+        except (AssetUnavailable, assets.AssetError, GlbError, OSError):  # OSError: the disk is full
+            continue
+    return failed
 
 
 def reload(

@@ -10,7 +10,7 @@ from redream import hub
 from redream.files import sha256, sha256_of_files
 from redream.scoring.scores import MODELS
 from redream.stack import environment
-from redream.stack.stack import Entry, Stack, StackError, library_folder
+from redream.stack.stack import Entry, Stack, StackError, library_folder, picture_memory
 
 HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their revision names them
 
@@ -47,7 +47,7 @@ class Models:
         from redream.retrieval.joined import JoinedIndex, with_own
 
         def load() -> Index | JoinedIndex:
-            index = with_own(Index.load(self._folder("index")), library := library_folder())
+            index = with_own(Index.load(self._folder("index"), picture_memory()), library := library_folder())
             if isinstance(index, JoinedIndex):
                 files = {"index.json": sha256(library / "index.json")}  # which names the hashes of the others
                 self.origins["own library"] = {"source": library.name, "revision": None, "files": files}

@@ -153,6 +153,11 @@ def library_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(folder) if folder else data_folder(environ) / "library"
 
 
+def picture_memory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where image embeddings are kept that an index lacks (`redream.retrieval.pictures`)."""
+    return data_folder(environ) / "pictures"
+
+
 def _read(values: object, base: Path) -> Stack:
     """Check the schema of a stack.json, key by key."""
     required = {"format", "name", "preset", "prior", "index", "clips", "perceptual"}

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -64,6 +65,40 @@ def test_an_asset_that_cannot_be_fetched_is_replaced_by_the_next_candidate(remot
     expected = [hit.uid for hit in hits if hit.uid != hits[1].uid][:wanted]
     assert [asset.entry["uid"] for asset in found] == expected
     assert len(warnings) == 1 and hits[1].caption in warnings[0] and "not the one that was indexed" in warnings[0]
+
+
+def without_pictures(models: Models) -> Models:
+    """The same models with an index that has no image embeddings."""
+    folder = models.index.folder
+    manifest = json.loads((folder / "index.json").read_text()) | {"pictures": 0}
+    np.save(folder / "images.npy", np.zeros((0, manifest["dim"]), np.float32))
+    np.save(folder / "image_assets.npy", np.zeros(0, np.int32))
+    manifest["files"] |= {name: sha256(folder / name) for name in ("images.npy", "image_assets.npy")}
+    (folder / "index.json").write_text(json.dumps(manifest))
+    return Models.load(models.stack, "cpu")
+
+
+def test_assets_without_a_picture_are_fetched_looked_at_and_remembered(remote_models, models, hub_server):
+    expected, _ = retrieved.search(PROMPT, models, TINY)
+    unseen = without_pictures(remote_models)
+    assert {hit.similarity for hit in pipeline.retrieve(PROMPT, models=unseen)} == {None}
+    found, warnings = retrieved.search(PROMPT, unseen, TINY)
+    assert [asset.entry["uid"] for asset in found] == [asset.entry["uid"] for asset in expected] and not warnings
+    similarities = [asset.entry["similarity"] for asset in expected]
+    assert [asset.entry["similarity"] for asset in found] == pytest.approx(similarities, abs=1e-5)
+
+    hub_server.stop()  # a later search knows their pictures without the files, in another process too
+    hits = pipeline.retrieve(PROMPT, models=Models.load(unseen.stack, "cpu"))
+    assert [hit.similarity for hit in hits] == pytest.approx(similarities, abs=1e-5)
+
+
+def test_assets_without_a_picture_that_cannot_be_had_come_last_and_are_asked_for_once(remote_models, hub_server):
+    hits = pipeline.retrieve(PROMPT, models=remote_models)
+    path = path_of(remote_models, hits[0].uid)
+    hub_server.faults[path] = Fault(content=bytes(len(hub_server.repositories["datasets", "owner/objects"][path])))
+    found, _ = retrieved.search(PROMPT, without_pictures(remote_models), TINY)
+    assert hits[0].uid not in [asset.entry["uid"] for asset in found] and len(found) == TINY.retrieval.assets
+    assert 1 <= sum(path in request for request in hub_server.requests) <= 2  # its size, and its bytes
 
 
 def test_offline_the_candidates_in_the_cache_are_used(remote_models, hub_server, monkeypatch):
