@@ -3,12 +3,16 @@
 import hashlib
 import io
 import json
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from hub_server import COMMIT, HubServer
 from torchvision.models import alexnet
 
+from redream.files import sha256
 from redream.scoring import perceptual
 from redream.stack.stack import Stack
 
@@ -39,6 +43,23 @@ def publish(server: HubServer, tiny_stack: Path, folder: Path, monkeypatch, with
     add_backbone(server, folder, monkeypatch)
     monkeypatch.setenv("REDREAM_DATA", str(folder / "data"))
     return Stack.load(folder)
+
+
+def publish_assets(server: HubServer, tiny_stack: Path, index: Path) -> Stack:
+    """The tiny stack, whose six assets are a data set of the Hub; its index is written into a folder."""
+    shutil.copytree(tiny_stack / "index", index)
+    manifest, glbs = json.loads((index / "index.json").read_text()), {}
+    rows = pq.read_table(index / "assets.parquet").to_pylist()
+    for row in rows:
+        row["path"] = f"glbs/000-000/{row['uid']}.glb"
+        glbs[row["path"]] = (tiny_stack / "index" / manifest["root"] / row["file"]).read_bytes()
+        row["file"] = ""
+    pq.write_table(pa.Table.from_pylist(rows), index / "assets.parquet")
+    manifest["files"]["assets.parquet"] = sha256(index / "assets.parquet")
+    manifest["repository"] = {"source": "owner/objects", "revision": "main", "kind": "dataset"}
+    (index / "index.json").write_text(json.dumps(manifest))
+    server.add("owner/objects", glbs, "datasets")
+    return Stack.load(tiny_stack, {"REDREAM_INDEX": str(index)})
 
 
 def add_backbone(server: HubServer, folder: Path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 from redream.app.components import data_uri, hint, render, script
 from redream.app.create import CreateTab
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, reports_errors
-from redream.retrieval.index import AssetUnavailable
+from redream.retrieval.fetch import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.runs import outputs
 from redream.runs.queue import Worker
@@ -24,6 +24,8 @@ MAX_CARDS = 12  # on a page
 CANDIDATES = 400  # N′ of a search here
 CACHED_STRIPS = 400
 NOTHING_FOUND = hint("The library has nothing like that.")
+ON_THE_HUB = "Click to fetch it from the Hub and see it."
+FETCHING = "Fetching the asset"
 
 
 class Library:
@@ -56,6 +58,21 @@ class Library:
         size = len(self.models.index)
         return render("library_cards.html", cards=[self._card(row) for row in rows], more=len(rows) < size, size=size)
 
+    def fetching(self, uid: str) -> Iterator[str]:
+        """Bring an asset's GLB here; yields how far it is, in words. Raises `AssetUnavailable`."""
+        if self.models.index.is_here(uid):
+            return
+        yield FETCHING
+        fetch = self.models.index.fetch([uid])
+        while True:
+            try:
+                progress = next(fetch)
+            except StopIteration as end:
+                for error in end.value.values():
+                    raise error from None
+                return
+            yield f"{FETCHING}, {progress.received / 1e6:.1f} of {progress.size / 1e6:.1f} MB"
+
     def asset_html(self, uid: str) -> str:
         """One asset: its views from its front on, its front's yaw, faces and source. Raises `AssetUnavailable`."""
         row = self.models.index.row(uid)
@@ -67,8 +84,10 @@ class Library:
         return render("library_asset.html", asset=row, image=image, details=details)
 
     def _card(self, row: dict) -> dict:
-        """A row with its views, or with a sentence where its file is unavailable."""
+        """A row with its views, or with a sentence where its file is unavailable or still on the Hub."""
         try:
+            if not self.models.index.is_here(row["uid"]):
+                return {"asset": row, "image": None, "error": ON_THE_HUB}
             return {"asset": row, "image": self.strip(row["uid"]), "error": ""}
         except (AssetUnavailable, assets.AssetError, GlbError) as error:
             return {"asset": row, "image": None, "error": str(error)}
@@ -120,5 +139,10 @@ class LibraryTab:
     def show(self, event: gr.EventData) -> Iterator[dict]:
         """Updates with the asset whose card was clicked."""
         uid = str(event.uid)
+        for progress in self.library.fetching(uid):
+            yield {
+                self.asset: gr.update(value=hint(progress), visible=True),
+                self.start_button: gr.update(visible=False),
+            }
         asset = gr.update(value=self.library.asset_html(uid), visible=True)
         yield {self.uid: uid, self.asset: asset, self.start_button: gr.update(visible=True)}

@@ -1,8 +1,9 @@
 """The library: nearest assets first, filtered by licence, and one asset in detail."""
 
 import pytest
+from hub_stack import publish_assets
 
-from redream.app.library import Library
+from redream.app.library import FETCHING, ON_THE_HUB, Library
 from redream.retrieval.index import AssetUnavailable
 from redream.stack.models import Models
 from redream.stack.stack import Stack
@@ -50,3 +51,16 @@ def test_an_asset_is_shown_with_its_faces_front_licence_and_uid(library):
     assert "photo" not in html and all(text in html for text in ("mug", "faces", "front", "CC0", "uid tiny-mug"))
     with pytest.raises(AssetUnavailable):
         library.asset_html("../../etc/passwd")
+
+
+def test_an_asset_on_the_hub_is_fetched_when_it_is_clicked_with_its_progress(tiny_stack, hub_server, tmp_path):
+    remote = Library(Models.load(publish_assets(hub_server, tiny_stack, tmp_path / "index"), "cpu"))
+    rows = remote.search("")
+    assert ON_THE_HUB in (html := remote.cards_html(rows)) and "data:image/png" not in html
+    assert not any("tiny-mug" in request for request in hub_server.requests)
+    said = list(remote.fetching("tiny-mug"))
+    assert said[0] == FETCHING and "uid tiny-mug" in remote.asset_html("tiny-mug")
+    assert list(remote.fetching("tiny-mug")) == [] and remote.cards_html(rows).count(ON_THE_HUB) == len(rows) - 1
+    del hub_server.repositories["datasets", "owner/objects"]["glbs/000-000/tiny-dog.glb"]
+    with pytest.raises(AssetUnavailable, match="lacks a file"):
+        list(remote.fetching("tiny-dog"))

@@ -6,10 +6,9 @@ import threading
 import time
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hub_server import Fault
+from hub_stack import publish_assets
 from tiny_stack import TINY
 
 from redream import pipeline
@@ -19,28 +18,13 @@ from redream.retrieval.fetch import AssetUnavailable
 from redream.runs import events, retrieved
 from redream.runs.run import Run
 from redream.stack.models import Models
-from redream.stack.stack import Stack
 
 PROMPT = "a red owl"
 
 
 @pytest.fixture
 def remote_models(tiny_stack, hub_server, tmp_path):
-    """The tiny stack with its six assets on the Hub, as a data set."""
-    folder, glbs = tmp_path / "index", {}
-    shutil.copytree(tiny_stack / "index", folder)
-    manifest = json.loads((folder / "index.json").read_text())
-    rows = pq.read_table(folder / "assets.parquet").to_pylist()
-    for row in rows:
-        row["path"] = f"glbs/000-000/{row['uid']}.glb"
-        glbs[row["path"]] = (tiny_stack / "index" / manifest["root"] / row["file"]).read_bytes()
-        row["file"] = ""
-    pq.write_table(pa.Table.from_pylist(rows), folder / "assets.parquet")
-    manifest["files"]["assets.parquet"] = sha256(folder / "assets.parquet")
-    manifest["repository"] = {"source": "owner/objects", "revision": "main", "kind": "dataset"}
-    (folder / "index.json").write_text(json.dumps(manifest))
-    hub_server.add("owner/objects", glbs, "datasets")
-    return Models.load(Stack.load(tiny_stack, {"REDREAM_INDEX": str(folder)}), "cpu")
+    return Models.load(publish_assets(hub_server, tiny_stack, tmp_path / "index"), "cpu")
 
 
 def path_of(models: Models, uid: str) -> str:
