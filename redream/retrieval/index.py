@@ -5,7 +5,7 @@
     assets.parquet      uid, caption, author, license, source, file, sha256, and any further columns
     text_assets.npy     the row of the asset of each caption (an asset may have several)
     image_assets.npy    the row of the asset of each picture (an asset has one at most), rising
-    texts.npy           unit embeddings of captions; with the coding "codes": what their product codes leave over
+    texts.npy           unit embeddings of captions; with the coding "codes": codes of what their product codes leave over
     images.npy          unit mean embeddings of the assets' pictures, or their codes
     text_codes.npy      with the coding "codes": product codes of captions (`redream.retrieval.vectors`)
     coders.safetensors  with the coding "codes": what codes and decodes
@@ -36,7 +36,15 @@ from redream.retrieval.clip import Clip
 from redream.retrieval.fetch import AssetUnavailable, FetchProgress, RemoteAsset, fetch, finished, never
 from redream.retrieval.pictures import PictureMemory
 from redream.retrieval.table import COLUMNS, AssetTable
-from redream.retrieval.vectors import Exact, ImageCoder, ImageCodes, SearchableVectors, TextCoder, TextCodes, Vectors
+from redream.retrieval.vectors import (
+    Exact,
+    ImageCodes,
+    SearchableVectors,
+    TextCoder,
+    TextCodes,
+    TransformCoder,
+    Vectors,
+)
 
 FORMAT = 2
 CODINGS = ("exact", "codes")
@@ -348,14 +356,14 @@ def _stages(
         shapes = {"texts.npy": (captions, dim), "images.npy": (pictures, dim)}
         texts, images = (Exact(_array(folder / name, np.float32, shape)) for name, shape in shapes.items())
         return texts, images, text_assets, image_assets
-    codes, rest = vectors.text_code_sizes(dim)
     coders = _coders(folder / "coders.safetensors", dim)
+    text_coder, image_coder = TextCoder.of(coders), TransformCoder.of(coders, "image")
     texts = TextCodes(
-        TextCoder.of(coders),
-        _array(folder / "text_codes.npy", np.uint8, (captions, codes)),
-        _array(folder / "texts.npy", np.uint8, (captions, rest)),
+        text_coder,
+        _array(folder / "text_codes.npy", np.uint8, (captions, vectors.text_code_size(dim))),
+        _array(folder / "texts.npy", np.uint8, (captions, text_coder.rest.size)),
     )
-    images = ImageCodes(ImageCoder.of(coders), _array(folder / "images.npy", np.uint8, (pictures, dim)))
+    images = ImageCodes(image_coder, _array(folder / "images.npy", np.uint8, (pictures, image_coder.size)))
     return texts, images, text_assets, image_assets
 
 
@@ -379,7 +387,8 @@ def _coders(path: Path, dim: int) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError, ValueError) as error:
         raise IndexFormatError(f"The file {path.name} of this index cannot be read; build it again.") from error
     found = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-    if found != {name: (shape, np.float32) for name, shape in shapes.items()} or dim % vectors.GROUP:
+    most = max(int(arrays[name].max(initial=0)) for name in shapes if name.endswith("bits")) if found == shapes else 0
+    if found != shapes or dim % vectors.GROUP or most > vectors.MOST_BITS:
         raise IndexFormatError(f"The file {path.name} of this index is not what its manifest says; build it again.")
     return arrays
 

@@ -1,22 +1,28 @@
 """The unit vectors of an index: as they are where there are few, in a few bits a dimension where there are many.
 
 Of many, a caption is coded twice. Its product code (4 bits for every 4 dimensions) is searched by table look-up; the nearest
-ones by it are compared again with the scalar code of what it leaves over (6 bits a dimension) added. An image is only
-compared, by a scalar code (8 bits a dimension).
+ones by it are compared again with the transform code of what it leaves over added. An image is only compared, by its
+transform code.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import faiss
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
+from scipy.special import ndtr, ndtri
 
 GROUP = 4  # dimensions that share a product code
 GROUP_BITS = 4
 REFINED = 400, 32  # so many at least are compared again, and so many for each that is asked for
-TEXT_BITS, IMAGE_BITS = faiss.ScalarQuantizer.QT_6bit, faiss.ScalarQuantizer.QT_8bit
+TEXT_BITS, IMAGE_BITS = 6.5, 9.5  # of transform codes, for each dimension in the mean
+MOST_BITS = 16  # for one dimension
+STRAY = 0.1  # how much of the captions' variance a query is expected to have in every direction
+COMPANDING = 3**0.5  # the density of levels that fits a normal one is wider by this (Panter and Dite, 1951)
+ARRAYS = {"matrix": 2, "mean": 1, "scale": 1, "bits": 1}  # of a `TransformCoder`, with their dimensions
 
 
 @runtime_checkable
@@ -60,46 +66,105 @@ class Exact:
 
 
 @dataclass(frozen=True)
+class TransformCoder:
+    """Codes vectors x by levels of y = M⁻¹(x − mean), whose components are uncorrelated; the more bits a component gets, the
+    more its error would change the cosine with a query."""
+
+    matrix: Float32[np.ndarray, "d d"]  # M
+    mean: Float32[np.ndarray, "d"]
+    scale: Float32[np.ndarray, "d"]  # standard deviations of y
+    bits: UInt8[np.ndarray, "d"]  # of each component of y
+
+    @staticmethod
+    def train(sample: Float32[np.ndarray, "n d"], queries: Float32[np.ndarray, "m d"], bits: float) -> "TransformCoder":
+        """The coder with so many `bits` a dimension that fits a sample, to be compared with vectors like `queries`.
+
+        The mean square of the error ⟨q, x − x̂⟩ over queries q with the second moment C is that of C^½(x − x̂), so what is
+        coded are the principal components of C^½ x.
+        """
+        dim = sample.shape[1]
+        moment = queries.astype(np.float64).T @ queries / len(queries)
+        values, axes = np.linalg.eigh(moment + STRAY * np.trace(moment) / dim * np.eye(dim))
+        root = axes * np.sqrt(values) @ axes.T  # C^½
+        mean = sample.mean(axis=0, dtype=np.float64)
+        variances, basis = np.linalg.eigh(np.cov(((sample - mean) @ root).T, bias=True).reshape(dim, dim))
+        scale = np.sqrt(np.maximum(variances, 1e-20)).astype(np.float32)
+        matrix = np.linalg.solve(root, basis).astype(np.float32)
+        return TransformCoder(matrix, mean.astype(np.float32), scale, _allocated(scale, round(bits * dim)))
+
+    @staticmethod
+    def of(arrays: Mapping[str, np.ndarray], name: str) -> "TransformCoder":
+        """The coder that `arrays` was taken from."""
+        return TransformCoder(*(arrays[f"{name}_{field}"] for field in ARRAYS))
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """What there is to store."""
+        return {f"{name}_{field}": getattr(self, field) for field in ARRAYS}
+
+    @property
+    def size(self) -> int:
+        """Bytes of a code."""
+        return -(-int(self.bits.sum()) // 8)
+
+    def encode(self, vectors: Float32[np.ndarray, "n d"]) -> UInt8[np.ndarray, "n s"]:
+        """Codes: the components' levels, as many bits as each one has, the highest first."""
+        y = (vectors - self.mean) @ self._inverse.T
+        steps = 2.0**self.bits
+        levels = np.minimum(ndtr(y / (COMPANDING * self.scale)) * steps, steps - 1).astype(">u2")
+        bits = np.unpackbits(levels.view(np.uint8), axis=1)  # (n, 16 d)
+        return np.packbits(bits[:, self._kept], axis=1)
+
+    def decode(self, codes: UInt8[np.ndarray, "n s"]) -> Float32[np.ndarray, "n d"]:
+        """The vectors of codes, nearly."""
+        bits = np.zeros((len(codes), MOST_BITS * len(self.bits)), np.uint8)
+        bits[:, self._kept] = np.unpackbits(codes, axis=1, count=len(self._kept))
+        levels = np.packbits(bits, axis=1).view(">u2").astype(np.float32)
+        y = COMPANDING * self.scale * ndtri((levels + 0.5) / np.float32(2) ** self.bits)
+        return (y @ self.matrix.T + self.mean).astype(np.float32)
+
+    @cached_property
+    def _inverse(self) -> Float32[np.ndarray, "d d"]:
+        return np.linalg.inv(self.matrix.astype(np.float64)).astype(np.float32)
+
+    @cached_property
+    def _kept(self) -> Int64[np.ndarray, "b"]:
+        """The places of the bits that are kept of all components' sixteen."""
+        return np.flatnonzero(np.arange(MOST_BITS) >= MOST_BITS - self.bits[:, None].astype(int))
+
+
+@dataclass(frozen=True)
 class TextCoder:
     """Codes captions; `train` or `of` makes one."""
 
     product: faiss.IndexPQ
-    scalar: faiss.IndexScalarQuantizer  # of what the product code leaves over
+    rest: TransformCoder  # of what the product code leaves over
 
     @staticmethod
     def train(sample: Float32[np.ndarray, "n d"]) -> "TextCoder":
         """The coder that fits a sample of at least 16 vectors, of a dimension that is a multiple of `GROUP`."""
-        coder = TextCoder._untrained(sample.shape[1])
-        coder.product.train(sample)
-        coder.scalar.train(sample - coder.product.sa_decode(coder.product.sa_encode(sample)))
-        return coder
+        product = _untrained(sample.shape[1])
+        product.train(sample)
+        rest = sample - product.sa_decode(product.sa_encode(sample))
+        return TextCoder(product, TransformCoder.train(rest, sample, TEXT_BITS))
 
     @staticmethod
-    def of(arrays: Mapping[str, Float32[np.ndarray, "..."]]) -> "TextCoder":
+    def of(arrays: Mapping[str, np.ndarray]) -> "TextCoder":
         """The coder that `arrays` was taken from."""
-        centroids, ranges = arrays["text_centroids"], arrays["text_ranges"]
-        coder = TextCoder._untrained(len(ranges) // 2)
-        _fill(coder.product.pq.centroids, centroids)
-        coder.product.is_trained = True
-        _restore(coder.scalar, ranges)
-        return coder
+        rest = TransformCoder.of(arrays, "text")
+        product = _untrained(len(rest.mean))
+        _fill(product.pq.centroids, arrays["text_centroids"])
+        product.is_trained = True
+        return TextCoder(product, rest)
 
     @property
-    def arrays(self) -> dict[str, Float32[np.ndarray, "..."]]:
+    def arrays(self) -> dict[str, np.ndarray]:
         """What there is to store."""
-        centroids = faiss.vector_to_array(self.product.pq.centroids)
-        return {"text_centroids": centroids, "text_ranges": faiss.vector_to_array(self.scalar.sq.trained)}
+        return {"text_centroids": faiss.vector_to_array(self.product.pq.centroids)} | self.rest.arrays("text")
 
     def encode(self, vectors: Float32[np.ndarray, "n d"]) -> tuple[UInt8[np.ndarray, "n p"], UInt8[np.ndarray, "n s"]]:
-        """Product codes, and scalar codes of what these leave over."""
+        """Product codes, and transform codes of what these leave over."""
         codes = self.product.sa_encode(vectors)
-        return codes, self.scalar.sa_encode(vectors - self.product.sa_decode(codes))
-
-    @staticmethod
-    def _untrained(dim: int) -> "TextCoder":
-        product = faiss.IndexPQ(dim, dim // GROUP, GROUP_BITS, faiss.METRIC_INNER_PRODUCT)
-        product.pq.cp.min_points_per_centroid = 1  # a small sample is none to warn of
-        return TextCoder(product, faiss.IndexScalarQuantizer(dim, TEXT_BITS))
+        return codes, self.rest.encode(vectors - self.product.sa_decode(codes))
 
 
 class TextCodes:
@@ -108,7 +173,7 @@ class TextCodes:
     def __init__(self, coder: TextCoder, codes: UInt8[np.ndarray, "n p"], rest: UInt8[np.ndarray, "n s"]) -> None:
         self._coder, self._codes, self._rest = coder, codes, rest
         dim = coder.product.d
-        plain = faiss.IndexPQ(dim, dim // GROUP, GROUP_BITS, faiss.METRIC_INNER_PRODUCT)
+        plain = _untrained(dim)
         _fill(plain.pq.centroids, faiss.vector_to_array(coder.product.pq.centroids))
         faiss.copy_array_to_vector(codes.reshape(-1), plain.codes)
         plain.is_trained, plain.ntotal = True, len(codes)
@@ -119,7 +184,7 @@ class TextCodes:
 
     def take(self, places: Int64[np.ndarray, "k"]) -> Float32[np.ndarray, "k d"]:
         codes, rest = (np.ascontiguousarray(array[places]) for array in (self._codes, self._rest))
-        return self._coder.product.sa_decode(codes) + self._coder.scalar.sa_decode(rest)
+        return self._coder.product.sa_decode(codes) + self._coder.rest.decode(rest)
 
     def nearest(
         self, query: Float32[np.ndarray, "d"], count: int
@@ -130,46 +195,12 @@ class TextCodes:
         return _best(self.take(places) @ query, places, count)
 
 
-class ImageCoder:
-    """Codes images; `train` or `of` makes one."""
-
-    def __init__(self, scalar: faiss.IndexScalarQuantizer) -> None:
-        self._scalar = scalar
-
-    @staticmethod
-    def train(sample: Float32[np.ndarray, "n d"]) -> "ImageCoder":
-        """The coder that fits a sample."""
-        scalar = faiss.IndexScalarQuantizer(sample.shape[1], IMAGE_BITS)
-        scalar.train(sample)
-        return ImageCoder(scalar)
-
-    @staticmethod
-    def of(arrays: Mapping[str, Float32[np.ndarray, "..."]]) -> "ImageCoder":
-        """The coder that `arrays` was taken from."""
-        scalar = faiss.IndexScalarQuantizer(len(arrays["image_ranges"]) // 2, IMAGE_BITS)
-        _restore(scalar, arrays["image_ranges"])
-        return ImageCoder(scalar)
-
-    @property
-    def arrays(self) -> dict[str, Float32[np.ndarray, "..."]]:
-        """What there is to store."""
-        return {"image_ranges": faiss.vector_to_array(self._scalar.sq.trained)}
-
-    def encode(self, vectors: Float32[np.ndarray, "n d"]) -> UInt8[np.ndarray, "n d"]:
-        """A byte for each dimension."""
-        return self._scalar.sa_encode(vectors)
-
-    def decode(self, codes: UInt8[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
-        """The vectors of codes, nearly."""
-        return self._scalar.sa_decode(np.ascontiguousarray(codes))
-
-
 @dataclass(frozen=True)
 class ImageCodes:
     """Coded images, which may stay on the disk."""
 
-    coder: ImageCoder
-    codes: UInt8[np.ndarray, "n d"]
+    coder: TransformCoder
+    codes: UInt8[np.ndarray, "n s"]
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -178,14 +209,35 @@ class ImageCodes:
         return self.coder.decode(self.codes[places])
 
 
-def text_code_sizes(dim: int) -> tuple[int, int]:
-    """Bytes of a caption's product code and scalar code."""
-    return -(-dim // GROUP * GROUP_BITS // 8), -(-dim * 6 // 8)
+def text_code_size(dim: int) -> int:
+    """Bytes of a caption's product code."""
+    return -(-dim // GROUP * GROUP_BITS // 8)
 
 
-def array_shapes(dim: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of what `TextCoder.arrays` and `ImageCoder.arrays` hold."""
-    return {"text_centroids": (2**GROUP_BITS * dim,), "text_ranges": (2 * dim,), "image_ranges": (2 * dim,)}
+def array_shapes(dim: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    """Shapes and kinds of what the coders of captions and images store."""
+    of_coders = {
+        f"{name}_{field}": ((dim,) * count, np.uint8 if field == "bits" else np.float32)
+        for name in ("text", "image")
+        for field, count in ARRAYS.items()
+    }
+    return {"text_centroids": ((2**GROUP_BITS * dim,), np.float32)} | of_coders
+
+
+def _allocated(scale: Float32[np.ndarray, "d"], total: int) -> UInt8[np.ndarray, "d"]:
+    """Bits for components with these standard deviations: each bit, which halves an error, goes where the error is largest."""
+    bits, error = np.zeros(len(scale), np.uint8), scale.copy()
+    for _ in range(min(total, MOST_BITS * len(scale))):
+        largest = int(np.argmax(error))
+        bits[largest] += 1
+        error[largest] = error[largest] / 2 if bits[largest] < MOST_BITS else -1.0
+    return bits
+
+
+def _untrained(dim: int) -> faiss.IndexPQ:
+    product = faiss.IndexPQ(dim, dim // GROUP, GROUP_BITS, faiss.METRIC_INNER_PRODUCT)
+    product.pq.cp.min_points_per_centroid = 1  # a small sample is none to warn of
+    return product
 
 
 def _best(
@@ -193,11 +245,6 @@ def _best(
 ) -> tuple[Float32[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
     order = np.argsort(-cosines, kind="stable")[:count]
     return cosines[order], places[order]
-
-
-def _restore(scalar: faiss.IndexScalarQuantizer, ranges: Float32[np.ndarray, "n"]) -> None:
-    _fill(scalar.sq.trained, ranges)
-    scalar.is_trained = True
 
 
 def _fill(vector: object, values: Float32[np.ndarray, "..."]) -> None:

@@ -15,7 +15,7 @@ from redream.files import replacing, sha256, write_json
 from redream.retrieval import vectors
 from redream.retrieval.index import FORMAT, TABLE, file_names
 from redream.retrieval.table import GROUP_ROWS
-from redream.retrieval.vectors import ImageCoder, TextCoder
+from redream.retrieval.vectors import IMAGE_BITS, TextCoder, TransformCoder
 
 EXACT_CAPTIONS = 20_000  # up to so many captions vectors are kept as they are
 SAMPLE = 20_000  # vectors that train a coder
@@ -122,15 +122,18 @@ class _Writer:
             shapes = {"texts.npy": (np.float32, (captions, dim)), "images.npy": (np.float32, (pictures, dim))}
         else:
             # Without a picture there is nothing to train with, and nothing to code either.
-            images = self._survey.images.vectors if pictures else self._survey.texts.vectors
-            self._text_coder, self._image_coder = TextCoder.train(self._survey.texts.vectors), ImageCoder.train(images)
+            texts = self._survey.texts.vectors  # what prompts are like
+            images = self._survey.images.vectors if pictures else texts
+            self._text_coder, self._image_coder = (
+                TextCoder.train(texts),
+                TransformCoder.train(images, texts, IMAGE_BITS),
+            )
             with replacing(self._folder / "coders.safetensors") as path:
-                save_file(self._text_coder.arrays | self._image_coder.arrays, path)
-            codes, rest = vectors.text_code_sizes(dim)
+                save_file(self._text_coder.arrays | self._image_coder.arrays("image"), path)
             shapes = {
-                "text_codes.npy": (np.uint8, (captions, codes)),
-                "texts.npy": (np.uint8, (captions, rest)),
-                "images.npy": (np.uint8, (pictures, dim)),
+                "text_codes.npy": (np.uint8, (captions, vectors.text_code_size(dim))),
+                "texts.npy": (np.uint8, (captions, self._text_coder.rest.size)),
+                "images.npy": (np.uint8, (pictures, self._image_coder.size)),
             }
         self._arrays |= {name: self._array(name, *shape) for name, shape in shapes.items()}
         self._table_path = self._open.enter_context(replacing(self._folder / TABLE))

@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
-from redream.files import sha256_of_files
+from redream.files import sha256, sha256_of_files
 from redream.retrieval import writer
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import Index, IndexFormatError
@@ -96,12 +97,12 @@ def test_cosines_of_codes_are_near_those_of_the_vectors(exact, coded):
         assert one.text_similarity == pytest.approx(other.text_similarity, abs=0.02)
 
 
-def test_a_coded_caption_takes_seven_bits_a_dimension_and_an_image_eight(coded):
+def test_a_coded_caption_takes_seven_and_a_half_bits_a_dimension_and_an_image_nine_and_a_half(coded):
     sizes = {name: (coded.folder / name).stat().st_size - 128 for name in ("text_codes.npy", "texts.npy", "images.npy")}
     assert sizes == {
         "text_codes.npy": ASSETS * DIM // 8,
-        "texts.npy": ASSETS * DIM * 6 // 8,
-        "images.npy": ASSETS * DIM,
+        "texts.npy": ASSETS * int(DIM * 6.5) // 8,
+        "images.npy": ASSETS * int(DIM * 9.5) // 8,
     }
 
 
@@ -167,5 +168,12 @@ def test_coders_of_another_shape_are_refused(coded, tmp_path):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     manifest = json.loads((tmp_path / "index.json").read_text())
     (tmp_path / "index.json").write_text(json.dumps(manifest | {"dim": 28}))
+    with pytest.raises(IndexFormatError, match="coders.safetensors of this index is not what its manifest says"):
+        Index.load(tmp_path)
+    coders = load_file(tmp_path / "coders.safetensors")
+    coders["text_bits"][0] = 17
+    save_file(coders, tmp_path / "coders.safetensors")
+    manifest["files"]["coders.safetensors"] = sha256(tmp_path / "coders.safetensors")
+    (tmp_path / "index.json").write_text(json.dumps(manifest))
     with pytest.raises(IndexFormatError, match="coders.safetensors of this index is not what its manifest says"):
         Index.load(tmp_path)
