@@ -72,12 +72,18 @@ class Objaverse:
         paths = sources.texts_by_uid(fetched(PATHS), "path")
         paths = paths.filter(pc.match_substring_regex(paths["path"], GLB_PATH))
         folders = sorted(pc.utf8_slice_codeunits(paths["path"], 5, 12).unique().to_pylist())  # 000-NNN
-        table = attach((yield from _metadata(folders, commits[PATHS.repository])), paths, "path")
+        filtered = self.min_score is not None or bool(self.without)
+        files = len(folders) + 1 + filtered + len(self.captions)
+        table = attach((yield from _metadata(folders, commits[PATHS.repository], files)), paths, "path")
+
+        yield BuildProgress("reading", float(len(folders)), files)
         table = attach(table, sources.hashes(fetched(HASHES)), "sha256")
-        if self.min_score is not None or self.without:
+        if filtered:
+            yield BuildProgress("reading", float(len(folders) + 1), files)
             table = attach(table, sources.quality(fetched(QUALITY)), *sources.QUALITY.names[1:])
         columns = [f"caption {name}" for name in self.captions]
-        for name, column in zip(self.captions, columns, strict=True):
+        for number, (name, column) in enumerate(zip(self.captions, columns, strict=True), files - len(columns)):
+            yield BuildProgress("reading", float(number), files)
             captions = sources.captions(fetched(CAPTIONS[name]) if name in CAPTIONS else Path(name))
             table = attach(table, captions.rename_columns(["uid", column]), column)
 
@@ -93,8 +99,10 @@ class Objaverse:
     def _reasons(self, table: pa.Table, captions: list[str]) -> list[tuple[str, Mask]]:
         """Why an asset is left out, in the order that they are counted in."""
         wanted = pa.array([*captions, *(["name"] if self.names else [])])
+        uids = table["uid"].combine_chunks()
         reasons = [
             ("no GLB in the data set", pc.is_null(table["path"])),
+            ("described twice", pc.not_equal(pc.index_in(uids, value_set=uids), pa.array(range(len(uids))))),
             ("another licence", pc.invert(pc.is_in(table["license"], value_set=pa.array(self.licenses, pa.string())))),
             ("for adults only", pa.repeat(False, len(table)) if self.age_restricted else table["restricted"]),
             (f"more than {self.max_faces:,} faces", pc.greater(table["faces"], self.max_faces)),
@@ -117,14 +125,14 @@ class Objaverse:
                 raise BuildError(f"There are no captions {name}; give a file, or one of {', '.join(CAPTIONS)}.")
 
 
-def _metadata(folders: list[str], commit: str) -> Generator[BuildProgress, None, pa.Table]:
-    """The records of all folders of GLBs, of whose files some are fetched ahead."""
+def _metadata(folders: list[str], commit: str, total: int) -> Generator[BuildProgress, None, pa.Table]:
+    """The records of all folders of GLBs, of whose files some are fetched ahead; they are the first of `total` files."""
     files = [HubFile(PATHS.repository, f"metadata/{folder}.json.gz", commit, PATHS.kind) for folder in folders]
     tables, clock = [], Clock()
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         try:
             for number, path in enumerate(pool.map(HubFile.fetch, files)):
-                yield clock.progress("reading", float(number), len(files))
+                yield clock.progress("reading", float(number), total)
                 tables.append(sources.metadata(path))
         finally:
             pool.shutdown(cancel_futures=True)

@@ -121,6 +121,8 @@ def image_embeddings(path: Path) -> pa.Table:
     kind = table.schema.field("image").type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != pa.float16():
         raise SourceError(f"The images of {path.name} are not half-precision vectors; convert it again.")
+    if table.schema.field("uid").type != pa.string() or any(column.null_count for column in table.columns):
+        raise SourceError(f"An asset of {path.name} has no uid or no image; convert it again.")
     return table
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 from hub_server import COMMIT, Fault
-from objaverse_files import gzipped, make_objaverse
+from objaverse_files import GROUP, gzipped, make_objaverse
 
 from redream import hub
 from redream.retrieval.build import BuildError
@@ -118,6 +118,23 @@ def test_paths_that_lead_elsewhere_are_no_glb_of_the_data_set(made, published):
     published.repositories["datasets", "allenai/objaverse"] |= {"object-paths.json.gz": gzipped(paths)}
     records = finished(Objaverse().read())
     assert records.left_out["no GLB in the data set"] == 3 and not set(uids) & set(records.table["uid"].to_pylist())
+
+
+def test_an_asset_that_two_files_describe_is_taken_once(made, published):
+    repository = published.repositories["datasets", "allenai/objaverse"]
+    groups = {made.paths[uid].split("/")[1] for uid in made.records}
+    uid = next(uid for uid in made.records if first_reason(made, uid, 0) is None)
+    repository |= {f"metadata/{group}.json.gz": gzipped(made.records) for group in groups}
+    records = finished(Objaverse().read())
+    uids = records.table["uid"].to_pylist()
+    assert uids == sorted(set(uids)) and uid in uids
+    assert records.left_out["described twice"] == (len(groups) - 1) * COUNT
+
+
+def test_progress_counts_every_file_that_is_read(published):
+    progress = list(Objaverse(captions=("cap3d", "cap3d-json"), min_score=1).read())
+    groups = COUNT // GROUP
+    assert [p.done for p in progress[1:]] == list(range(groups + 4)) and progress[-1].total == groups + 4
 
 
 @pytest.mark.parametrize("wrong", [{"licenses": ("nc",)}, {"without": ("scenes",)}, {"captions": ("no.csv",)}])

@@ -142,3 +142,7 @@ def test_tables_that_are_no_parquet_or_have_other_columns_are_refused(tmp_path):
     image = pa.FixedSizeListArray.from_arrays(pa.array(np.ones(4, np.float16)), 4)
     pq.write_table(pa.table({"uid": [UID], "image": image}), path)
     assert sources.image_embeddings(path)["image"].to_pylist() == [[1.0] * 4]
+    for broken in ({"uid": [7], "image": image}, {"uid": [None, UID], "image": image.take(pa.array([0, None]))}):
+        pq.write_table(pa.table(broken), path)
+        with pytest.raises(SourceError, match="no uid or no image"):
+            sources.image_embeddings(path)
