@@ -22,6 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from redream.files import read_json, remove_leftovers, replacing, sha256, write_json
 from redream.retrieval import workers
@@ -76,6 +77,13 @@ class Work:
         """The file of a part."""
         return self.folder / f"{number:05d}.parquet"
 
+    def has(self, number: int) -> bool:
+        """Whether a part is made, and its file whole: after a power failure it may be empty."""
+        try:
+            return pq.read_metadata(self.part(number)).num_rows >= 0
+        except (OSError, pa.ArrowException):
+            return False
+
     def records(self, number: int) -> pa.Table:
         """The records of a part."""
         with pq.ParquetFile(self.folder / "records.parquet") as file:
@@ -126,10 +134,19 @@ def build(
         raise BuildError(f"{out.name} holds parts of another build; remove it, or choose another folder.")
     job = replace(job, repository=work.plan["repository"])
     yield from _make_parts(work, job, images, shard, processes, address)
-    if missing := sum(not work.part(number).exists() for number in work.parts):
-        return replace(_report([work]), missing=missing)
-    report = yield from _write([work], out)
-    (folder / "plan.json").unlink()  # first: without it what is left of the folder counts for nothing
+    try:
+        with FileLock(folder / ".lock", timeout=0):  # two shards in one folder may end together
+            if not (folder / "plan.json").exists():
+                raise Timeout(folder)
+            report = _report([work])
+            if missing := sum(not work.has(number) for number in work.parts):
+                return replace(report, missing=missing)
+            yield from _write([work], report, out)
+            (folder / "plan.json").unlink()  # first: without it what is left of the folder counts for nothing
+    except Timeout as error:
+        raise BuildError(
+            f"Another program writes the index in {out.name}; there is nothing left to do here."
+        ) from error
     shutil.rmtree(folder)
     return report
 
@@ -145,10 +162,12 @@ def merge(folders: Sequence[Path], out: Path) -> Generator[BuildProgress, None, 
     for work in found[1:]:
         if work.plan != found[0].plan:
             raise BuildError(f"The parts in {work.folder.parent.name} are of another build; build them again.")
-    lacking = [n for n in found[0].parts if not any(work.part(n).exists() for work in found)]
+    lacking = [n for n in found[0].parts if not any(work.has(n) for work in found)]
     if lacking:
         raise BuildError(f"{len(lacking)} of {len(found[0].parts)} parts are not made yet, the first is {lacking[0]}.")
-    return (yield from _write(found, out))
+    report = _report(found)
+    yield from _write(found, report, out)
+    return report
 
 
 def relative_root(assets: Path, out: Path) -> str:
@@ -187,7 +206,7 @@ def _make_parts(
 ) -> Generator[BuildProgress, None, None]:
     """Make the shard's parts that are not there yet."""
     numbers = [n for n in work.parts if n % shard.count == shard.number - 1]
-    lacking = [n for n in numbers if not work.part(n).exists()]
+    lacking = [n for n in numbers if not work.has(n)]
     if not lacking:
         return
     per_part, assets = work.plan["request"]["part_assets"], work.plan["assets"]
@@ -223,9 +242,9 @@ def _tasks(work: Work, numbers: Sequence[int], images: Path | None) -> Iterator[
         yield number, records, known
 
 
-def _write(works: Sequence[Work], out: Path) -> Generator[BuildProgress, None, Report]:
+def _write(works: Sequence[Work], report: Report, out: Path) -> Generator[BuildProgress, None, None]:
     """Write the index of parts, each of which is in one of the folders. The writer runs in a thread of its own."""
-    plan, report, read, stopped = works[0].plan, _report(works), Counter(), threading.Event()
+    plan, read, stopped = works[0].plan, Counter(), threading.Event()
     if not report.assets:
         raise BuildError(
             f"No asset of {out.name} can be used ({', '.join(report.left_out)}); there is no index to write."
@@ -255,13 +274,12 @@ def _write(works: Sequence[Work], out: Path) -> Generator[BuildProgress, None, R
         finally:
             stopped.set()
         future.result()
-    return report
 
 
 def _files(works: Sequence[Work]) -> Iterator[Path]:
     """The parts' files that are there, in their order."""
     for number in works[0].parts:
-        yield from [work.part(number) for work in works if work.part(number).exists()][:1]
+        yield from [work.part(number) for work in works if work.has(number)][:1]
 
 
 def _report(works: Sequence[Work]) -> Report:

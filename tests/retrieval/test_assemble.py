@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from filelock import FileLock
 from objaverse_files import make_objaverse
 from tiny_models import make_tiny_clip
 from tiny_stack import tiny_glb
@@ -92,7 +93,7 @@ def test_a_build_makes_an_index_that_finds_what_exact_search_finds(start, clip_f
 def test_a_build_that_was_interrupted_anywhere_goes_on_to_the_same_bytes(start, tmp_path, hub_server):
     finished(start(tmp_path / "whole"))
     stages = set()
-    for count in (1, 3, 6, 4, 5):  # updates until it is given up
+    for count in (1, 4, 9, 4, 5):  # updates until it is given up
         steps = start(tmp_path / "cut")
         for _, progress in zip(range(count), steps, strict=False):
             stages.add(progress.stage)
@@ -115,6 +116,25 @@ def test_a_part_that_is_made_is_not_made_again(start, tmp_path, monkeypatch):
     steps.close()
     first, *_ = (progress for progress in start(tmp_path / "out") if progress.stage == "embedding")
     assert first.done == 2 * PART and sum(asked) == first.total
+
+
+def test_a_part_that_a_power_failure_emptied_is_made_again(start, tmp_path):
+    finished(start(tmp_path / "whole"))
+    finished(start(tmp_path / "out", shard=Shard(1, 2)))
+    (tmp_path / "out/parts/00000.parquet").write_bytes(b"")
+    (tmp_path / "out/parts/00002.parquet").write_bytes(b"PAR1")
+    assert finished(start(tmp_path / "out", shard=Shard(2, 2))).missing == 2
+    finished(start(tmp_path / "out"))
+    assert index_bytes(tmp_path / "out") == index_bytes(tmp_path / "whole")
+
+
+def test_of_two_programs_in_one_folder_one_writes_the_index(start, tmp_path):
+    finished(start(tmp_path / "out", shard=Shard(1, 2)))
+    with FileLock(tmp_path / "out/parts/.lock"), pytest.raises(BuildError, match="Another program writes"):
+        finished(start(tmp_path / "out", shard=Shard(2, 2)))
+    assert not (tmp_path / "out/index.json").exists()
+    finished(start(tmp_path / "out"))
+    assert not (tmp_path / "out/parts").exists() and len(Index.load(tmp_path / "out"))
 
 
 def test_progress_grows_and_ends_at_all_assets(start, tmp_path):
