@@ -264,10 +264,9 @@ def _write(works: Sequence[Work], report: Report, out: Path) -> Generator[BuildP
     for name in file_names("codes") | file_names("exact"):
         remove_leftovers(out / name)  # of a write that was killed
     total, clock = 2 * len(works[0].parts), Clock()  # they are read twice
+    origin = {"repository": plan["repository"], "sources": plan["commits"]}
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(
-            write, parts, out, embedding=plan["request"]["embedding"], root=root, repository=plan["repository"]
-        )
+        future = thread.submit(write, parts, out, embedding=plan["request"]["embedding"], root=root, **origin)
         try:
             while not wait([future], POLL_SECONDS).done:
                 yield clock.progress("writing", float(read["parts"]), total)

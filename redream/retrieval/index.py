@@ -1,7 +1,8 @@
 """Two-stage retrieval of assets from a folder with the vectors of captions and pictures, a table and a manifest.
 
     index.json          {format: 2, embedding: {name, sha256}, dim, assets, captions, pictures, coding, root,
-                        files: {name: sha256}, and where assets are on the Hub: repository: {source, revision, kind}}
+                        files: {name: sha256}, and where assets are on the Hub: repository: {source, revision, kind};
+                        sources: {repository of the Hub: commit}, which the records came from}
     assets.parquet      uid, caption, author, license, source, file, sha256, and any further columns
     text_assets.npy     the row of the asset of each caption (an asset may have several)
     image_assets.npy    the row of the asset of each picture (an asset has one at most), rising

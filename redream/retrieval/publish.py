@@ -4,10 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow.parquet as pq
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from redream import hub
@@ -16,6 +16,7 @@ from redream.hub import HubError
 from redream.retrieval.build import BuildError
 from redream.retrieval.index import Index, IndexFormatError
 
+MESSAGE = "A library of 3D models for Redream"  # of the commit
 NOT_ALLOWED = (401, 403)  # statuses of who is not logged in, or may not do this
 CARD = """---
 tags: [redream, text-to-3d]
@@ -27,9 +28,10 @@ tags: [redream, text-to-3d]
 Licences, each asset under its own, which `assets.parquet` names with its author and page: {licenses}.
 """
 ORIGIN = """
-The GLBs are those of [{source}](https://huggingface.co/datasets/{source}), revision `{revision}`, and are fetched one by one. That data set
-and the captions of [Cap3D](https://huggingface.co/datasets/tiange/Cap3D) are published under ODC-By 1.0.
-"""
+The GLBs are those of [{source}](https://huggingface.co/datasets/{source}), revision `{revision}`, and are fetched one by one.
+{sources}"""
+SOURCE = "- made with [{name}](https://huggingface.co/datasets/{name}), commit `{commit}`{terms}\n"
+TERMS = dict.fromkeys(("allenai/objaverse", "tiange/Cap3D"), ", published under ODC-By 1.0")
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,14 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         raise BuildError("The GLBs of this index are beside its folder; only what is in the folder can be uploaded.")
     manifest = read_json(folder / "index.json")
     if not (folder / "README.md").exists():
-        origin = ORIGIN.format(**manifest["repository"]) if manifest.get("repository") else ""
+        commits = manifest.get("sources", {}).items()
+        sources = "".join(SOURCE.format(name=name, commit=at, terms=TERMS.get(name, "")) for name, at in commits)
+        origin = ORIGIN.format(sources=sources, **manifest["repository"]) if manifest.get("repository") else ""
         licenses = ", ".join(f"{name} ({count:,})" for name, count in checked.licenses.items())
         known = {"assets": checked.assets, "captions": checked.captions, "clip": checked.clip, "repository": repository}
         write_text(folder / "README.md", CARD.format(origin=origin, licenses=licenses, **known))
-    glbs = [f"{checked.root}/*.glb".removeprefix("./")] if checked.here else []
+    files = pq.read_table(folder / "assets.parquet", columns=["file"])["file"].to_pylist()
+    glbs = [PurePosixPath(checked.root, file).as_posix() for file in files if file]
     return upload(folder, repository, ["index.json", "README.md", *manifest["files"], *glbs], private=private)
 
 
@@ -106,7 +111,8 @@ def upload(folder: Path, repository: str, names: Sequence[str], *, private: bool
     api = HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        return api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(names)).oid
+        files = [CommitOperationAdd(name, folder / name) for name in names]
+        return api.create_commit(repository, files, commit_message=MESSAGE).oid
     except (OSError, HTTPError, RuntimeError) as error:  # RuntimeError: around that of a large file
         cause = error.__cause__ if type(error) is RuntimeError and error.__cause__ else error
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None

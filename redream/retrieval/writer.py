@@ -39,12 +39,13 @@ def write(
     embedding: Mapping[str, str],
     root: str = ".",
     repository: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Write the index of `parts()`, which is called twice, into `folder`. The manifest comes last: until then there is none.
 
     `embedding` is name and sha256 of the CLIP; `root` the assets' folder relative to `folder`; `repository` where assets
-    without a file are (see `redream.retrieval.index`). `progress` gets how many of all assets are written.
+    without a file are, `sources` the Hub's repositories that records came from (see `redream.retrieval.index`). `progress` gets how many of all assets are written.
     """
     survey = _Survey()
     for part in parts():
@@ -66,7 +67,9 @@ def write(
         "coding": coding,
         "root": root,
         "files": {name: sha256(folder / name) for name in sorted(file_names(coding))},
-    } | ({"repository": dict(repository)} if repository else {})
+    }
+    origin = {"repository": repository, "sources": sources}
+    manifest |= {name: dict(values) for name, values in origin.items() if values}
     write_json(folder / "index.json", manifest)
 
 

@@ -101,17 +101,23 @@ def test_what_is_pushed_can_be_used_from_the_hub(objaverse_index, hub_server, cl
     assert len(index) == report.assets
     assert index.search("a red owl", clip, 3, 9) == Index.load(folder).search("a red owl", clip, 3, 9)
     card = hub_server.repositories["models", "ann/index"]["README.md"].decode()
-    assert "ODC-By" in card and "allenai/objaverse" in card and COMMIT in card and "CC-BY-4.0" in card
+    assert "allenai/objaverse" in card and "CC-BY-4.0" in card
+    assert f"tiange/Cap3D), commit `{COMMIT}`, published under ODC-By 1.0" in card and "ObjaversePlusPlus" not in card
+    sources = json.loads((folder / "index.json").read_text())["sources"]
+    assert sources == dict.fromkeys(("allenai/objaverse", "allenai/objaverse-xl", "tiange/Cap3D"), COMMIT)
 
 
 def test_a_library_of_ones_own_is_pushed_with_its_glbs_and_nothing_else(own_index, hub_server, tmp_path, monkeypatch):
     (own_index / "README.md").write_text("# Mine\n")
+    glb = next((own_index / "assets").glob("*.glb"))
+    for name in (f".{glb.stem}-01234567.glb", "another.glb", ".lock"):  # left by a kill, or put there
+        (own_index / "assets" / name).write_bytes(glb.read_bytes())
     monkeypatch.setattr(hub.repositories, "REMEMBERED", 1)
     check(own_index)
     assert (own_index / hub.repositories.VERIFIED).is_file()  # it is of this computer only
     push(own_index, "ann/own")
     files = hub_server.repositories["models", "ann/own"]
-    glbs = {f"assets/{path.name}" for path in (own_index / "assets").glob("*.glb")}
+    glbs = {f"assets/{row['file']}" for row in Index.load(own_index).table.first(9)}
     manifest = json.loads((own_index / "index.json").read_text())
     assert set(files) == {"README.md", "index.json", *manifest["files"], *glbs} and files["README.md"] == b"# Mine\n"
     index = Index.load(hub.resolve("ann/own", base=tmp_path, revision="main").folder)
