@@ -10,7 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from redream.cli.common import add_stack, list_of
+from redream.cli.common import list_of, number_to
+from redream.scene.glb_validation import LIMITS
 from redream.stack.models import retrieval_clip
 from redream.stack.stack import Stack, library_folder
 
@@ -22,34 +23,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="WHAT")
 
     def command(name: str, summary: str, function: Callable | None, within=commands) -> argparse.ArgumentParser:
-        added = within.add_parser(name, help=summary, description=summary)
+        added = within.add_parser(name, help=summary, description=f"{summary}.")
         added.set_defaults(function=function)
         return added
 
     build = command("build", "Make an index; called again, it goes on where it was", None)
     sources = build.add_subparsers(required=True, metavar="SOURCE")
-    _add_objaverse(command("objaverse", "Of Objaverse 1.0, which the Hub has", _build_objaverse, sources))
-    _add_folder(command("folder", "Of the GLBs in a folder", _build_folder, sources))
+    objaverse = "Make an index of Objaverse 1.0 and its captions, which are fetched from the Hub"
+    _add_objaverse(command("objaverse", objaverse, _build_objaverse, sources))
+    _add_folder(command("folder", "Make an index of the GLBs in a folder and below", _build_folder, sources))
 
-    merge = command("merge", "Write the index of the parts that several machines made", _merge)
-    merge.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what --out was on each of them")
-    merge.add_argument("--out", type=Path, required=True, metavar="INDEX")
+    merge = command("merge", "Write the index of the parts that builds with --shards made", _merge)
+    merge.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what --out was on each machine")
+    merge.add_argument("--out", type=Path, required=True, metavar="INDEX", help="the index's folder")
 
-    check = command("check", "Verify an index and say what is in it", _check)
-    check.add_argument("index", type=Path, metavar="INDEX")
+    check = command("check", "Verify the files of an index and say what is in it", _check)
+    check.add_argument("index", type=Path, metavar="INDEX", help="the index's folder")
 
     add = command("add", "Put GLBs into a library of your own", _add)
     add.add_argument("files", nargs="+", type=Path, metavar="FILE.glb")
     caption = {"action": "append", "default": [], "metavar": "TEXT"}
-    add.add_argument("--caption", **caption, help="again for more; default: the file's name")
+    add.add_argument("--caption", **caption, help="of all these files; again for more. Default: the file's name")
     _add_rights(add)
-    add.add_argument("--library", type=Path, metavar="DIR", help="default: $REDREAM_LIBRARY, or in your data folder")
-    add_stack(add)
+    library = "the library's folder; default: $REDREAM_LIBRARY, or one with your data"
+    add.add_argument("--library", type=Path, metavar="DIR", help=library)
+    _add_stack(add, "mini")
 
     push = command("push", "Upload an index to the Hub", _push)
-    push.add_argument("index", type=Path, metavar="INDEX")
-    push.add_argument("repository", metavar="OWNER/NAME")
-    push.add_argument("--private", action="store_true", help="if the repository is new")
+    push.add_argument("index", type=Path, metavar="INDEX", help="the index's folder")
+    push.add_argument("repository", metavar="OWNER/NAME", help="on the Hub, made if it is not there")
+    push.add_argument("--private", action="store_true", help="make it one that only you can see")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -58,52 +61,66 @@ def run(options: argparse.Namespace) -> None:
 
 def _add_objaverse(parser: argparse.ArgumentParser) -> None:
     add, names = parser.add_argument, {"type": list_of(str), "metavar": "A,B,..."}
-    captions = "of cap3d (the default), cap3d-json and files like theirs; the first is shown, all are searched"
+    captions = "cap3d (the default), cap3d-json and files like theirs; the first is shown, all are searched"
+    faces, size = f"{LIMITS.faces:,}", f"{LIMITS.size / 1e6:,.0f}"
     add("--captions", **names, help=captions)
-    add("--names", action="store_true", help="take an asset without a caption by its name")
-    add("--licenses", **names, help="of by, by-sa, by-nc, by-nc-sa, cc0; default: all")
-    add("--age-restricted", action="store_true", help="keep what is for adults only")
-    add("--min-score", type=int, choices=range(4), metavar="0..3", help="of Objaverse++'s quality score")
-    add("--without", **names, help="of scene, multi_object, transparent, as Objaverse++ finds them")
-    add("--max-faces", type=_count, metavar="N", help="default: what can be used")
-    add("--max-size", type=_megabytes, metavar="MB", help="of a GLB; default: what can be used")
-    add("--limit", type=_count, metavar="N", help="only the first so many assets that are left")
-    add("--pictures", type=Path, metavar="FILE.parquet", help="image embeddings; see assets_index/convert_objathor.py")
+    add("--names", action="store_true", help="keep assets without a caption, by their name")
+    add("--licenses", **names, help="keep assets with one of by, by-sa, by-nc, by-nc-sa, cc0; default: all of these")
+    add("--age-restricted", action="store_true", help="keep assets for adults only")
+    add("--min-score", type=int, choices=range(4), metavar="0..3", help="keep assets of this quality (Objaverse++)")
+    add("--without", **names, help="leave out what is a scene, multi_object or transparent (Objaverse++)")
+    add("--max-faces", type=_count, metavar="N", help=f"keep GLBs with at most so many; default: {faces}")
+    add("--max-size", type=_megabytes, metavar="MB", help=f"keep GLBs that are not larger; default: {size}")
+    add("--limit", type=_count, metavar="N", help="keep the first so many assets, by uid")
+    pictures = "image embeddings that others made; see assets_index/convert_objathor.py"
+    add("--pictures", type=Path, metavar="FILE.parquet", help=pictures)
     others = parser.add_mutually_exclusive_group()
-    others.add_argument("--thumbnails", action="store_true", help="embed the thumbnails of assets without one")
-    _add_renders(others, "or fetch and render them, by so many processes a worker")
-    _add_building(parser)
-    parser.set_defaults(stack="sd21")
+    thumbnails = "embed Sketchfab's pictures of assets that have no image embedding yet"
+    others.add_argument("--thumbnails", action="store_true", help=thumbnails)
+    _add_renders(others, "or fetch and render those assets, by N processes for each worker")
+    _add_building(parser, stack="sd21")
 
 
 def _add_folder(parser: argparse.ArgumentParser) -> None:
     captions = "CSV without a header: file, caption, further captions; default: the files' names"
-    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="where the GLBs are, in INDEX or beside it")
     parser.add_argument("--captions", type=Path, metavar="FILE.csv", help=captions)
     _add_rights(parser)
-    _add_renders(parser, "processes that render, of each worker; default: 1")
-    _add_building(parser)
+    _add_renders(parser, "processes that render, for each worker; default: 1")
+    _add_building(parser, stack="mini")
 
 
 def _add_renders(parser: argparse._ActionsContainer, summary: str) -> None:
-    parser.add_argument("--renders", type=int, choices=range(1, MAX_PROCESSES + 1), metavar="N", help=summary)
+    parser.add_argument("--renders", type=number_to(MAX_PROCESSES), metavar="N", help=summary)
 
 
-def _add_building(parser: argparse.ArgumentParser) -> None:
-    add, processes = parser.add_argument, range(1, MAX_PROCESSES + 1)
-    workers = "workers at once; each has the CLIP in memory and, on a CPU, one thread"
-    add("--processes", type=int, choices=processes, default=1, metavar="N", help=workers)
-    add("--part-assets", type=_count, default=4096, metavar="N", help="what is lost at most when it is interrupted")
-    add("--address", help="have a Ray cluster make the parts; local: start one here")
-    shards = "only every Nth part from the Kth on; see merge"
+def _add_building(parser: argparse.ArgumentParser, stack: str) -> None:
+    add, where = parser.add_argument, parser.add_mutually_exclusive_group()
+    workers = "workers at once, each with the CLIP in memory and, on a CPU, one thread; default: 1"
+    where.add_argument("--processes", type=number_to(MAX_PROCESSES), default=1, metavar="N", help=workers)
+    where.add_argument("--address", metavar="RAY", help="or the workers of a Ray cluster; local: start one here")
+    part = "assets of a part, the most that an interrupted worker does again; default: 4096"
+    add("--part-assets", type=_count, default=4096, metavar="N", help=part)
+    shards = "make only every Nth part from the Kth on; merge writes the index of all"
     add("--shards", type=_shard, default=(1, 1), metavar="K/N", help=shards)
-    add("--out", type=Path, required=True, metavar="INDEX", help="a folder")
-    add_stack(parser)
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="INDEX",
+        help="the index's folder; one that was begun is gone on with",
+    )
+    _add_stack(parser, stack)
+
+
+def _add_stack(parser: argparse.ArgumentParser, name: str) -> None:
+    summary = f"the stack whose CLIP embeds, a name or a folder with a stack.json; default: {name}"
+    parser.add_argument("--stack", default=name, metavar="S", help=summary)
 
 
 def _add_rights(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--author", default="", metavar="NAME")
-    parser.add_argument("--license", default="", metavar="NAME")
+    parser.add_argument("--author", default="", metavar="NAME", help="of all these GLBs")
+    parser.add_argument("--license", default="", metavar="NAME", help="of all these GLBs: CC0, CC-BY-4.0, ...")
 
 
 def _build_objaverse(options: argparse.Namespace) -> None:

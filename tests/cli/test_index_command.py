@@ -110,6 +110,8 @@ def test_what_cannot_be_used_is_refused_in_a_sentence(stack, tmp_path, capsys):
     out = ["--out", tmp_path / "out", "--stack", stack]
     assert "K/N" in refused(capsys, "build", "objaverse", *out, "--shards", "3/2")
     assert "no scenes" in refused(capsys, "build", "objaverse", *out, "--without", "scenes")
+    assert "from 1 to 256" in refused(capsys, "build", "objaverse", *out, "--processes", "257")
+    assert "not allowed with" in refused(capsys, "build", "objaverse", *out, "--processes", "2", "--address", "local")
     assert "0 is no positive whole number" in refused(capsys, "build", "objaverse", *out, "--limit", "0")
     assert "much is no positive number" in refused(capsys, "build", "objaverse", *out, "--max-size", "much")
     assert "no file no.parquet" in refused(capsys, "build", "objaverse", *out, "--pictures", "no.parquet")
