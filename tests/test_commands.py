@@ -77,7 +77,7 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
         "tests/cli/test_cli.py::test_benchmark_prints_a_table_or_one_json_object"
     ),
     r"python -m redream index build objaverse --min-score 1 .*": (
-        f"{INDEX}test_two_thousand_records_of_objaverse_killed_twice_and_ended_by_two_processes"
+        f"{INDEX}test_two_thousand_records_of_objaverse_killed_at_random_and_ended_by_two_processes"
     ),
     r"python -m redream index (build|check \w+)": f"{INDEX}test_an_index_of_objaverse_is_built_checked_and_pushed",
     r"pip install -r requirements-ray\.txt": f"{HERE}test_the_requirements_can_be_parsed",

@@ -3,9 +3,11 @@
 import importlib.util
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from assets_index.convert_objathor import convert
 from redream.cli import main
 from redream.retrieval import objaverse
 from redream.retrieval.index import Index
+from redream.retrieval.parts import PartMaker
 from redream.stack.models import Models
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +132,52 @@ def test_the_help_names_all_captions_licences_and_flags(capsys):
     assert ", ".join(objaverse.LICENSES) in said
 
 
+def started(hub_server, cache: Path, *words) -> subprocess.Popen:
+    """The command in a process of its own, with the local Hub."""
+    environ = {"HF_ENDPOINT": hub_server.address, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
+    program = [sys.executable, "-m", "redream", "index", *map(str, words)]
+    return subprocess.Popen(program, cwd=ROOT, env=os.environ | environ, stderr=subprocess.DEVNULL)
+
+
+def killed(process: subprocess.Popen) -> None:
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def made_parts(out: Path) -> dict[str, int]:
+    """The parts that are made, and when."""
+    return {path.name: path.stat().st_mtime_ns for path in out.glob("parts/0*.parquet")}
+
+
+@pytest.mark.timeout(120)
+def test_a_build_that_is_killed_within_a_part_makes_only_what_is_missing(stack, hub_server, tmp_path, monkeypatch):
+    """The Hub lets it wait for a GLB of a part that is drawn at random, until it is killed. The same bytes come out."""
+    make_objaverse(60).publish(hub_server)
+    options = ["build", "objaverse", "--stack", stack, "--limit", 12, "--part-assets", 2, "--renders", 1, "--out"]
+    assert index(*options, tmp_path / "whole") == 0
+    rows = Index.load(tmp_path / "whole").table.first(12)
+    glb = random.Random(0).choice([row["path"] for row in rows][4:])
+    reached, released = threading.Event(), threading.Event()
+
+    def wait_for_kill(file: str, *_: object, **__: object) -> None:
+        if file == glb:
+            reached.set()
+            released.wait(60)
+
+    monkeypatch.setattr(hub_server, "fault", wait_for_kill)
+    process = started(hub_server, tmp_path / "hub-cache", *options, tmp_path / "killed")
+    assert reached.wait(60)
+    killed(process)
+    released.set()
+    before, asked = made_parts(tmp_path / "killed"), []
+    make = PartMaker.make
+    monkeypatch.setattr(PartMaker, "make", lambda self, *task: asked.append(task) or make(self, *task))
+    assert 2 <= len(before) < 6
+    assert index(*options, tmp_path / "killed") == 0
+    assert len(asked) == 6 - len(before)
+    assert index_bytes(tmp_path / "killed") == index_bytes(tmp_path / "whole")
+
+
 @pytest.fixture
 def two_thousand(stack, hub_server, tmp_path) -> list[str]:
     """2,000 records in the formats of their publishers, and a command that takes all of these."""
@@ -136,31 +185,42 @@ def two_thousand(stack, hub_server, tmp_path) -> list[str]:
     made.publish(hub_server)
     (tmp_path / "clip_features.pkl").write_bytes(made.clip_features)
     convert(tmp_path / "clip_features.pkl", tmp_path / "objathor.parquet")
-    options = f"--captions cap3d,cap3d-json --names --min-score 1 --without scene,multi_object --part-assets 100 --stack {stack}"
+    options = f"--captions cap3d,cap3d-json --names --min-score 1 --without scene,multi_object --part-assets 20 --stack {stack}"
     return ["build", "objaverse", *options.split(), "--pictures", str(tmp_path / "objathor.parquet"), "--out"]
 
 
 @pytest.mark.slow
-def test_two_thousand_records_of_objaverse_killed_twice_and_ended_by_two_processes(
+def test_two_thousand_records_of_objaverse_killed_at_random_and_ended_by_two_processes(
     two_thousand, hub_server, tmp_path, capsys
 ):
-    """The same bytes as in one go."""
+    """The same bytes as in one go; so are those of two merged shards. What comes out is whole, and is pushed as it is."""
     assert index(*two_thousand, tmp_path / "whole") == 0
     said = capsys.readouterr().out
     taken = len(Index.load(tmp_path / "whole"))
     left_out = sum(int(line.split()[2].replace(",", "")) for line in said.splitlines() if line.startswith("Left out"))
     assert taken + left_out == 2000 and taken > 600
 
-    environ = {"HF_ENDPOINT": hub_server.address, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_DISABLE_XET": "1"}
-    program = [sys.executable, "-m", "redream", "index", *two_thousand, str(tmp_path / "killed")]
-    for parts in (2, 5):
-        process = subprocess.Popen(program, cwd=ROOT, env=os.environ | environ, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(tmp_path.glob("killed/parts/0*.parquet"))) < parts:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL and (tmp_path / "killed/parts/plan.json").is_file()
-    assert index(*two_thousand, tmp_path / "killed", "--processes", 2) == 0
-    assert index_bytes(tmp_path / "killed") == index_bytes(tmp_path / "whole")
+    out, generator, before = tmp_path / "killed", random.Random(0), {}
+    for parts in sorted(generator.sample(range(1, taken // 40), 3)):  # in the first half of them
+        process = started(hub_server, tmp_path / "hub-cache", *two_thousand, out)
+        while process.poll() is None and len(made_parts(out)) < parts:
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, 0.02))
+        killed(process)
+        assert before.items() <= made_parts(out).items() and (out / "parts/plan.json").is_file()
+        before = made_parts(out)
+    assert index(*two_thousand, out, "--processes", 2) == 0
+    assert index_bytes(out) == index_bytes(tmp_path / "whole")
+
+    for number in (1, 2):
+        assert index(*two_thousand, tmp_path / f"shard-{number}", "--shards", f"{number}/2") == 0
+    assert index("merge", tmp_path / "shard-1", tmp_path / "shard-2", "--out", tmp_path / "merged") == 0
+    assert index_bytes(tmp_path / "merged") == index_bytes(out)
+    (out / ".verified.json").write_text("{}")
+    assert index("check", out) == 0 and index("push", out, "ann/index") == 0
+    pushed = hub_server.repositories["models", "ann/index"]
+    assert set(pushed) == {*index_bytes(out)} - {".verified.json"}
+    assert all(pushed[name] == content for name, content in index_bytes(out).items() if name in pushed)
 
 
 @pytest.mark.slow
