@@ -1,6 +1,7 @@
 """Fetch what a stack needs, or build it; called again, it goes on where it was."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Generator
 
@@ -9,7 +10,7 @@ from tqdm import tqdm
 
 from redream.stack import environment
 from redream.stack.setup import SetupError, setup
-from redream.stack.stack import Stack
+from redream.stack.stack import Stack, built_index
 
 AFTER_INTERRUPT = "the same command goes on from there"
 
@@ -21,6 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     stack = Stack.load(options.stack)
+    built = built_index(stack.name)
+    was_built = (built / "index.json").exists()
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its retries would break the bar, and a sentence says what was wrong in the end
     try:
@@ -30,6 +33,9 @@ def run(options: argparse.Namespace) -> None:
     if failures:
         raise SetupError(" ".join(failures))
     print(f"Everything that {stack.name} needs is here.")
+    if (built / "index.json").exists() and not was_built:
+        push = f"python -m redream index push {shlex.quote(str(built))} OWNER/NAME"
+        print(f"Its index was built in {built}; this shares it with others: {push}")
 
 
 def _followed(steps: Generator) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,10 @@ POLL_SECONDS = 0.1
 UPDATE_SECONDS = 0.5  # between two updates of progress
 SPEED_SECONDS = 1.0  # of a download before its speed is known
 
-Work = Callable[[hub.Watch], object]
+# What an index is built of that the Hub does not have: fields of `redream.retrieval.objaverse.Objaverse`.
+OBJAVERSE = {"min_score": 1, "without": ("scene",)}
+
+Work = Callable[[Callable[[], None]], object]  # calls what it gets now and then: that ends it after a stop
 
 
 class SetupError(RedreamError):
@@ -38,8 +42,8 @@ class SetupStopped(RedreamError):
 class SetupProgress:
     """How far setup is."""
 
-    stage: str  # what is done now: "fetching clips.a"
-    done: int  # of everything that was missing; while an index is built, of that
+    stage: str  # what is done now: "fetching clips.a", "index: embedding"
+    done: int  # of everything that was missing; while an index is built, of its stage
     total: int
     unit: str = "bytes"  # what they count
     seconds_left: float | None = None  # None: unknown
@@ -47,7 +51,7 @@ class SetupProgress:
 
     @property
     def amount(self) -> str:
-        """How much of all, in words: "1.2 GB of 8.7 GB", "3,000 of 90,000 captions"."""
+        """How much of all, in words: "1.2 GB of 8.7 GB", "3,000 of 90,000 assets"."""
         if self.unit == "bytes":
             return f"{in_bytes(self.done)} of {in_bytes(self.total)}"
         return f"{self.done:,} of {self.total:,} {self.unit}"
@@ -57,16 +61,30 @@ IndexBuilder = Callable[[Stack, Path, Callable[[], bool]], Generator[SetupProgre
 
 
 def build_index(stack: Stack, folder: Path, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
-    """Build the index of a stack that the Hub has none for, into `folder`, where `Stack.load` finds it.
+    """Build the index of a stack that the Hub has none for, into `folder`, where `Stack.load` finds it: of Objaverse's
+    captions, as `python -m redream index build objaverse` does. What was begun is gone on with.
 
-    The one place to connect a builder. It yields its progress, goes on with what it began, and ends with `SetupStopped`
-    within two seconds of a stop. Raises `SetupError`.
+    Raises `SetupStopped` within two seconds of a stop, and what `redream.retrieval.assemble.build` raises.
     """
-    raise SetupError(
-        f"Nobody has published an index for {stack.name} yet: build one by redream.retrieval.build, and name its folder in "
-        "REDREAM_INDEX."
-    )
-    yield  # a generator
+    from redream.retrieval import assemble
+    from redream.retrieval.clip import embedding_of
+    from redream.retrieval.objaverse import Objaverse
+    from redream.retrieval.parts import Job
+    from redream.stack.models import retrieval_clip
+
+    progress = SetupProgress("index: reading", 0, 1, "files")
+
+    def build(check: Callable[[], None]) -> None:
+        nonlocal progress
+        embedding = embedding_of(stack.folder(stack.clips["retrieval"]))
+        job = Job(functools.partial(retrieval_clip, stack))
+        with closing(assemble.build(Objaverse(**OBJAVERSE), folder, job, embedding=embedding)) as steps:
+            for step in steps:
+                check()
+                stage = f"index: {step.stage}"
+                progress = SetupProgress(stage, int(step.done), step.total, step.unit, step.seconds_left)
+
+    yield from _followed(build, "index", lambda: progress, stop)
 
 
 def setup(
@@ -83,17 +101,38 @@ def setup(
         files = [file for file in missing if file.entry == name and file.on_hub]
         try:
             try:
-                yield from _followed(functools.partial(_fetch, stack, name, files), name, counts, stop)
+                yield from _fetched(stack, name, files, counts, stop)
             except hub.HubRepositoryMissing:
                 if name != "index":
                     raise
                 yield from build_index(stack, built_index(stack.name), stop)
-        except hub.HubUnreachable:
+        except (hub.HubUnreachable, SetupStopped):
             raise
-        except (hub.HubError, prior_files.PriorError, SetupError) as error:
+        except RedreamError as error:
             failures.append(str(error))
     failures += [f"This file cannot be fetched; restore it: {file}." for file in missing if not file.on_hub]
     return tuple(failures)
+
+
+def _fetched(
+    stack: Stack, name: str, files: Sequence[NeededFile], counts: "_Counts", stop: Callable[[], bool]
+) -> Generator[SetupProgress, None, None]:
+    """Fetch an entry's files in a thread; yields the progress of all. Raises as `_fetch`, and `SetupStopped`."""
+
+    def fetch(check: Callable[[], None]) -> None:
+        def watch(file: str, count: int, size: int | None) -> None:
+            check()
+            counts.add(name, file, count, size)
+
+        _fetch(stack, name, files, watch)
+
+    try:
+        yield from _followed(fetch, name, functools.partial(counts.progress, name), stop)
+    except RedreamError:
+        counts.give_up(name)
+        raise
+    counts.finish(name)
+    yield counts.progress(name)
 
 
 def _fetch(stack: Stack, name: str, files: Sequence[NeededFile], watch: hub.Watch) -> None:
@@ -124,7 +163,7 @@ def _fetch_backbone(network: str, watch: hub.Watch) -> None:
 
 
 class _Cancelled(Exception):
-    """Ends a download from within."""
+    """Ends a download or a build from within."""
 
 
 class _Counts:
@@ -162,31 +201,32 @@ class _Counts:
 
 
 class _Worker(threading.Thread):
-    """Does work, which reports its bytes to the worker; `error` is what it raised."""
+    """Does work; `error` is what it raised."""
 
-    def __init__(self, work: Work, name: str, counts: _Counts) -> None:
+    def __init__(self, work: Work, name: str) -> None:
         super().__init__(name=f"setup {name}", daemon=True)  # else Python would wait for it at its end
-        self._work, self._entry, self._counts = work, name, counts
+        self._work = work
         self.cancelled = False
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            self._work(self._watch)
+            self._work(self._check)
         except _Cancelled:
             pass
         except Exception as error:  # noqa: BLE001 - raised again where the work was asked for
             self.error = error
 
-    def _watch(self, name: str, count: int, size: int | None) -> None:
+    def _check(self) -> None:
         if self.cancelled:
             raise _Cancelled
-        self._counts.add(self._entry, name, count, size)
 
 
-def _followed(work: Work, name: str, counts: _Counts, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
+def _followed(
+    work: Work, name: str, progress: Callable[[], SetupProgress], stop: Callable[[], bool]
+) -> Generator[SetupProgress, None, None]:
     """Do an entry's work in a thread; yields the progress and raises what it raised, or `SetupStopped`."""
-    worker = _Worker(work, name, counts)
+    worker = _Worker(work, name)
     worker.start()
     updated = 0.0
     try:
@@ -195,12 +235,9 @@ def _followed(work: Work, name: str, counts: _Counts, stop: Callable[[], bool]) 
                 raise SetupStopped("Setup was stopped; it goes on from there when it is started again.")
             if (now := time.monotonic()) - updated >= UPDATE_SECONDS:
                 updated = now
-                yield counts.progress(name)
+                yield progress()
             worker.join(POLL_SECONDS)
     finally:
         worker.cancelled = True
     if worker.error is not None:
-        counts.give_up(name)
         raise worker.error
-    counts.finish(name)
-    yield counts.progress(name)

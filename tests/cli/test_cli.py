@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_stack import publish
+from objaverse_files import make_objaverse
 from PIL import Image
 from tiny_stack import TINY
 
@@ -327,7 +328,22 @@ def test_setup_says_in_a_sentence_what_it_could_not_bring(hub_server, tiny_stack
     publish(hub_server, tiny_stack, tmp_path, monkeypatch, with_index=False)
     assert main(["setup", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-1].startswith("Nobody has published an index for published yet")
+    assert out == "" and err.splitlines()[-1].startswith("The Hub has no public repository allenai/objaverse")
+
+
+def test_setup_builds_an_index_that_nobody_published_and_says_how_to_share_it(
+    hub_server, tiny_stack, tmp_path, monkeypatch, capsys
+):
+    publish(hub_server, tiny_stack, tmp_path, monkeypatch, with_index=False)
+    make_objaverse(60).publish(hub_server)
+    assert main(["setup", str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    built = tmp_path / "data/indexes/published"
+    assert re.search(r"^Index: reading, \d+ of \d+ files", err, re.MULTILINE)
+    assert out.splitlines()[1].endswith(f"python -m redream index push {built} OWNER/NAME")
+    assert main(["index", "check", str(built)]) == 0
+    assert main(["setup", str(tmp_path)]) == 0
+    assert "index push" not in capsys.readouterr().out  # it was here already
 
 
 def test_doctor_makes_iterations_and_says_pass_or_fail(tiny_stack, capsys, monkeypatch):

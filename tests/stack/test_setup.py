@@ -1,5 +1,6 @@
 """Setup: the real client fetches a whole stack into a fresh cache; cut, stopped and faulty downloads; an index that is built."""
 
+import functools
 import shutil
 import threading
 import time
@@ -10,14 +11,21 @@ import pytest
 from hub_server import Fault
 from hub_stack import publish
 from huggingface_hub import constants
+from objaverse_files import make_objaverse
 
 from redream import hub
+from redream.retrieval import assemble, fetch
+from redream.retrieval.assemble import build
+from redream.retrieval.clip import Clip, embedding_of
+from redream.retrieval.index import Index
+from redream.retrieval.objaverse import Objaverse
+from redream.retrieval.parts import Job, PartMaker
 from redream.scoring import perceptual
 from redream.stack import setup as setups
 from redream.stack.inventory import missing_files, total_size
 from redream.stack.models import Models
 from redream.stack.setup import SetupProgress, SetupStopped, setup
-from redream.stack.stack import Stack
+from redream.stack.stack import Stack, built_index
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
@@ -143,16 +151,52 @@ def test_an_index_that_nobody_published_is_built_or_a_sentence_says_what_to_do(
 ):
     stack = publish(hub_server, tiny_stack, tmp_path, monkeypatch, with_index=False)
     _, failures = finish(setup(stack))
-    assert len(failures) == 1 and failures[0].startswith("Nobody has published an index for published yet: build one")
+    assert len(failures) == 1 and "no public repository allenai/objaverse" in failures[0]
+    assert {file.entry for file in missing_files(stack)} == {"index"}
 
-    def build_index(stack, folder, stop):
-        assert {file.entry for file in missing_files(stack)} == {"index"}  # which comes last
-        yield SetupProgress("embedding captions", 1, 2, "captions")
-        shutil.copytree(tiny_stack / "index", folder)
+    make_objaverse(60).publish(hub_server)
+    updates, failures = finish(setup(stack))
+    assert failures == () and ("index: reading", "files") in {(update.stage, update.unit) for update in updates}
+    published = Models.load(Stack.load(tmp_path), "cpu")
+    assert len(published.index) > 20 and missing_files(Stack.load(tmp_path)) == []
 
-    updates, failures = finish(setup(stack, build_index=build_index))
-    assert failures == () and updates[-1].unit == "captions"
-    assert len(Models.load(Stack.load(tmp_path), "cpu").index) == 6 and missing_files(Stack.load(tmp_path)) == []
+    clip_folder = stack.folder(stack.clips["retrieval"])
+    job, embedding = Job(functools.partial(Clip.load, clip_folder)), embedding_of(clip_folder)
+    fetch.finished(build(Objaverse(min_score=1, without=("scene",)), tmp_path / "same", job, embedding=embedding))
+    for path in (tmp_path / "same").iterdir():
+        assert path.read_bytes() == (published.index.folder / path.name).read_bytes()
+
+
+def test_the_building_of_an_index_is_stopped_within_two_seconds_and_gone_on_with(
+    hub_server, tiny_stack, tmp_path, monkeypatch, released
+):
+    stack = publish(hub_server, tiny_stack, tmp_path, monkeypatch, with_index=False)
+    make_objaverse(60).publish(hub_server)
+    parts, begun = built_index(stack.name) / "parts", []
+    monkeypatch.setattr(assemble, "build", functools.partial(build, part_assets=8))
+    make = PartMaker.make
+
+    def wait_in_the_third_part(self, *task):
+        begun.append(task)
+        if len(begun) == 3:
+            released.wait(20)
+        return (yield from make(self, *task))
+
+    monkeypatch.setattr(PartMaker, "make", wait_in_the_third_part)
+    stopped = []
+
+    def stop() -> bool:
+        if len(begun) == 3 and not stopped:
+            stopped.append(time.monotonic())
+        return bool(stopped)
+
+    with pytest.raises(SetupStopped, match="goes on from there"):
+        finish(setup(stack, stop))
+    assert time.monotonic() - stopped[0] < 2 and len(list(parts.glob("0*.parquet"))) == 2
+    released.set()
+    _wait_for_the_thread()
+    assert finish(setup(stack))[1] == () and missing_files(Stack.load(tmp_path)) == []
+    assert len(begun) == 1 + -(-len(Index.load(parts.parent)) // 8)  # the third one was begun twice
 
 
 def test_a_hub_that_is_ill_does_not_make_an_index_be_built(stack, hub_server):
