@@ -7,6 +7,7 @@ on its records alone: on a CPU a worker computes in one thread, so that sums hav
 
 import io
 import json
+import time
 import urllib.request
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -14,8 +15,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
+from urllib.error import HTTPError
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +29,7 @@ import torch
 from jaxtyping import Float, Float16
 from PIL import Image
 
-from redream.hub import HubFile, HubFileMissing
+from redream.hub import HubFile, HubFileMissing, faults
 from redream.processes import worker_pool
 from redream.retrieval.build import BuildError, ring_pictures
 from redream.retrieval.clip import CHUNK, Clip
@@ -77,7 +81,7 @@ class PartMaker:
         """Embed the assets of a part, but for the `images` (uid, image) that there are; yields the fraction that is done,
         returns the part's file. Assets whose GLB turns out unusable are left out.
 
-        Raises `HubError` if the Hub fails: then the part is not made.
+        Raises `HubError` if the Hub fails and `BuildError` if Sketchfab does: then the part is not made.
         """
         with _one_thread(self.clip.device):
             vectors, reasons = yield from self._embed_pictures(records, images)
@@ -153,21 +157,36 @@ def render_asset(record: Mapping, root: Path | None, repository: Mapping[str, st
 
 
 def thumbnail(address: str | None, size: int) -> Pictures | None:
-    """The middle square of a thumbnail, None if it cannot be had."""
-    if not (address or "").startswith(THUMBNAILS):
+    """The middle square of a thumbnail, None if there is none or it cannot be used. Raises `BuildError`."""
+    content = _fetched(address) if (address or "").startswith(THUMBNAILS) else None
+    if content is None:
         return None
     try:
-        with urllib.request.urlopen(address, timeout=THUMBNAIL_SECONDS) as answer:
-            content = answer.read(THUMBNAIL_LIMIT + 1)
         picture = Image.open(io.BytesIO(content), formats=("JPEG", "PNG"))
         if len(content) > THUMBNAIL_LIMIT or max(picture.size) > THUMBNAIL_SIDE:
             return None
         side = min(picture.size)
         left, top = ((length - side) // 2 for length in picture.size)
         square = picture.crop((left, top, left + side, top + side)).convert("RGB").resize((size, size))  # bicubic
-    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError):  # the network's and Pillow's
+    except (OSError, ValueError, Image.DecompressionBombError, SyntaxError):  # Pillow's
         return None
     return np.asarray(square, np.float32).transpose(2, 0, 1)[None] / 255
+
+
+def _fetched(address: str) -> bytes | None:
+    """What is at an address, cut if it is too large; None if it is gone. Raises `BuildError` if that is not known."""
+    for wait in (*faults.RETRY_WAITS, None):
+        try:
+            with urllib.request.urlopen(address, timeout=THUMBNAIL_SECONDS) as answer:
+                return answer.read(THUMBNAIL_LIMIT + 1)
+        except (OSError, HTTPException) as error:
+            if isinstance(error, HTTPError) and error.code not in (*faults.PASSING, HTTPStatus.TOO_MANY_REQUESTS):
+                return None
+            if wait is None:
+                sentence = "Sketchfab does not answer; check the network. The same command goes on from there."
+                raise BuildError(sentence) from error
+        time.sleep(wait)
+    raise AssertionError("unreachable")
 
 
 def pack(part: Part, left_out: Mapping[str, int]) -> bytes:

@@ -179,6 +179,24 @@ def test_thumbnails_of_other_hosts_are_not_asked_for_and_large_ones_not_read(hub
     assert thumbnail(f"{address}a.png", 32) is None
 
 
+def test_thumbnails_that_fail_for_now_are_asked_for_again_and_leave_no_asset_without_a_picture(
+    job, hub_server, monkeypatch
+):
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.0,))
+    hub_server.add("owner/pictures", {"a.png": picture((64, 64), (9, 9, 9))})
+    address = f"{hub_server.address}/owner/pictures/resolve/main/a.png"
+    monkeypatch.setattr(parts, "THUMBNAILS", address)
+    for status in (429, 503):
+        hub_server.faults["a.png"] = Fault(status=status)
+        assert thumbnail(address, 32) is not None
+        hub_server.faults["a.png"] = Fault(status=status, times=2)
+        with pytest.raises(BuildError, match="Sketchfab does not answer"):
+            thumbnail(address, 32)
+    hub_server.stop()
+    with pytest.raises(BuildError, match="The same command goes on"):
+        PartMaker(job("thumbnails")).made(records("a", thumbnail={"a": address}))
+
+
 def test_a_part_that_is_given_up_leaves_the_number_of_threads_as_it_was(job):
     torch.set_num_threads(2)
     try:
