@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Generator
 
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, logging
 from tqdm import tqdm
 
 from redream.stack import environment
@@ -26,10 +26,12 @@ def run(options: argparse.Namespace) -> None:
     was_built = (built / "index.json").exists()
     before = logging.get_verbosity()
     logging.set_verbosity_error()  # its retries would break the bar, and a sentence says what was wrong in the end
+    disable_progress_bars()
     try:
         failures = _followed(setup(stack))
     finally:
         logging.set_verbosity(before)
+        enable_progress_bars()
     if failures:
         raise SetupError(" ".join(failures))
     print(f"Everything that {stack.name} needs is here.")

@@ -9,6 +9,7 @@ cindyxl/ObjaversePlusPlus annotated_800k.json: a quality score and flags; only f
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -129,9 +130,10 @@ def _metadata(folders: list[str], commit: str, total: int) -> Generator[BuildPro
     """The records of all folders of GLBs, of whose files some are fetched ahead; they are the first of `total` files."""
     files = [HubFile(PATHS.repository, f"metadata/{folder}.json.gz", commit, PATHS.kind) for folder in folders]
     tables, clock = [], Clock()
+    fetch = partial(HubFile.fetch, count=lambda *_: None)  # without huggingface_hub's bars, one a file
     with ThreadPoolExecutor(DOWNLOADS) as pool:
         try:
-            for number, path in enumerate(pool.map(HubFile.fetch, files)):
+            for number, path in enumerate(pool.map(fetch, files)):
                 yield clock.progress("reading", float(number), total)
                 tables.append(sources.metadata(path))
         finally:

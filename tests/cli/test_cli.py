@@ -339,7 +339,7 @@ def test_setup_builds_an_index_that_nobody_published_and_says_how_to_share_it(
     assert main(["setup", str(tmp_path)]) == 0
     out, err = capsys.readouterr()
     built = tmp_path / "data/indexes/published"
-    assert re.search(r"^Index: reading, \d+ of \d+ files", err, re.MULTILINE)
+    assert re.search(r"^Index: reading, \d+ of \d+ files", err, re.MULTILINE) and "|" not in err  # no other bars
     assert out.splitlines()[1].endswith(f"python -m redream index push {built} OWNER/NAME")
     assert main(["index", "check", str(built)]) == 0
     assert main(["setup", str(tmp_path)]) == 0
