@@ -65,15 +65,15 @@ class HubFile:
         path = try_to_load_from_cache(self.repository, self.name, revision=self.revision, repo_type=self.kind)
         return Path(path) if isinstance(path, str) else None
 
-    def fetch(self, count: Count | None = None) -> Path:
-        """Return the file in the cache, downloaded if necessary. `count` gets the progress, and may end the download
-        by raising. Raises `HubError`."""
+    def fetch(self, count: Count | None = None, folder: Path | None = None) -> Path:
+        """Return the file in the cache, downloaded if necessary; with a `folder` it is downloaded there in place of the
+        cache. `count` gets the progress, and may end the download by raising. Raises `HubError`."""
         if not is_inside(self.name) or not self.name.endswith(_suffixes()):
             raise HubError(f"The file {self.name} is not fetched from the Hub; these are: {', '.join(SAFE)}.")
 
         def download() -> Path:
             options = {"repo_type": self.kind, "revision": self.revision, "tqdm_class": count and meter(count)}
-            return Path(hf_hub_download(self.repository, self.name, **options))
+            return Path(hf_hub_download(self.repository, self.name, local_dir=folder, **options))
 
         return retried(download, self.repository, self.revision)
 

@@ -18,6 +18,7 @@ from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 from urllib.error import HTTPError
 
@@ -145,15 +146,14 @@ def render_asset(record: Mapping, root: Path | None, repository: Mapping[str, st
         return _rendered(root / record["file"], size)
     file = HubFile(repository["source"], record["path"], repository["revision"], repository["kind"])
     remote = RemoteAsset(record["uid"], file, record["sha256"] or "")
-    was_here = remote.cached() is not None
-    try:
-        path = file.fetch()
+    if (path := remote.cached()) is not None:
+        return _rendered(path, size)
+    with TemporaryDirectory() as folder:  # in the cache, workers would remove a file that two assets share
+        try:
+            path = file.fetch(folder=Path(folder))
+        except HubFileMissing:
+            return MISSING
         return _rendered(path, size) if remote.is_right(path) else CHANGED
-    except HubFileMissing:
-        return MISSING
-    finally:
-        if not was_here:
-            file.discard()
 
 
 def thumbnail(address: str | None, size: int) -> Pictures | None:

@@ -110,6 +110,26 @@ def test_renders_are_the_ring_of_pictures_and_do_not_stay(job, clip_folder, tmp_
     assert hub.HubFile("owner/assets", "glbs/a.glb", COMMIT, "dataset").cached() is None
 
 
+def test_assets_with_the_same_glb_are_rendered_side_by_side(job, clip_folder, assets_hub):
+    """The second one ends while the first one is used."""
+    copy = {"path": "glbs/copy.glb", "file": "", "uid": "copy", "sha256": ""}
+    assets_hub.repositories["datasets", "owner/assets"][copy["path"]] = GLBS["a"]
+    (row,) = records("a").to_pylist()
+    is_right = parts.RemoteAsset.is_right
+
+    def render(record: dict):
+        return parts.render_asset(record, None, REPOSITORY, 32)
+
+    def check(self, path):
+        if self.uid == "a":
+            assert not isinstance(render(copy), str)
+        return is_right(self, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts.RemoteAsset, "is_right", check)
+        assert not isinstance(render(row), str)
+
+
 def test_a_glb_that_was_in_the_cache_stays_there(job, tmp_path, assets_hub):
     file = hub.HubFile("owner/assets", "glbs/a.glb", COMMIT, "dataset")
     file.fetch()
