@@ -48,6 +48,10 @@ from redream.stack.vocabulary import ParsedPrompt
 
 T = TypeVar("T")
 ALIGNMENT = ("yaw_deg", "margin", "clear")  # what orientation.json keeps of an asset's `Alignment`
+ORIENTED_BY = (
+    "index",
+    "clips.retrieval",
+)  # models that chose and oriented the assets: a later session may load neither
 FILM_UPDATES = 10  # while a turntable is rendered
 UNSCORED = (
     ClipError,
@@ -75,6 +79,7 @@ class Session:
     deadline: float = math.inf  # of time.monotonic(): the session pauses before it, at a checkpoint
     uploads_validated: bool = False  # and stored by this call; a resumed run's folder may have been changed since
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's entries and their orientation
+    oriented_by: dict[str, dict] = field(default_factory=dict)  # for the record: provenance of `ORIENTED_BY`
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
     clock: SessionClock = field(init=False)
 
@@ -173,16 +178,21 @@ class Session:
             assets[number] = oriented
             self.assets.append(asset.entry | asdict(alignment))
             yield Oriented(number, alignment.yaw_deg, alignment.margin, alignment.clear, strip)
-        self.run.write_json("orientation.json", {"assets": [{key: a[key] for key in ALIGNMENT} for a in self.assets]})
+        provenance = self.models.provenance()
+        self.oriented_by |= {name: provenance[name] for name in ORIENTED_BY if name in provenance}
+        alignments = [{key: a[key] for key in ALIGNMENT} for a in self.assets]
+        self.run.write_json("orientation.json", {"assets": alignments, "models": self.oriented_by})
 
     def _known_alignments(self) -> dict[int, Alignment]:
-        """How an earlier session oriented the assets, by their places; {} if none did."""
+        """How an earlier session oriented the assets, by their places; {} if none did. Its models are kept for the record."""
         if not (self.run.folder / "orientation.json").is_file():
             return {}
         try:
-            stored = self.run.read_json("orientation.json")["assets"]
+            stored = self.run.read_json("orientation.json")
+            self.oriented_by = dict(stored.get("models", {}))  # earlier versions stored none
             return {
-                n: Alignment(float(a["yaw_deg"]), float(a["margin"]), bool(a["clear"])) for n, a in enumerate(stored)
+                n: Alignment(float(a["yaw_deg"]), float(a["margin"]), bool(a["clear"]))
+                for n, a in enumerate(stored["assets"])
             }
         except (RunError, KeyError, TypeError, ValueError):  # malformed: the fronts are found anew
             return {}
@@ -352,7 +362,7 @@ class Session:
             "extra": request.extra,
             "assets": self.assets,
             "attribution": attribution(self.assets),
-            "models": self.models.provenance(),
+            "models": dict(sorted((self.oriented_by | self.models.provenance()).items())),
             "device": self.models.device_name,
             "versions": environment.versions(),
             "done": done,

@@ -14,6 +14,7 @@ from redream.runs import events, outputs, retrieved, session
 from redream.runs.run import Run, RunError
 from redream.runs.session import Session
 from redream.stack.models import Models
+from redream.stack.stack import Stack
 
 PROMPT = "a purple owl"
 SETTINGS = TINY.with_(
@@ -161,6 +162,18 @@ def test_sessions_that_pause_when_their_time_is_over_make_what_one_makes(models,
     assert list(pipeline.resume(run.folder, models=models))[-1] == events.Finished(stopped=False)
     last = [(r.checkpoints()[-1] / "state.safetensors").read_bytes() for r in (whole, run)]
     assert last[0] == last[1] and whole.read_json("scores.json") == run.read_json("scores.json")
+
+
+def test_the_record_of_a_resumed_run_names_the_models_that_oriented_its_assets(models, tiny_stack, tmp_path):
+    """The session that ends the run knows the fronts, and loads no CLIP to find them."""
+    settings = SETTINGS.with_(method="redream", iterations=2)
+    whole = begin(models, tmp_path / "whole", settings=settings)
+    run = begin(models, tmp_path / "run", 1, settings)
+    fresh = Models.load(Stack.load(tiny_stack, environ={}), "cpu")
+    assert list(pipeline.resume(run.folder, models=fresh))[-1] == events.Finished(stopped=False)
+    assert "clips.retrieval" not in fresh.origins
+    assert run.read_json("record.json")["models"] == whole.read_json("record.json")["models"]
+    assert (run.folder / "orientation.json").read_bytes() == (whole.folder / "orientation.json").read_bytes()
 
 
 def test_results_that_would_end_after_the_deadline_are_left_to_the_next_session(models, tmp_path, monkeypatch):
