@@ -22,12 +22,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from files_check import fault_of  # noqa: E402
+from files_check import fault_of
 
-from redream.distillation import checkpoint  # noqa: E402
-from redream.runs import events  # noqa: E402
-from redream.runs.run import LOCK, Run  # noqa: E402
-from redream.settings import DISTILLATION, PRESETS, WARM_UP, Settings  # noqa: E402
+from redream.distillation import checkpoint
+from redream.runs import events
+from redream.runs.run import LOCK, Run
+from redream.settings import DISTILLATION, PRESETS, WARM_UP, Settings
 
 PROMPT = "a purple owl"
 STAGES = ("retrieval", "orientation", "loading", "adaptation", WARM_UP, DISTILLATION, "filming", "meshing", "scoring")
