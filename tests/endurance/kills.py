@@ -1,8 +1,8 @@
 """Kill runs with SIGKILL at random moments of every stage, resume them, and compare them with unbroken runs of their seeds.
 
-Everything in a run's folder has to be equal, byte for byte, except the times in record.json and events.jsonl, and the ends
-of lines in the latter that a kill cut off: its sessions are compared by each iteration's last losses. Meanwhile a reader
-opens all files that stand under their final names, and reports any that is not whole.
+Everything in a run's folder has to be equal, byte for byte, except the seconds in record.json and events.jsonl, which lists
+all sessions: of it the scores and the losses of every reading are compared, those of the last session that did it.
+Meanwhile a reader opens all files that stand under their final names, and reports any that is not whole.
 """
 
 import argparse
@@ -25,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from files_check import fault_of
 
 from redream.distillation import checkpoint
+from redream.distillation.loop import is_read
 from redream.runs import events
 from redream.runs.run import LOCK, Run
 from redream.settings import DISTILLATION, PRESETS, WARM_UP, Settings
@@ -211,7 +212,8 @@ def differences(folder: Path, reference: Path) -> list[str]:
     found = [f"{name} is in one of the folders only" for name in sorted(mine ^ theirs)]
     for name in sorted(mine & theirs):
         if name.name == "events.jsonl":
-            found += [] if last_losses(folder) == last_losses(reference) else ["the iterations' losses differ"]
+            equal = same_losses(last_losses(folder), last_losses(reference))
+            found += [] if equal else ["the iterations' losses differ"]
         elif name.name == "record.json":
             records = [json.loads((run / name).read_text()) for run in (folder, reference)]
             keys = {key for r in records for key in r} - set(UNEQUAL_KEYS)
@@ -222,14 +224,25 @@ def differences(folder: Path, reference: Path) -> list[str]:
 
 
 def last_losses(folder: Path) -> dict:
-    """The losses of each iteration, of the session that did it last; and the scores."""
+    """The losses of each reading, of the session that did it last; and the scores.
+
+    Losses are means since the reading before: None for a resumed session's first one if that came before its begin.
+    """
     found: dict = {}
+    partial = False
     for event in Run.open(folder).events():
-        if isinstance(event, events.Progress) and event.stage in (WARM_UP, DISTILLATION):
-            found[event.iteration] = event.losses
+        if isinstance(event, events.Started):
+            partial = event.iteration > 0 and not is_read(event.iteration, event.total)
+        elif isinstance(event, events.Progress) and event.losses:
+            found[event.iteration] = None if partial else event.losses
+            partial = False
         elif isinstance(event, events.Scored):
             found["scores"] = event.scores
     return found
+
+
+def same_losses(mine: dict, theirs: dict) -> bool:
+    return mine.keys() == theirs.keys() and all(mine[at] in (None, theirs[at]) for at in mine)
 
 
 def torn_state(folder: Path, plan: Plan) -> str:
