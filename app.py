@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 import gradio as gr
+from starlette.middleware import Middleware
 
 from redream import pipeline
 from redream.app import api, zerogpu  # on ZeroGPU the latter imports `spaces`, before anything uses CUDA
@@ -16,6 +17,7 @@ from redream.app.compare import CompareTab
 from redream.app.components import STATIC, script
 from redream.app.create import CreateTab
 from redream.app.library import LibraryTab
+from redream.app.limits import RequestLimits
 from redream.app.prior import PriorTab
 from redream.app.setup_panel import SetupJob, SetupPanel
 from redream.app.theme import theme
@@ -85,6 +87,8 @@ def main() -> None:
         js=script("page.js"),
         allowed_paths=[str(runs_folder().resolve())],
         max_file_size="100mb",
+        app_kwargs={"middleware": [Middleware(RequestLimits)]},
+        enable_monitoring=False,  # which calls were made, for everyone to see
         max_threads=400,  # one for each page that follows a run
         footer_links=["api"],
         run_history=False,

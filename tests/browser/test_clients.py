@@ -6,6 +6,8 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 from gradio_client import Client
@@ -13,6 +15,7 @@ from gradio_client.exceptions import AppError
 from served import ITERATIONS
 
 from examples import client_batch, client_generate
+from redream.app.limits import MAX_BODY
 from redream.settings import MAX_WAITING
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -105,6 +108,15 @@ def test_each_of_many_visitors_sees_a_queue_position_and_one_too_many_is_refused
     for job in (*jobs, first):  # waiting runs end at once, without results
         client_of(app).predict(states(job)[0]["run"], api_name="/stop")
     assert first.result(60)[0]["state"].startswith("Stopped.")
+
+
+def test_a_visitor_does_not_see_the_figures_of_all_visitors_nor_may_send_what_is_no_upload_and_large(app):
+    call = Request(f"{app[0]}/gradio_api/call/scores", json.dumps({"data": ["a" * MAX_BODY]}).encode())
+    call.add_header("Content-Type", "application/json")
+    for request, status in ((f"{app[0]}/monitoring/summary", 403), (call, 413)):
+        with pytest.raises(HTTPError) as error:
+            urlopen(request)
+        assert error.value.code == status
 
 
 def states(job) -> list[dict]:

@@ -303,7 +303,7 @@ def addresses(probe: Probe) -> None:
         "http://169.254.169.254/latest/",
     ]
     local += [f"{probe.app.address}/config", f"file://{secret}", "file:///etc/passwd", f"ftp://127.0.0.1:{port}/l.glb"]
-    local += [f"gopher://127.0.0.1:{port}/m", f"data:text/plain,{TOKEN}", f"//127.0.0.1:{port}/n.glb"]
+    local += [f"gopher://127.0.0.1:{port}/m", "data:text/plain,abc", f"//127.0.0.1:{port}/n.glb"]
     meta = {"_type": "gradio.FileData"}
     uploads = probe.app.uploads
     files = [{"path": url, "meta": meta} for url in local] + [
@@ -384,7 +384,10 @@ def sizes(probe: Probe) -> None:
     measured("an upload of 300 MB that breaks off at 90 MB", lambda: _upload_large(probe, 300, breaks_at=90))
     measured("a recording of 300 MB", lambda: _upload_large(probe, 300, "/gradio_api/process_recording", "video"))
     large = "owl " * (50 * MEGABYTE // 4)
-    measured("a prompt of 50 MB for generate", lambda: " ".join(probe.call("generate", [large, "sds"], 60)))
+    measured(
+        "a prompt of 50 MB for generate",
+        lambda: " ".join(probe.call("generate", [large, "sds", True, True, 1, 4, 0, None, None, "", False], 60)),
+    )
     measured("a prompt of 50 MB for retrieve", lambda: " ".join(probe.call("retrieve", [large, 3, False], 60)))
     measured("an id of 50 MB for scores", lambda: " ".join(probe.call("scores", [large], 60)))
     deep = b"[" * 200_000 + b"]" * 200_000
