@@ -1,10 +1,14 @@
 """Turntables: what went in comes out again, and no file is half written."""
 
+import errno
+import time
+
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 
+from redream.scene import turntable
 from redream.scene.cameras import ring
 from redream.scene.turntable import TurntableError, frames_of, write
 
@@ -70,20 +74,74 @@ def test_no_frames_and_changing_sizes_are_errors_in_words(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.5, 0.98])
-def test_a_video_that_the_encoder_did_not_finish_is_no_video(kept, tmp_path, monkeypatch):
+@pytest.fixture
+def ffmpeg(tmp_path, monkeypatch):
+    """Takes the place of ffmpeg: a shell script, which gets the real one's path as $REAL."""
+
+    def replace_by(script: str):
+        real, file = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "bin" / "ffmpeg"
+        file.parent.mkdir()
+        file.write_text(f"#!/bin/sh\nREAL={real}\n{script}\n")
+        file.chmod(0o755)
+        monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(file))
+
+    return replace_by
+
+
+def refused(tmp_path, **options) -> str:
+    """Why no video is made; nothing is left behind."""
+    (tmp_path / "out").mkdir()
+    with pytest.raises(TurntableError) as error:
+        write(moving_picture(20), tmp_path / "out/a.mp4", **options)
+    assert not list((tmp_path / "out").iterdir())
+    return str(error.value)
+
+
+@pytest.mark.parametrize("kept", [0, 50, 98])
+def test_a_video_that_the_encoder_did_not_finish_is_no_video(kept, tmp_path, ffmpeg):
     write(moving_picture(20), tmp_path / "whole.mp4")
-    whole = (tmp_path / "whole.mp4").read_bytes()
+    size = (tmp_path / "whole.mp4").stat().st_size * kept // 100
+    cut = f'for output; do :; done; cat > /dev/null; head -c {size} "{tmp_path}/whole.mp4" > "$output"'
+    ffmpeg(f'case "$*" in *rawvideo*) {cut};; *) exec $REAL "$@";; esac')
+    assert "ended without a whole video" in refused(tmp_path)
 
-    def broken(path, *args, **kwargs):
-        path.write_bytes(whole[: int(kept * len(whole))])
-        while True:
-            yield
 
-    monkeypatch.setattr(imageio_ffmpeg, "write_frames", broken)
-    with pytest.raises(TurntableError, match="without a whole video"):
-        write(moving_picture(20), tmp_path / "a.mp4")
-    assert [p.name for p in tmp_path.iterdir()] == ["whole.mp4"]
+def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "gone"))
+    sentence = refused(tmp_path)
+    assert "ffmpeg, cannot be started (the one that IMAGEIO_FFMPEG_EXE names: No such file or directory)" in sentence
+
+    def none():
+        raise RuntimeError("No ffmpeg exe could be found.")
+
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", none)
+    (tmp_path / "out").rmdir()
+    assert refused(tmp_path) == "The video encoder, ffmpeg, is missing. Install the package imageio-ffmpeg."
+
+
+def test_a_failing_encoder_is_quoted(tmp_path, ffmpeg):
+    ffmpeg("echo first >&2; echo 'Unknown encoder libx264' >&2; echo 'Conversion failed!' >&2; exit 1")
+    assert "ffmpeg, failed: Unknown encoder libx264. " in refused(tmp_path)
+
+
+def test_a_full_disk_is_no_fault_of_the_encoder(tmp_path, ffmpeg):
+    ffmpeg("cat > /dev/null; echo 'Error writing trailer: No space left on device' >&2; exit 228")
+    with pytest.raises(OSError, match="No space left") as error:
+        write(moving_picture(5), tmp_path / "a.mp4")
+    assert error.value.errno == errno.ENOSPC and error.value.filename.endswith(".mp4")
+
+
+def test_an_encoder_that_hangs_is_ended_within_two_seconds_of_a_stop(tmp_path, ffmpeg):
+    ffmpeg("exec sleep 60")
+    begun = time.monotonic()
+    sentence = refused(tmp_path, stop=lambda: time.monotonic() > begun + 0.5)
+    assert time.monotonic() - begun < 2.5 and "did nothing for" in sentence
+
+
+def test_an_encoder_that_hangs_is_ended_without_a_stop_too(tmp_path, ffmpeg, monkeypatch):
+    monkeypatch.setattr(turntable, "PATIENCE_SECONDS", 0.2)
+    ffmpeg("exec sleep 60")
+    assert "did nothing for" in refused(tmp_path, stop=lambda: True)  # stopped before: the video is still wanted
 
 
 def test_frames_are_made_one_by_one_as_bytes():
