@@ -1,11 +1,16 @@
 """The web demo: the tabs of redream/app in one Gradio app, over one worker; on ZeroGPU its work is done in GPU calls."""
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+AT_ONCE = lambda *_: os._exit(130)  # an interrupted import may raise anything
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, AT_ONCE)  # until the page is served
 import gradio as gr
 from starlette.middleware import Middleware
 
@@ -23,6 +28,7 @@ from redream.app.setup_panel import SetupJob, SetupPanel
 from redream.app.theme import theme
 from redream.app.wiring import error_sentence
 from redream.errors import RedreamError
+from redream.files import require_writable
 from redream.runs.queue import Worker
 from redream.runs.retention import days_kept
 from redream.runs.run import runs_folder
@@ -73,14 +79,17 @@ def build(worker: Worker, reason: str, missing: Sequence[NeededFile] = ()) -> gr
 
 def main() -> None:
     try:
+        require_writable(runs_folder(), "REDREAM_RUNS")
+        require_writable(Path(gr.utils.get_upload_folder()), "GRADIO_TEMP_DIR")
         diagnosis = choose_stack()
-        runs_folder().mkdir(parents=True, exist_ok=True)
         worker = make_worker(Stack.load(diagnosis.stack))
         demo = build(worker, diagnosis.reason, diagnosis.missing)
     except RedreamError as error:
         sys.exit(error_sentence(error))
     if not zerogpu.ENABLED:
         threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
+    if signal.getsignal(signal.SIGINT) is AT_ONCE:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     demo.launch(
         theme=theme(),
         css_paths=STATIC / "page.css",

@@ -1,14 +1,25 @@
-"""Files that are complete or absent; hashes; the folder of a user's data."""
+"""Files that are complete or absent; hashes; folders that can be written to; the folder of a user's data."""
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from redream.errors import RedreamError
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class FolderError(RedreamError):
+    """A folder that cannot be written to; the message says why and how another one is named."""
 
 
 @contextmanager
@@ -28,10 +39,32 @@ def remove_leftovers(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path, variable: str) -> None:
+    """Make a folder if necessary, and raise `FolderError` if it takes no file; the environment `variable` names it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FolderError(f"{why_not_written(folder, error)}; set {variable} to a folder of yours.") from error
+
+
+def why_not_written(folder: Path, error: OSError) -> str:
+    """Why a folder takes no file, as the beginning of a sentence."""
+    if error.errno in DISK_FULL:
+        return f"The disk with the folder {folder} is full"
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        is_one = folder.exists() and not folder.is_dir()
+        return f"{folder} is a file, not a folder" if is_one else f"The folder {folder} would lie below a file"
+    if error.errno in NOT_WRITABLE:
+        return f"You may not write to the folder {folder}"
+    return f"The folder {folder} cannot be written to ({error.strerror or error})"
+
+
 def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Where what was made here is kept, other than runs: `REDREAM_DATA`, else in the platform's folder for a user's data."""
     if folder := environ.get("REDREAM_DATA"):
-        return Path(folder)
+        return Path(folder).expanduser()
     if sys.platform == "win32":
         base = environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local"
     elif sys.platform == "darwin":

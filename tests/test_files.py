@@ -1,19 +1,26 @@
 """Files are complete or absent, and known by their hashes."""
 
+import errno
 import hashlib
+import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from redream.files import (
+    FolderError,
     data_folder,
     digest,
     read_json,
     remove_leftovers,
     replacing,
+    require_writable,
     sha256,
     sha256_of_files,
     write_json,
 )
+from redream.runs.run import runs_folder
 
 
 def test_a_failed_write_leaves_the_earlier_file_and_no_other(tmp_path):
@@ -62,3 +69,40 @@ def test_a_digest_does_not_depend_on_the_order_of_keys():
 def test_a_user_s_data_is_in_the_folder_of_the_environment_or_of_the_platform(tmp_path):
     assert data_folder({"REDREAM_DATA": str(tmp_path)}) == tmp_path
     assert data_folder({}).name == "redream" and data_folder({}).is_absolute()
+
+
+@pytest.mark.parametrize(
+    "number, sentence",
+    [
+        (errno.ENOSPC, "The disk with the folder {} is full"),
+        (errno.EACCES, "You may not write to the folder {}"),
+        (errno.EROFS, "You may not write to the folder {}"),
+        (errno.EIO, "The folder {} cannot be written to (Input/output error)"),
+    ],
+)
+def test_a_folder_that_takes_no_file_is_said_with_the_reason_and_the_variable(tmp_path, monkeypatch, number, sentence):
+    def refuse(**options):
+        raise OSError(number, os.strerror(number))
+
+    require_writable(tmp_path / "new/runs", "REDREAM_RUNS")
+    assert list((tmp_path / "new/runs").iterdir()) == []
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(FolderError) as error:
+        require_writable(tmp_path, "REDREAM_RUNS")
+    assert str(error.value) == f"{sentence.format(tmp_path)}; set REDREAM_RUNS to a folder of yours."
+
+
+@pytest.mark.parametrize(
+    "name, sentence", [("file", "is a file, not a folder"), ("file/a/b", "would lie below a file")]
+)
+def test_a_file_in_the_place_of_a_folder_is_said(tmp_path, name, sentence):
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderError, match=sentence):
+        require_writable(tmp_path / name, "GRADIO_TEMP_DIR")
+
+
+def test_the_home_folder_may_be_named_by_a_tilde(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("REDREAM_RUNS", "~/my runs")
+    assert runs_folder() == tmp_path / "my runs"
+    assert data_folder({"REDREAM_DATA": "~/data"}) == tmp_path / "data" and isinstance(data_folder({}), Path)

@@ -1,6 +1,5 @@
 """Faults of the Hub: those that pass are tried again, the others become one sentence."""
 
-import errno
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,11 +17,10 @@ from huggingface_hub.errors import (
 )
 
 from redream.errors import RedreamError
+from redream.files import DISK_FULL, NOT_WRITABLE
 
 PASSING = (500, 502, 503, 504)  # statuses that pass; huggingface_hub itself waits as long as 429 demands
 RETRY_WAITS = (1.0, 3.0)  # seconds before each further attempt
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 T = TypeVar("T")
 

@@ -26,3 +26,15 @@ def test_the_app_offers_the_endpoints_under_their_names_and_no_event_of_a_tab(mo
     assert set(endpoints) == {"/retrieve", "/generate", "/continue", "/stop", "/scores", "/export"}
     names = [parameter["parameter_name"] for parameter in endpoints["/generate"]["parameters"]]
     assert names == list(inspect.signature(Endpoints.generate).parameters)[1:]
+
+
+@pytest.mark.parametrize("variable", ["REDREAM_RUNS", "GRADIO_TEMP_DIR"])
+def test_the_app_refuses_a_folder_below_a_file_before_anything_else(variable, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for name in ("REDREAM_RUNS", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / ("file/below" if name == variable else name)))
+    monkeypatch.setattr(app, "choose_stack", lambda: pytest.fail("it went on"))
+    with pytest.raises(SystemExit) as end:
+        app.main()
+    sentence = f"The folder {tmp_path}/file/below would lie below a file; set {variable} to a folder of yours."
+    assert end.value.code == sentence  # Python prints it, with exit status 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from redream import pipeline
-from redream.__main__ import main
+from redream.cli import main
 from redream.runs import events
 from redream.runs.retention import days_kept, prune
 from redream.runs.run import LOCK, Request, Run, RunError, UploadedAsset
