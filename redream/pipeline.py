@@ -6,11 +6,13 @@ the work. Importing this is cheap, so that settings.json is written before anyth
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from redream.errors import RedreamError
 from redream.retrieval.licences import require_commercial_use
+from redream.runs import faults
 from redream.runs.events import Event, Failed, Progress
 from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
@@ -107,14 +109,14 @@ def resume(
     """Continue a run, by its folder or id, from its last checkpoint; yields the events of this session.
 
     The result is that of an uninterrupted run. `iterations` adds so many per particle to those planned, at the end values
-    of the schedules. A finished run without more to do has no events. `models` are used if they are of the run's stack,
+    of the schedules. A finished run without more to do has no events; results that it lacks are made. `models` are used if they are of the run's stack,
     `deadline` is that of `generate`. Raises a `RedreamError`.
     """
     run = Run.open(folder)
     request = run.request
     if iterations is not None and not 1 <= iterations <= MAX_ITERATIONS - request.settings.iterations - request.extra:
         raise RunError(f"{iterations} further iterations are out of range; a run has at most {MAX_ITERATIONS:,}.")
-    if iterations is None and run.finished:
+    if iterations is None and run.finished and not run.lacks_results:
         return iter(())
     stack = Stack.load(request.stack, request.overrides)
     parsed = parse_prompt(request.prompt, stack.vocabulary)
@@ -277,8 +279,12 @@ def _events(
         for event in Session(run, stack, parsed, models, stop, deadline, uploads_validated).events():
             yield run.log(event)
     except Exception as error:  # whatever it was, pages that follow the events must learn that the run has ended
-        run.log(Failed(str(error) if isinstance(error, RedreamError) else FAULT))
-        raise
+        named = error if isinstance(error, RedreamError) else faults.explained(error, run)
+        with suppress(OSError):  # the disk is full
+            run.log(Failed(FAULT if named is None else str(named)))
+        if named is None or named is error:
+            raise
+        raise named from error
 
 
 def _validated(

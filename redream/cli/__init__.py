@@ -25,12 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore")  # of libraries
             options.command.run(options)
     except RedreamError as error:
-        print(error, file=sys.stderr)
+        _say(str(error), error)
         return 2
-    except KeyboardInterrupt:
-        print(f"Stopped at once; {options.command.AFTER_INTERRUPT}.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        _say(f"Stopped at once; {options.command.AFTER_INTERRUPT}.", interrupt)
         return 130
     return 0
+
+
+def _say(sentence: str, error: BaseException) -> None:
+    """Print a sentence, and the notes of what ended the command."""
+    print(sentence, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
 
 
 def _parser() -> Parser:

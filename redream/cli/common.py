@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -11,11 +12,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from redream.errors import RedreamError
 from redream.runs import events
 from redream.scoring.scores import QUANTITIES, keys_of, quantities_on
 from redream.settings import Settings, setting_names
 
-RUN_AFTER_INTERRUPT = "a run goes on from its last checkpoint with: resume"
+RUN_AFTER_INTERRUPT = "what was done up to the last checkpoint is kept"
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,9 +84,22 @@ def changes_of(settings: Iterable[tuple[str, object]]) -> dict:
 def follow(updates: Iterator[events.Event]) -> bool:
     """Show a run's events and return whether there were any.
 
-    On a terminal its progress is a bar, elsewhere lines; the paths of results and the scores go to stdout.
+    On a terminal its progress is a bar, elsewhere lines; the paths of results and the scores go to stdout. What ends the run
+    early gets a note that says how it goes on.
     """
     folder = None
+    try:
+        for event in _shown(updates):
+            folder = Path(event.run) if isinstance(event, events.Started) else folder
+    except BaseException as error:
+        if folder is not None and _can_resume(error):
+            error.add_note(f"Go on with: {_resume_command(folder)}")
+        raise
+    return folder is not None
+
+
+def _shown(updates: Iterator[events.Event]) -> Iterator[events.Event]:
+    """The same events, each once it is shown."""
     with tqdm(disable=not sys.stderr.isatty(), unit="it") as bar:
         last_line: tuple | None = None  # stage and tenth of the run in the last line
         for event in updates:
@@ -116,9 +131,22 @@ def follow(updates: Iterator[events.Event]) -> bool:
                     print(*score_sentences(scores), sep="\n")
                 case events.Finished(stopped):
                     if stopped:
-                        print(f"Stopped before its end; go on with: python -m redream resume {folder}")
+                        print(f"Stopped before its end; go on with: {_resume_command(folder)}")
                     print(f"Everything is in {folder}.")
-    return folder is not None
+            yield event
+
+
+def _resume_command(folder: Path) -> str:
+    return f"python -m redream resume {shlex.quote(str(folder))}"
+
+
+def _can_resume(error: BaseException) -> bool:
+    """Whether a run that this ended can go on: unless all of its checkpoints are damaged."""
+    if not isinstance(error, RedreamError):
+        return True
+    from redream.distillation.checkpoint import CheckpointError  # takes seconds, of a run that has not come so far
+
+    return not isinstance(error, CheckpointError)
 
 
 def _progress_line(progress: events.Progress) -> str:

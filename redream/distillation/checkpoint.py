@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as as_safetensors
 from torch import Tensor, nn
 
 from redream.distillation.particle import Particle
@@ -37,7 +38,7 @@ def save(
             tensors |= {f"{name}.optimizer/{index}/{key}": torch.as_tensor(v) for key, v in moments.items()}
     tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
     with replacing(folder / "state.safetensors") as file:
-        save_file(tensors, file)
+        file.write_bytes(as_safetensors(tensors))  # safetensors' own writer hides why a disk refuses
     with replacing(folder / "state.json") as file:
         file.write_text(json.dumps({"format": FORMAT, **state}))
 

@@ -27,7 +27,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 from redream.errors import RedreamError
-from redream.files import replacing
+from redream.files import replacing, why_not_written
 from redream.hub import is_inside
 from redream.runs import events
 from redream.runs.upgrade import FORMAT, upgrade
@@ -133,7 +133,7 @@ class Run:
     def create(request: Request, out: str | Path | None = None, files: Mapping[str, bytes] = {}) -> "Run":
         """Make a run with its settings.json and `files` {name: bytes} in `out` (new or empty), or in a fresh folder whose
         name is hard to guess. Raises `RunError`."""
-        folder = runs_folder() / new_id() if out is None else Path(out)
+        folder = runs_folder() / new_id() if out is None else Path(out).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if any(path.name != LOCK for path in folder.iterdir()):
@@ -143,10 +143,9 @@ class Run:
                 with replacing(run.folder / name) as file:
                     file.write_bytes(data)
             run._write("settings.json", request.to_json())
-        except FileExistsError as error:
-            raise RunError(f"{folder.name} is a file; name a new folder.") from error
         except OSError as error:
-            raise RunError(f"The folder {folder.name} cannot be written to; name another one.") from error
+            do = "name another one" if out is not None else "set REDREAM_RUNS to a folder of yours"
+            raise RunError(f"{why_not_written(folder, error)}; {do}.") from error
         return run
 
     @staticmethod
@@ -211,6 +210,12 @@ class Run:
         """Whether all planned iterations are done and the results are made. Raises `RunError`, `KeyError` or `TypeError`
         for a malformed record.json."""
         return (self.folder / "record.json").is_file() and self.read_json("record.json")["done"] >= self.request.total
+
+    @property
+    def lacks_results(self) -> bool:
+        """Whether it has no scores or not all turntables: what they are made with was missing, and may be here by now."""
+        turntables = (self.folder / f"turntable-{number}.mp4" for number in range(self.request.settings.particles))
+        return not all(file.is_file() for file in (self.folder / "scores.json", *turntables))
 
     # Files
 
@@ -296,4 +301,4 @@ def new_id() -> str:
 
 def runs_folder() -> Path:
     """The folder of all runs: `$REDREAM_RUNS`, or `runs` in the working folder."""
-    return Path(os.environ.get("REDREAM_RUNS") or "runs")
+    return Path(os.environ.get("REDREAM_RUNS") or "runs").expanduser()

@@ -81,6 +81,7 @@ class Session:
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's entries and their orientation
     oriented_by: dict[str, dict] = field(default_factory=dict)  # for the record: provenance of `ORIENTED_BY`
     timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    unscored: Exception | None = None  # why there will be no scores
     clock: SessionClock = field(init=False)
 
     def events(self) -> Iterator[Event]:
@@ -227,7 +228,7 @@ class Session:
         always saved."""
         request, saved = self.run.request, distillation.iteration
         settings = request.settings
-        with_previews, overflowed = True, 0
+        clip, overflowed = None, 0
         learned = RuntimeEstimator.of_latest_runs(self.stack.name, self.models.device_name)
         self.clock = SessionClock(settings, request.extra, learned)
         steps, last = distillation.steps(request.extra, self._ends), time.perf_counter()
@@ -241,12 +242,14 @@ class Session:
             last = now
             yield Progress(step.stage, done, step.total, self.clock.seconds_left(done), step.losses)
             overflowed += step.overflows
-            if with_previews and is_previewed(done, settings.output.preview_every):
-                try:
-                    yield self._preview(distillation)
-                except UNSCORED as error:
-                    with_previews = False
-                    yield Warned(f"There are no more previews. {error}")
+            if is_previewed(done, settings.output.preview_every):
+                if clip is None and self.unscored is None:
+                    try:
+                        clip = self.models.clip("a")
+                    except UNSCORED as error:
+                        self.unscored = error
+                        yield Warned(f"Previews have no score. {error}")
+                yield self._preview(distillation, clip)
             if done % settings.output.checkpoint_every == 0:
                 saved = self._save(distillation)
         if saved < distillation.iteration:
@@ -254,15 +257,16 @@ class Session:
         if overflowed:
             yield Warned(f"Iterations whose score was not a number, and counted as zero: {overflowed}.")
 
-    def _preview(self, distillation) -> Preview:
-        settings, iteration, clip = self.run.request.settings, distillation.iteration, self.models.clip("a")
+    def _preview(self, distillation, clip) -> Preview:
+        """Render a preview; without a CLIP (None) it has no score."""
+        settings, iteration = self.run.request.settings, distillation.iteration
         with self._timed("previews"):
             number = iteration // settings.output.preview_every
             particle, camera = number % settings.particles, outputs.preview_camera(settings, number)
             image = outputs.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
             file = f"preview/{iteration:06d}.png"
             outputs.save_png(image[0], self.run.folder / file)
-            score = float(clip.embed_images(image)[0] @ clip.embed_texts([self.parsed.prompt])[0])
+            score = float(clip.embed_images(image)[0] @ clip.embed_texts([self.parsed.prompt])[0]) if clip else math.nan
         return Preview(file, iteration, particle, camera.azimuth_deg, score if math.isfinite(score) else None)
 
     def _save(self, distillation) -> int:
@@ -274,11 +278,12 @@ class Session:
     def _make_results(self, distillation) -> Iterator[Event]:
         """Make a turntable, a mesh and scores of every particle; if one cannot be scored, there is no scores.json."""
         run, done, total = self.run, distillation.iteration, self.run.request.total
-        scored, unscored = [], None
-        try:
-            size = self.models.score_size
-        except UNSCORED as error:
-            size, unscored = 64, error
+        scored, unscored, size = [], self.unscored, 64
+        if unscored is None:
+            try:
+                size = self.models.score_size
+            except UNSCORED as error:
+                unscored = error
         for number, particle in enumerate(distillation.particles):
             views = outputs.CachedViews(particle, run.request.settings, size)
             yield from self._make_turntable(views, number, done)
@@ -311,11 +316,11 @@ class Session:
                     frames.append(frame)
                 if number == 0:
                     outputs.save_sprites(frames, run.folder / "sprite.jpg")
-                turntable.write(frames, file)
+                turntable.write(frames, file, stop=self.stop)
             yield Artefact("turntable", number, file.name)
         except TurntableError as error:
             file.unlink(missing_ok=True)  # one of an earlier session
-            yield Warned(str(error))
+            yield Warned(f"There is no turntable. {error} Then resume the run, which makes it.")
 
     def _make_mesh(self, particle: outputs.Renderable, number: int, done: int) -> Iterator[Event]:
         run, file = self.run, self.run.folder / f"mesh-{number}.glb"

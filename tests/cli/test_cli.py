@@ -147,15 +147,22 @@ def test_ctrl_c_once_stops_and_keeps_what_there_is(tiny_stack, capsys, tmp_path,
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_ctrl_c_twice_ends_at_once(tiny_stack, capsys, monkeypatch):
+def test_ctrl_c_twice_ends_at_once_and_names_the_folder_to_resume(tiny_stack, capsys, tmp_path, monkeypatch):
+    real, folder = pipeline.generate, tmp_path / "my run"
+
     def interrupted(*arguments, **values):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        yield events.Finished(False)
+        for event in real(*arguments, **values):
+            yield event
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(pipeline, "generate", interrupted)
-    assert main(["generate", "an owl", "--stack", str(tiny_stack)]) == 130
-    assert "Traceback" not in capsys.readouterr().err
+    assert main(["generate", "an owl", "--stack", str(tiny_stack), "--out", str(folder)]) == 130
+    last = capsys.readouterr().err.splitlines()[-2:]
+    assert last == [
+        "Stopped at once; what was done up to the last checkpoint is kept.",
+        f"Go on with: python -m redream resume '{folder}'",
+    ]
 
 
 def test_retrieve_prints_what_retrieved_json_says(tiny_stack, capsys):

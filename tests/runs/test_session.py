@@ -1,8 +1,12 @@
 """What a session does when something goes wrong: results that exist are kept, and a warning says what happened."""
 
+import re
+import shutil
 import time
+from dataclasses import asdict
 
 import pytest
+import torch
 from tiny_stack import TINY
 
 from redream import pipeline
@@ -11,8 +15,10 @@ from redream.distillation.loop import Distillation
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.runs import events, outputs, retrieved, session
+from redream.runs.faults import MachineError, explained, smaller
 from redream.runs.run import Run, RunError
 from redream.runs.session import Session
+from redream.settings import PRESETS, setting_names
 from redream.stack.models import Models
 from redream.stack.stack import Stack
 
@@ -34,6 +40,12 @@ def begin(models, folder, until=None, settings=SETTINGS):
 
 def warnings(run_events):
     return [event.sentence for event in run_events if isinstance(event, events.Warned)]
+
+
+def same_results(one, other):
+    """Whether two runs' folders have equal scores and last states."""
+    states = [(Run.open(folder).checkpoints()[-1] / "state.safetensors").read_bytes() for folder in (one, other)]
+    return states[0] == states[1] and (one / "scores.json").read_bytes() == (other / "scores.json").read_bytes()
 
 
 def damage(checkpoint):
@@ -84,7 +96,7 @@ def test_a_run_that_cannot_be_scored_warns_and_keeps_its_other_results(models, t
     assert [event.kind for event in run_events if isinstance(event, events.Artefact)] == ["turntable", "mesh"]
 
 
-def test_without_the_scoring_clips_a_run_warns_once_of_missing_previews_and_scores(models, tmp_path, monkeypatch):
+def test_without_the_scoring_clips_a_run_lacks_scores_alone(models, tmp_path, monkeypatch):
     real = Models.clip
 
     def clip(self, name):
@@ -95,8 +107,11 @@ def test_without_the_scoring_clips_a_run_warns_once_of_missing_previews_and_scor
     monkeypatch.setattr(Models, "clip", clip)
     run_events = list(pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models))
     assert warnings(run_events) == [
-        f"There are no {what}. The Hub did not answer." for what in ("more previews", "scores")
+        "Previews have no score. The Hub did not answer.",
+        "There are no scores. The Hub did not answer.",
     ]
+    previews = [event for event in run_events if isinstance(event, events.Preview)]
+    assert [preview.clip_score for preview in previews] == [None] * 4
     names = {path.name for path in tmp_path.iterdir()}
     assert {"turntable-0.mp4", "mesh-0.glb", "record.json"} <= names and "scores.json" not in names
 
@@ -190,3 +205,76 @@ def test_a_run_that_is_stopped_while_it_is_prepared_ends(models, tmp_path):
         PROMPT, settings=SETTINGS, out=tmp_path, models=models, deadline=0.0, stop=lambda: True
     )
     assert last == events.Finished(stopped=True)
+
+
+def test_a_missing_encoder_costs_the_turntable_alone_and_a_resumed_run_makes_it(models, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
+        run_events = list(pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models))
+    (sentence,) = warnings(run_events)
+    assert sentence.startswith("There is no turntable. The video encoder, ffmpeg, cannot be started")
+    assert sentence.endswith("Then resume the run, which makes it.")
+    assert {"mesh-0.glb", "scores.json", "record.json", "sprite.jpg"} <= {path.name for path in tmp_path.iterdir()}
+    scores = (tmp_path / "scores.json").read_bytes()
+    run_events = list(pipeline.resume(tmp_path, models=models))
+    assert warnings(run_events) == [] and (tmp_path / "turntable-0.mp4").is_file()
+    assert scores == (tmp_path / "scores.json").read_bytes()
+    assert list(pipeline.resume(tmp_path, models=models)) == []
+
+
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "The memory of the GPU ran out. "),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "The memory of the computer ran out",
+        ),
+        (MemoryError(), "The memory of the computer ran out"),
+    ],
+)
+def test_a_run_whose_memory_runs_out_names_smaller_settings_and_goes_on(models, tmp_path, monkeypatch, error, sentence):
+    real = Distillation._score_gradient
+
+    def score(self, *arguments):
+        if self.iteration == 3:
+            raise error
+        return real(self, *arguments)
+
+    settings = SETTINGS.with_(particles=2)
+    with monkeypatch.context() as patch, pytest.raises(MachineError) as failed:
+        patch.setattr(Distillation, "_score_gradient", score)
+        list(pipeline.generate(PROMPT, settings=settings, out=tmp_path / "broken", models=models))
+    said = str(failed.value)
+    assert said.startswith(sentence) and "goes on from iteration 3; or start a new one with fewer particles" in said
+    assert list(Run.open(tmp_path / "broken").events())[-1] == events.Failed(said)
+    assert list(pipeline.resume(tmp_path / "broken", models=models))[-1] == events.Finished(stopped=False)
+    assert same_results(tmp_path / "broken", begin(models, tmp_path / "whole", settings=settings).folder)
+
+
+def test_settings_that_take_less_memory_are_named_with_what_they_are():
+    assert smaller(PRESETS["sd21"]["redream"]) == (
+        "a lower rendering.resolutions (now up to 512 pixels), a smaller rendering.samples_per_ray (now 256) or "
+        "a smaller adaptation.batch (now 4)"
+    )
+    names = set(re.findall(r"[a-z]+\.[a-z_]+", smaller(TINY.with_(particles=2))))
+    assert names <= setting_names(asdict(TINY)) and "adaptation.batch" not in smaller(TINY.with_(method="sds"))
+
+
+def test_a_run_whose_folder_is_removed_meanwhile_says_so(models, tmp_path):
+    run_events = pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path / "run", models=models)
+    next(run_events)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(MachineError, match="was removed while the run was being made; start a new run"):
+        list(run_events)
+
+
+def test_a_fault_of_the_program_is_not_blamed_on_the_machine(models, tmp_path):
+    run = begin(models, tmp_path, 1)
+    for error in (
+        ConnectionResetError(104, "reset"),
+        FileNotFoundError(2, "gone", "/x"),
+        RuntimeError("shape"),
+        OSError(),
+    ):
+        assert explained(error, run) is None
