@@ -17,7 +17,7 @@ from redream.runs.events import Event, Failed, Progress
 from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
 from redream.stack.models import Models
-from redream.stack.stack import STACKS, Entry, Stack
+from redream.stack.stack import Entry, Stack
 from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
 FAULT = "The run broke off by a fault of this program; resume it."
@@ -305,10 +305,9 @@ def _validated(
 
 def _address(stack: Stack) -> tuple[str, dict[str, str]]:
     """How `Stack.load` gets this stack again: its name or folder, and the environment variables that replace entries."""
-    name = stack.base.name if stack.base.parent == STACKS.resolve() else str(stack.base)
-    plain = Stack.load(name, environ={})
+    plain = Stack.load(stack.address, environ={})
     pairs = {"REDREAM_PRIOR": (stack.prior, plain.prior), "REDREAM_INDEX": (stack.index, plain.index)}
-    return name, {key: _spelled(entry) for key, (entry, default) in pairs.items() if entry != default}
+    return stack.address, {key: _spelled(entry) for key, (entry, default) in pairs.items() if entry != default}
 
 
 def _spelled(entry: Entry) -> str:

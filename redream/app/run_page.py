@@ -87,8 +87,8 @@ class RunPage:
                 self.status = queue_status(position, seconds)
             case events.Started():
                 self._start(event)
-            case events.Fetching(received, size):
-                self.status = f"Fetching the assets, {received / 1e6:.1f} of {size / 1e6:.1f} MB"
+            case events.Fetching(received, size, what):
+                self.status = f"Fetching {what}, {received / 1e6:.1f} of {size / 1e6:.1f} MB"
             case events.Retrieved(assets, strips):
                 self.assets, self.strips, self.status = assets, list(strips), "Finding the front of each asset"
             case events.Oriented(asset=number, clear=clear, strip=strip):

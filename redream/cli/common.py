@@ -110,11 +110,11 @@ def _shown(updates: Iterator[events.Event]) -> Iterator[events.Event]:
                     tqdm.write(f"The run's folder is {folder}.", file=sys.stderr)
                 case events.Warned(sentence):
                     tqdm.write(sentence, file=sys.stderr)
-                case events.Fetching():
-                    bar.set_description_str("Fetching the assets", refresh=False)
-                    if bar.disable and last_line is None:
-                        last_line = ("fetching", 0)
-                        print("Fetching the assets", file=sys.stderr)
+                case events.Fetching(_, _, what):
+                    bar.set_description_str(f"Fetching {what}", refresh=False)
+                    if bar.disable and last_line != ("fetching", what):
+                        last_line = ("fetching", what)
+                        print(f"Fetching {what}", file=sys.stderr)
                 case events.Retrieved(assets):
                     captions = "; ".join(asset["caption"] for asset in assets)
                     tqdm.write(f"Retrieved assets: {captions}.", file=sys.stderr)

@@ -14,6 +14,7 @@ import diffusers
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from redream.distillation.captured import Capture, Captured, capture_for, captured_gradient
@@ -75,7 +76,7 @@ class Prior:
                 **options,
                 **parts,
             )
-        except (OSError, ValueError, KeyError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError) as error:
             raise PriorError(
                 "The prior's folder is not a complete Stable Diffusion pipeline with safetensors weights. "
                 "Download it again or choose another stack."

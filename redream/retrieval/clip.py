@@ -8,6 +8,7 @@ from pathlib import Path
 import open_clip
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -67,7 +68,7 @@ class Clip:
                 tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
             else:
                 tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=text.get("context_length", 77))
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise ClipError(f"The CLIP {folder.name} cannot be read; its files do not fit together.") from error
         return Clip(model, tokenize, weights)
 

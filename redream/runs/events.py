@@ -30,10 +30,11 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class Fetching(Event):
-    """Files of assets are being downloaded."""
+    """Files of assets, or of a model, are being downloaded."""
 
     received: int  # bytes
     size: int  # bytes, of those that have begun
+    what: str = "the assets"  # or an entry of stack.json
 
 
 @dataclass(frozen=True)

@@ -89,15 +89,21 @@ class Worker:
             threading.Thread(target=_prune_regularly, args=(keep_days,), name="redream-prune", daemon=True).start()
 
     def prepare(self) -> None:
-        """Load the models that every run needs and measure the device: the first run then waits for nothing."""
+        """Load the models that every run needs and measure the device: the first run then waits for nothing.
+
+        A model that cannot be used is said by the runs.
+        """
         models = self.models
-        _ = models.index, models.clip("retrieval"), models.clip("a"), models.prior
+        with suppress(RedreamError):
+            _ = models.clip("a")
+        with suppress(RedreamError):
+            _ = models.index, models.clip("retrieval"), models.prior
 
-        def measure(stop: Stop) -> Iterator[None]:
-            yield self.eta.measure(models.prior)
+            def measure(stop: Stop) -> Iterator[None]:
+                yield self.eta.measure(models.prior)
 
-        for _ in self.run_exclusive(measure):  # not beside a run, which changes the prior's adapters
-            pass
+            for _ in self.run_exclusive(measure):  # not beside a run, which changes the prior's adapters
+                pass
 
     def submit(self, prompt: str, settings: Settings | None = None, **inputs) -> str:
         """Queue a new run and return its id, which is hard to guess.

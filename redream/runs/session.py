@@ -43,7 +43,8 @@ from redream.scene.turntable import TurntableError
 from redream.scoring.metrics import MetricsError
 from redream.stack import environment
 from redream.stack.models import Models
-from redream.stack.stack import Stack, StackError
+from redream.stack.setup import SetupStopped
+from redream.stack.stack import SCORING_ENTRIES, Stack, StackError
 from redream.stack.vocabulary import ParsedPrompt
 
 T = TypeVar("T")
@@ -97,18 +98,25 @@ class Session:
         for sentence in self.parsed.warnings:
             yield Warned(sentence)
         retrieved_assets: list[RetrievedAsset] = []
-        if settings.uses_assets:
-            try:
+        try:
+            if settings.uses_assets:
+                yield from self._fetch_models("index", "clips.retrieval")
                 yield from self._retrieve(retrieved_assets)
-            except FetchStopped:  # there is nothing to make results of; a resumed run retrieves again
-                yield Finished(stopped=True)
+                yield from self._orient(retrieved_assets)
+            if self._time_is_over():  # a session that only prepares the run
+                yield Finished(stopped=True) if self.stop() else Paused()
                 return
-            yield from self._orient(retrieved_assets)
-        if self._time_is_over():  # a session that only prepares the run
-            yield Finished(stopped=True) if self.stop() else Paused()
+            yield Progress("loading", done, total)
+            yield from self._fetch_models("prior")
+            try:
+                yield from self._fetch_models(*SCORING_ENTRIES)
+            except UNSCORED as error:
+                self.unscored = error
+                yield Warned(f"There will be no scores. {error}")
+        except (FetchStopped, SetupStopped):  # there is nothing to make results of; a resumed run fetches again
+            yield Finished(stopped=True)
             return
 
-        yield Progress("loading", done, total)
         with self._timed("loading"):
             from redream.distillation.loop import Distillation  # takes seconds: by now the assets are on the page
 
@@ -127,6 +135,14 @@ class Session:
             yield from self._make_results(distillation)
         run.write_json("record.json", self._record(done))
         yield Finished(stopped=done < total)
+
+    def _fetch_models(self, *names: str) -> Iterator[Fetching]:
+        """Bring the files of models here, by their names in stack.json, unless they are loaded. Raises `SetupStopped`, and as
+        `redream.stack.setup.fetching`."""
+        for name in names:
+            for progress in self.models.fetching(name, self.stop):
+                if progress.total:
+                    yield Fetching(progress.done, progress.total, name)
 
     def _retrieve(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
         """Fill `assets` with those named by uid and the uploaded ones, those of the first session, or the best hits."""
@@ -295,6 +311,8 @@ class Session:
                         scored.append(outputs.scores_of(views, self.parsed.prompt, self.models, self.parsed.has_front))
                 except UNSCORED as error:
                     unscored = error
+        for sentence in self.models.unavailable.values():
+            yield Warned(f"A-LPIPS lacks one of its networks. {sentence}")
         if unscored is not None:
             (run.folder / "scores.json").unlink(missing_ok=True)  # one of an earlier session
             yield Warned(f"There are no scores. {unscored}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from redream import hub
 from redream.stack.stack import PRIOR_WEIGHTS, Entry, Stack
 
+POINTER = "a git-lfs pointer, not the file itself"
 LFS_POINTER = b"version https://git-lfs.github.com"
 HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, as that library has it
 JSON_LIMIT = 50_000_000  # bytes
@@ -51,7 +52,7 @@ def missing_files(stack: Stack) -> list[NeededFile]:
 
 def needed_files(stack: Stack) -> list[NeededFile]:
     """All files that loading the stack's models and its index reads."""
-    files = [file for name, entry in stack.entries.items() for file in _of_entry(stack, name, entry)]
+    files = [file for name in stack.entries for file in files_of(stack, name)]
     networks = [(f"perceptual.{name}", entry.lpips) for name, entry in stack.perceptual.items() if entry.lpips]
     return files + [file for name, network in networks for file in _of_lpips(name, network)]
 
@@ -68,17 +69,20 @@ def in_bytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB" if size >= 1e3 else f"{size:.0f} bytes"
 
 
-def _of_entry(stack: Stack, name: str, entry: Entry) -> list[NeededFile]:
-    """The files of an entry: in its folder, or in the Hub's cache, of its source or of its fallback if that is whole."""
+def files_of(stack: Stack, name: str) -> list[NeededFile]:
+    """The files of an entry with a source: in its folder, or in the Hub's cache, of its source or of its fallback if that is whole."""
+    entry = stack.entry(name)
     if (folder := stack.local_folder(entry)) is not None:
-        return [replace(file, on_hub=False) for file in _in(folder, name, entry, {})]
+        return [replace(file, on_hub=False) for file in files_in(folder, name, entry)]
     fallback, _, revision = (entry.fallback or "").partition("@")
     sources = [(entry.source, entry.revision), *([(fallback, revision or None)] if fallback else [])]
-    found = [_in(cached.folder, name, entry, cached.sizes) for cached in (hub.cached(*source) for source in sources)]
+    found = [
+        files_in(cached.folder, name, entry, cached.sizes) for cached in (hub.cached(*source) for source in sources)
+    ]
     return next((files for files in found if not any(file.fault for file in files)), found[0])
 
 
-def _in(folder: Path | None, name: str, entry: Entry, sizes: Mapping[str, int]) -> list[NeededFile]:
+def files_in(folder: Path | None, name: str, entry: Entry, sizes: Mapping[str, int] = {}) -> list[NeededFile]:
     """An entry's files in a folder (None: there is nothing yet); `sizes` are those of a listing, {} if there is none."""
     here = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()] if folder else []
     stated = [alternative for names in entry.megabytes for alternative in names.split(hub.OR)]
@@ -153,7 +157,7 @@ def _fault(folder: Path | None, name: str, expected: int | None) -> str | None:
     with path.open("rb") as file:
         start = file.read(len(LFS_POINTER))
     if start == LFS_POINTER:
-        return "a git-lfs pointer, not the file itself"
+        return POINTER
     if not start:
         return "empty"
     if expected is not None and size != expected:

@@ -1,7 +1,8 @@
 """A stack's models on one device, each loaded when it is first used. Importing this is cheap."""
 
+import shlex
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +11,9 @@ from redream import hub
 from redream.files import sha256, sha256_of_files
 from redream.scoring.scores import MODELS
 from redream.stack import environment
-from redream.stack.stack import Entry, Stack, StackError, library_folder, picture_memory
+from redream.stack.inventory import MISSING, POINTER, files_in
+from redream.stack.setup import SetupProgress, fetching
+from redream.stack.stack import Stack, StackError, library_folder, picture_memory
 
 HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their revision names them
 
@@ -25,7 +28,9 @@ class Models:
         self.stack, self.device = stack, device
         self._retrieval_device = retrieval_device or device  # of the CLIP that finds and orients assets
         self.origins: dict[str, dict] = {}  # where loaded models came from, by their name in stack.json
+        self.unavailable: dict[str, str] = {}  # why a perceptual distance is None, by its name in stack.json
         self._loaded: dict = {}  # by its name in stack.json
+        self._resolved: dict[str, hub.Resolved] = {}  # what `fetching` brought, until it is loaded
         self._loading = threading.Lock()  # one model after the other
 
     @staticmethod
@@ -46,8 +51,8 @@ class Models:
         from redream.retrieval.index import Index
         from redream.retrieval.joined import JoinedIndex, with_own
 
-        def load() -> Index | JoinedIndex:
-            index = with_own(Index.load(self._folder("index"), picture_memory()), library := library_folder())
+        def load(folder: Path) -> Index | JoinedIndex:
+            index = with_own(Index.load(folder, picture_memory()), library := library_folder())
             if isinstance(index, JoinedIndex):
                 files = {"index.json": sha256(library / "index.json")}  # which names the hashes of the others
                 self.origins["own library"] = {"source": library.name, "revision": None, "files": files}
@@ -59,10 +64,8 @@ class Models:
     def prior(self):
         """The text-to-image model: a `redream.distillation.prior.Prior`."""
         from redream.distillation.prior import Prior
-        from redream.distillation.prior_files import check
 
-        def load() -> Prior:
-            folder = self._folder("prior", check)  # refused before its weights are downloaded
+        def load(folder: Path) -> Prior:
             with quietly():
                 return Prior.load(folder, self.device)
 
@@ -73,7 +76,7 @@ class Models:
         from redream.retrieval.clip import Clip
 
         device = self._retrieval_device if name == "retrieval" else self.device
-        return self._once(f"clips.{name}", lambda: Clip.load(self._folder(f"clips.{name}"), device))
+        return self._once(f"clips.{name}", lambda folder: Clip.load(folder, device))
 
     @property
     def score_size(self) -> int:
@@ -81,35 +84,48 @@ class Models:
         return max(64, *(self.clip(name).size for name in MODELS))
 
     def perceptual(self, name: str):
-        """A perceptual distance for scores, "a" or "b"; None if its weights are missing."""
+        """A perceptual distance for scores, "a" or "b"; None if its weights are missing or damaged (`unavailable`)."""
         from redream.scoring.perceptual import PerceptualError, PerceptualNet, load_lpips
 
-        def load():
-            entry = self.stack.perceptual[name]
-            try:
-                if entry.lpips is None:
-                    return PerceptualNet.load(self._folder(f"perceptual.{name}"), self.device)
-                net = load_lpips(entry.lpips, self.device)
-            except (hub.HubError, PerceptualError, StackError):
-                return None  # the score says that it is not available
-            if net is not None:
-                self.origins[f"perceptual.{name}"] = {"lpips": entry.lpips}
+        key, network = f"perceptual.{name}", self.stack.perceptual[name].lpips
+
+        def load(folder: Path | None):
+            if folder is not None:
+                return PerceptualNet.load(folder, self.device)
+            if (net := load_lpips(network, self.device)) is not None:
+                self.origins[key] = {"lpips": network}
             return net
 
-        return self._once(f"perceptual.{name}", load)
+        try:
+            return self._once(key, load)
+        except (hub.HubError, PerceptualError, StackError) as error:
+            self.unavailable[key] = str(error)
+            self._loaded[key] = None  # the score says that it is not available
+            return None
+
+    def fetching(self, name: str, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
+        """Bring a model's files here, by its name in stack.json: loading it then waits for no network. Raises as
+        `redream.stack.setup.fetching`."""
+        if name not in self._loaded and self.stack.entry(name).source:
+            self._resolved[name] = yield from fetching(self.stack, name, stop)
 
     def provenance(self) -> dict[str, dict]:
         """Where each model in use came from, for a run's record: source, commit, SHA-256 of its files as they were when it
         was loaded; of LPIPS its network."""
         return dict(sorted(self.origins.items()))
 
-    def _entry(self, name: str) -> Entry:
-        group, _, member = name.partition(".")
-        return getattr(self.stack, group)[member] if member else getattr(self.stack, group)
+    def _folder(self, name: str) -> Path | None:
+        """The folder of an entry, fetched if necessary; None for LPIPS. Raises `StackError` for a damaged file."""
+        from redream.retrieval.fetch import finished
 
-    def _folder(self, name: str, check: Callable[[Path, Sequence[str]], None] = hub.no_check) -> Path:
-        entry = self._entry(name)
-        resolved = self.stack.resolve(entry, check)
+        entry = self.stack.entry(name)
+        if entry.source is None:
+            return None
+        if (local := self.stack.local_folder(entry)) is not None:
+            self._require_whole(name, local, None)
+        resolved = self._resolved.pop(name, None) or finished(fetching(self.stack, name))
+        if local is None:
+            self._require_whole(name, resolved.folder, resolved.source)
         self.origins[name] = {
             "source": resolved.source or Path(entry.source).name,
             "revision": resolved.revision,
@@ -117,11 +133,20 @@ class Models:
         }
         return resolved.folder
 
-    def _once(self, name: str, load: Callable[[], object]):
+    def _require_whole(self, name: str, folder: Path, source: str | None) -> None:
+        """Raise `StackError` for a damaged file of an entry; one that is missing is said where it is read."""
+        for file in files_in(folder, name, self.stack.entry(name)):
+            if file.fault not in (None, MISSING):
+                do = "Run: git lfs pull" if file.fault == POINTER else "Restore it"
+                do = f"Run: python -m redream setup {shlex.quote(self.stack.address)}" if source else do
+                raise StackError(f"The file {source or folder.name}/{file.name} cannot be used: {file.fault}. {do}.")
+
+    def _once(self, name: str, load: Callable[[Path | None], object]):
         if name not in self._loaded:  # a loaded model is returned without waiting
+            folder = self._folder(name)  # nobody waits for the network who wants another model
             with self._loading:
                 if name not in self._loaded:
-                    self._loaded[name] = load()
+                    self._loaded[name] = load(folder)
         return self._loaded[name]
 
 

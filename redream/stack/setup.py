@@ -11,23 +11,23 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub.errors import HTTPError
 
 from redream import hub
 from redream.distillation import prior_files
 from redream.errors import RedreamError
-from redream.stack.inventory import MISSING, NeededFile, in_bytes, missing_files
-from redream.stack.stack import Entry, Stack, built_index
+from redream.stack.inventory import MISSING, NeededFile, files_of, in_bytes, missing_files
+from redream.stack.stack import Stack, built_index
 
 POLL_SECONDS = 0.1
 UPDATE_SECONDS = 0.5  # between two updates of progress
 SPEED_SECONDS = 1.0  # of a download before its speed is known
 
+T = TypeVar("T")
 # What an index is built of that the Hub does not have: fields of `redream.retrieval.objaverse.Objaverse`.
 OBJAVERSE = {"min_score": 1, "without": ("scene",)}
-
-Work = Callable[[Callable[[], None]], object]  # calls what it gets now and then: that ends it after a stop
 
 
 class SetupError(RedreamError):
@@ -114,38 +114,52 @@ def setup(
     return tuple(failures)
 
 
+def fetching(
+    stack: Stack, name: str, stop: Callable[[], bool] = lambda: False
+) -> Generator[SetupProgress, None, hub.Resolved]:
+    """Bring an entry's files here, those in the Hub's cache that are damaged once more; returns where they are.
+
+    Whatever the network does, it ends with `SetupStopped` soon after `stop` is True, which is asked ten times a second. Raises
+    `hub.HubError` and `prior_files.PriorError`.
+    """
+    if stack.local_folder(stack.entry(name)) is not None:
+        return _fetch(stack, name, (), None)
+    files = [file for file in files_of(stack, name) if file.fault]
+    return (yield from _fetched(stack, name, files, _Counts(files), stop))
+
+
 def _fetched(
     stack: Stack, name: str, files: Sequence[NeededFile], counts: "_Counts", stop: Callable[[], bool]
-) -> Generator[SetupProgress, None, None]:
-    """Fetch an entry's files in a thread; yields the progress of all. Raises as `_fetch`, and `SetupStopped`."""
+) -> Generator[SetupProgress, None, hub.Resolved | None]:
+    """Fetch an entry's files in a thread; yields the progress of all, returns where they are. Raises as `_fetch`, and
+    `SetupStopped`."""
 
-    def fetch(check: Callable[[], None]) -> None:
+    def fetch(check: Callable[[], None]) -> hub.Resolved | None:
         def watch(file: str, count: int, size: int | None) -> None:
             check()
             counts.add(name, file, count, size)
 
-        _fetch(stack, name, files, watch)
+        return _fetch(stack, name, files, watch)
 
     try:
-        yield from _followed(fetch, name, functools.partial(counts.progress, name), stop)
+        resolved = yield from _followed(fetch, name, functools.partial(counts.progress, name), stop)
     except RedreamError:
         counts.give_up(name)
         raise
     counts.finish(name)
     yield counts.progress(name)
+    return resolved
 
 
-def _fetch(stack: Stack, name: str, files: Sequence[NeededFile], watch: hub.Watch) -> None:
-    """Fetch an entry's files. Raises `SetupError`, `hub.HubError`, `prior_files.PriorError`."""
-    group, _, member = name.partition(".")
-    entry: Entry = getattr(stack, group)[member] if member else getattr(stack, group)
+def _fetch(stack: Stack, name: str, files: Sequence[NeededFile], watch: hub.Watch | None) -> hub.Resolved | None:
+    """Fetch an entry's files; returns where they are. Raises `SetupError`, `hub.HubError`, `prior_files.PriorError`."""
+    entry = stack.entry(name)
     if entry.lpips:
-        _fetch_backbone(entry.lpips, watch)
-        return
+        return _fetch_backbone(entry.lpips, watch)
     for file in files:
         if file.fault != MISSING:
             hub.HubFile(entry.source, file.name, entry.revision).discard()
-    stack.resolve(entry, prior_files.check if name == "prior" else hub.no_check, watch)
+    return stack.resolve(entry, prior_files.check if name == "prior" else hub.no_check, watch)
 
 
 def _fetch_backbone(network: str, watch: hub.Watch) -> None:
@@ -201,17 +215,18 @@ class _Counts:
 
 
 class _Worker(threading.Thread):
-    """Does work; `error` is what it raised."""
+    """Does work; `result` is what it returned, `error` what it raised."""
 
-    def __init__(self, work: Work, name: str) -> None:
+    def __init__(self, work: Callable[[Callable[[], None]], object], name: str) -> None:
         super().__init__(name=f"setup {name}", daemon=True)  # else Python would wait for it at its end
         self._work = work
         self.cancelled = False
+        self.result: object = None
         self.error: Exception | None = None
 
     def run(self) -> None:
         try:
-            self._work(self._check)
+            self.result = self._work(self._check)
         except _Cancelled:
             pass
         except Exception as error:  # noqa: BLE001 - raised again where the work was asked for
@@ -223,9 +238,10 @@ class _Worker(threading.Thread):
 
 
 def _followed(
-    work: Work, name: str, progress: Callable[[], SetupProgress], stop: Callable[[], bool]
-) -> Generator[SetupProgress, None, None]:
-    """Do an entry's work in a thread; yields the progress and raises what it raised, or `SetupStopped`."""
+    work: Callable[[Callable[[], None]], T], name: str, progress: Callable[[], SetupProgress], stop: Callable[[], bool]
+) -> Generator[SetupProgress, None, T]:
+    """Do an entry's work in a thread; yields the progress, returns what it returned and raises what it raised, or
+    `SetupStopped`. The work calls what it gets now and then, which ends it after a stop."""
     worker = _Worker(work, name)
     worker.start()
     updated = 0.0
@@ -241,3 +257,4 @@ def _followed(
         worker.cancelled = True
     if worker.error is not None:
         raise worker.error
+    return worker.result

@@ -75,17 +75,19 @@ class Stack:
 
     @staticmethod
     def load(name_or_folder: str | Path, environ: Mapping[str, str] = os.environ) -> "Stack":
-        """Read a stack by name (`mini`) or by its folder.
+        """Read a stack by name (`mini`) or by its folder: a text with a separator, or that begins with "." or "~", is a path.
 
         `REDREAM_PRIOR` and `REDREAM_INDEX` in `environ` replace one entry, but for its `files`: a folder, a Hub id, or
         `owner/name@revision`. An index that was built here (`built_index`) replaces one of the Hub. Raises `StackError`.
         """
-        base = next((b for b in (STACKS / name_or_folder, Path(name_or_folder)) if (b / "stack.json").is_file()), None)
+        places = [Path(name_or_folder).expanduser()]
+        if not (is_path := _is_path(name_or_folder)):
+            places = [STACKS / name_or_folder, *places]
+        base = next((place for place in places if (place / "stack.json").is_file()), None)
         if base is None:
             known = ", ".join(sorted(path.parent.name for path in STACKS.glob("*/stack.json")))
-            raise StackError(
-                f"There is no stack {Path(name_or_folder).name}; give a folder with a stack.json or: {known}."
-            )
+            lacking = f"The folder {name_or_folder} has no" if is_path else f"There is no stack {name_or_folder} with a"
+            raise StackError(f"{lacking} stack.json; give the folder of a stack, or a name: {known}.")
         try:
             stack = _read(json.loads((base / "stack.json").read_text(encoding="utf-8")), base.resolve())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -102,6 +104,16 @@ class Stack:
         named = {"prior": self.prior, "index": self.index}
         named |= {f"clips.{name}": entry for name, entry in self.clips.items()}
         return named | {f"perceptual.{name}": entry for name, entry in self.perceptual.items() if entry.source}
+
+    @property
+    def address(self) -> str:
+        """What `load` gets this stack by again: its name, or its folder."""
+        return self.base.name if self.base.parent == STACKS.resolve() else str(self.base)
+
+    def entry(self, name: str) -> Entry:
+        """An entry by its name in stack.json: "prior", "clips.a"."""
+        group, _, member = name.partition(".")
+        return getattr(self, group)[member] if member else getattr(self, group)
 
     def local_folder(self, entry: Entry) -> Path | None:
         """The folder that an entry names; None if it names none that exists, or a Hub id."""
@@ -140,6 +152,11 @@ class Stack:
     def vocabulary(self) -> Vocabulary | None:
         """The words that this stack's models know; None if they take any prompt."""
         return Vocabulary.load(self.base / self.vocabulary_file) if self.vocabulary_file else None
+
+
+def _is_path(name_or_folder: str | Path) -> bool:
+    text = str(name_or_folder)
+    return isinstance(name_or_folder, Path) or text.startswith((".", "~")) or any(c in text for c in ("/", os.sep))
 
 
 def built_index(stack: str, environ: Mapping[str, str] = os.environ) -> Path:
@@ -229,7 +246,7 @@ def _with_files(entry: Entry, files: tuple[str, ...]) -> Entry:
 
 def _override(value: str, entry: Entry) -> Entry:
     """An environment variable's folder, Hub id, or Hub id with @revision, with the files of the entry that it replaces."""
-    if Path(value).is_dir():
-        return Entry(source=str(Path(value).resolve()), files=entry.files)
+    if (folder := Path(value).expanduser()).is_dir():
+        return Entry(source=str(folder.resolve()), files=entry.files)
     source, _, revision = value.partition("@")
     return Entry(source=source, revision=revision or None, files=entry.files)

@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import threading
 import time
 from dataclasses import asdict
 
 import pytest
 import torch
+from hub_server import Fault
+from hub_stack import publish
 from tiny_stack import TINY
 
 from redream import pipeline
@@ -278,3 +281,50 @@ def test_a_fault_of_the_program_is_not_blamed_on_the_machine(models, tmp_path):
         OSError(),
     ):
         assert explained(error, run) is None
+
+
+@pytest.mark.parametrize("name", ["clip-score-a", "clip-score-b"])
+def test_a_damaged_scoring_clip_costs_the_scores_alone(tiny_stack, tmp_path, name):
+    stack = shutil.copytree(tiny_stack, tmp_path / "stack")
+    weights = stack / name / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    run_events = list(pipeline.generate(PROMPT, stack=stack, settings=SETTINGS, out=tmp_path / "run"))
+    said = warnings(run_events)
+    assert said[-1].startswith(
+        f"There are no scores. The file {name}/open_clip_model.safetensors cannot be used: cut off,"
+    )
+    assert [event.kind for event in run_events if isinstance(event, events.Artefact)] == ["turntable", "mesh"]
+    scores = [event.clip_score for event in run_events if isinstance(event, events.Preview)]
+    assert len(scores) == 4 and (None in scores) == (name == "clip-score-a")
+    assert (tmp_path / "run/record.json").is_file() and not (tmp_path / "run/scores.json").exists()
+
+
+def test_a_damaged_perceptual_net_is_said_and_the_other_scores_are_made(tiny_stack, tmp_path):
+    stack = shutil.copytree(tiny_stack, tmp_path / "stack")
+    (stack / "perceptual-a/config.json").write_text("<html>")
+    run_events = list(pipeline.generate(PROMPT, stack=stack, settings=SETTINGS, out=tmp_path / "run"))
+    said = "A-LPIPS lacks one of its networks. The file perceptual-a/config.json cannot be used: not JSON. Restore it."
+    assert warnings(run_events) == [said]
+    (scores,) = Run.open(tmp_path / "run").read_json("scores.json")["objects"]
+    assert scores["a_lpips_a"] is None and scores["a_lpips_b"] is not None and scores["clip_a"] is not None
+
+
+def test_a_stop_ends_a_run_whose_models_stall_and_a_resumed_run_fetches_them(
+    hub_server, tiny_stack, tmp_path, monkeypatch
+):
+    stack, released = publish(hub_server, tiny_stack, tmp_path, monkeypatch), threading.Event()
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    hub_server.faults[weights] = Fault(cut=30_000, pause=lambda: released.wait(20), times=99)
+    begun, stopped = time.monotonic(), []
+
+    def stop():
+        stopped.extend([time.monotonic()] * (not stopped and time.monotonic() > begun + 1))
+        return bool(stopped)
+
+    run_events = list(pipeline.generate(PROMPT, stack=stack, settings=SETTINGS, out=tmp_path / "run", stop=stop))
+    assert run_events[-1] == events.Finished(stopped=True) and time.monotonic() - stopped[0] < 2
+    fetched = [event for event in run_events if isinstance(event, events.Fetching)]
+    assert {event.what for event in fetched} == {"prior"} and fetched[-1].size > 30_000
+    hub_server.faults.clear()
+    released.set()
+    assert list(pipeline.resume(tmp_path / "run"))[-1] == events.Finished(stopped=False)

@@ -1,15 +1,21 @@
 """A stack's models: each is loaded once, whichever threads ask for it, and what is here is had without waiting."""
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
+from hub_server import Fault
+from hub_stack import publish
 
 from redream.distillation.prior import Prior
+from redream.distillation.prior_files import PriorError
 from redream.retrieval.clip import Clip, ClipError
 from redream.stack.models import Models
-from redream.stack.stack import Stack
+from redream.stack.setup import SetupStopped
+from redream.stack.stack import Stack, StackError
 
 
 @pytest.fixture
@@ -60,3 +66,113 @@ def test_a_model_that_could_not_be_loaded_is_tried_again(models, monkeypatch):
         with pytest.raises(ClipError):
             models.clip("a")
     assert models.clip("a").size > 0
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+USES = {  # how each model is loaded
+    "prior/unet/diffusion_pytorch_model.safetensors": lambda models: models.prior,
+    "prior/vae/diffusion_pytorch_model.safetensors": lambda models: models.prior,
+    "prior/text_encoder/model.safetensors": lambda models: models.prior,
+    "prior/unet/config.json": lambda models: models.prior,
+    "clip-retrieval/open_clip_model.safetensors": lambda models: models.clip("retrieval"),
+    "clip-score-b/open_clip_model.safetensors": lambda models: models.clip("b"),
+    "index/assets.parquet": lambda models: models.index,
+}
+
+
+@pytest.fixture(scope="module")
+def copied(tiny_stack, tmp_path_factory):
+    """A copy of the tiny stack."""
+    return shutil.copytree(tiny_stack, tmp_path_factory.mktemp("copy") / "tiny")
+
+
+@contextmanager
+def changed(file, change):
+    """Change a file's content within a block."""
+    whole = file.read_bytes()
+    file.write_bytes(change(whole))
+    try:
+        yield
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", USES)
+def test_a_pointer_in_place_of_a_file_is_named_with_the_command_that_fetches_it(copied, name):
+    with changed(copied / name, lambda whole: POINTER), pytest.raises(StackError) as error:
+        USES[name](Models.load(Stack.load(copied, environ={}), "cpu"))
+    said = f"The file {name} cannot be used: a git-lfs pointer, not the file itself. Run: git lfs pull."
+    assert str(error.value) == said
+
+
+@pytest.mark.parametrize("name", [name for name in USES if name.endswith(".safetensors")])
+def test_a_file_that_was_cut_off_is_named_with_its_sizes(copied, name):
+    size = (copied / name).stat().st_size
+    with changed(copied / name, lambda whole: whole[:-7]), pytest.raises(StackError) as error:
+        USES[name](Models.load(Stack.load(copied, environ={}), "cpu"))
+    said = f"The file {name} cannot be used: cut off, {size - 7:,} of {size:,} bytes. Restore it."
+    assert str(error.value) == said
+
+
+def test_a_file_that_is_damaged_within_is_a_sentence_too(copied):
+    """Its size is right, so that the libraries which read it are the first to see the fault."""
+
+    def zeros(whole: bytes) -> bytes:
+        header = int.from_bytes(whole[:8], "little")
+        return (
+            whole[:8]
+            + whole[8 : 8 + header].replace(b'"F32"', b'"F99"').replace(b'"F16"', b'"F99"')
+            + whole[8 + header :]
+        )
+
+    for name, kind in (("clip-score-b/open_clip_model.safetensors", ClipError), (f"prior/{UNET}", PriorError)):
+        with changed(copied / name, zeros), pytest.raises(kind):
+            USES[name](Models.load(Stack.load(copied, environ={}), "cpu"))
+
+
+def test_a_damaged_perceptual_net_is_none_and_its_fault_is_kept(copied):
+    models = Models.load(Stack.load(copied, environ={}), "cpu")
+    with changed(copied / "perceptual-a/model.safetensors", lambda whole: POINTER):
+        assert models.perceptual("a") is None and models.perceptual("b") is not None
+    assert list(models.unavailable) == ["perceptual.a"] and "a git-lfs pointer" in models.unavailable["perceptual.a"]
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    return {"cut off": content[: len(content) // 2], "empty": b"", "a web page": b"<html>Please log in</html>"}[how]
+
+
+@pytest.mark.parametrize("how", ["cut off", "empty", "a web page"])
+@pytest.mark.parametrize("name", ["index.json", "assets.parquet", "texts.npy"])
+def test_a_damaged_file_of_the_library_in_the_cache_is_fetched_again(
+    hub_server, tiny_stack, tmp_path, monkeypatch, name, how
+):
+    stack = publish(hub_server, tiny_stack, tmp_path, monkeypatch)
+    assert len(Models.load(stack, "cpu").index) == 6
+    file = (stack.folder(stack.index) / name).resolve()
+    whole = file.read_bytes()
+    file.write_bytes(damaged(whole, how))
+    assert len(Models.load(stack, "cpu").index) == 6
+    assert (stack.folder(stack.index) / name).read_bytes() == whole
+
+
+def test_a_stalled_download_ends_with_a_stop_and_holds_up_no_other_model(hub_server, tiny_stack, tmp_path, monkeypatch):
+    stack, released = publish(hub_server, tiny_stack, tmp_path, monkeypatch), threading.Event()
+    hub_server.faults[UNET] = Fault(cut=30_000, pause=lambda: released.wait(20), times=99)
+    models, stopped = Models.load(stack, "cpu"), []
+
+    def stop() -> bool:
+        return bool(stopped) and time.monotonic() > stopped[0]
+
+    prior = threading.Thread(target=lambda: models.prior, daemon=True)  # as while the app starts
+    prior.start()
+    for _ in range(2):  # the next run does not wait for the one before either
+        stopped[:] = [time.monotonic() + 0.5]
+        with pytest.raises(SetupStopped):
+            list(models.fetching("prior", stop))
+        assert time.monotonic() - stopped[0] < 2
+    assert models.clip("a").size > 0
+    hub_server.faults.clear()
+    released.set()
+    prior.join(30)
+    assert models.prior.size == 64

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,21 @@ def test_control_characters_in_a_prompt_are_refused(character):
 
 def test_invisible_marks_in_a_prompt_are_dropped():
     assert parse_prompt("an\u200b owl\u202e", None).prompt == "an owl"
+
+
+def test_a_path_is_never_taken_for_the_name_of_a_shipped_stack(folder, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("HOME", str(elsewhere))
+    for path in ("./mini", "~/mini", f"{elsewhere}/mini", "x/../mini", Path("mini")):
+        with pytest.raises(
+            StackError, match=f"The folder {path} has no stack.json; give the folder of a stack, or a name:"
+        ):
+            Stack.load(path, environ={})
+    shutil.copytree(folder, elsewhere / "mini")
+    for path in ("./mini", "~/mini", f"{elsewhere}/mini", "../elsewhere/mini", Path("mini")):
+        assert Stack.load(path, environ={}).base == (elsewhere / "mini").resolve()
+    assert Stack.load("mini", environ={}).base == (STACKS / "mini").resolve()
+    with pytest.raises(StackError, match="There is no stack maxi with a stack.json; give the folder of a stack, or"):
+        Stack.load("maxi", environ={})
