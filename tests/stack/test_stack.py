@@ -261,7 +261,8 @@ def test_a_path_is_never_taken_for_the_name_of_a_shipped_stack(folder, tmp_path,
             StackError, match=f"The folder {path} has no stack.json; give the folder of a stack, or a name:"
         ):
             Stack.load(path, environ={})
-    shutil.copytree(folder, elsewhere / "mini")
+    (elsewhere / "mini").mkdir()
+    shutil.copy(folder / "stack.json", elsewhere / "mini")
     for path in ("./mini", "~/mini", f"{elsewhere}/mini", "../elsewhere/mini", Path("mini")):
         assert Stack.load(path, environ={}).base == (elsewhere / "mini").resolve()
     assert Stack.load("mini", environ={}).base == (STACKS / "mini").resolve()
