@@ -28,6 +28,7 @@ from redream.distillation.guidance import (
 from redream.distillation.particle import Particle
 from redream.distillation.prior import Prior
 from redream.distillation.variational import Variational
+from redream.errors import RedreamError
 from redream.scene.assets import Asset
 from redream.scene.cameras import VIEWS, Camera, CameraRange, view_prompt
 from redream.scene.posed import PosedAsset
@@ -36,6 +37,13 @@ from redream.settings import DISTILLATION, WARM_UP, Settings
 
 GRID_EVERY = 8  # steps of a particle between two updates of its occupancy grid
 LOSSES_EVERY = 10  # iterations between two readings of the losses, which wait for the device; before them powers of two
+
+
+PATIENCE = 20  # iterations that may be without effect one after the other
+
+
+class DivergenceError(RedreamError):
+    """A run whose numbers stay not finite; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class Step:
     stage: str  # `WARM_UP` or `DISTILLATION`
     losses: dict[str, float]  # means since they were last read, after `is_read` iterations; else {}
     overflows: int = 0  # scores since then that were not finite, and counted as zero
+    skipped: int = 0  # steps of the field since then whose gradients were not finite
 
 
 def is_read(iteration: int, total: int) -> bool:
@@ -85,6 +94,8 @@ class Distillation:
         self.latent_weights = prior.latent_weights()[:, None, None] if weigh else 1.0  # (c, 1, 1)
         self.adapted_embeddings: dict[str, Tensor] = {}  # cat(e_ψ, c), once e_ψ is final
         self._losses: list[dict[str, Tensor]] = []  # of the iterations since the last reading
+        self._without_effect = 0  # iterations up to the last reading
+        self._field_steps = 0  # since the last reading
 
     @property
     def total(self) -> int:
@@ -96,6 +107,8 @@ class Distillation:
 
         The caller may stop consuming after any step and use, or save, the present state. `stop` is asked before each step
         of Eq. 5: it ends the loop there, and the steps done so far count when it goes on.
+
+        Raises `DivergenceError` after `PATIENCE` iterations without a number that is finite.
         """
         settings, prior = self.settings, self.prior
         distillation, initialisation = settings.distillation, settings.initialisation
@@ -141,6 +154,7 @@ class Distillation:
             particle.set_learning_rates(progress, None if warming_up else score_rms)
             particle.optimizer_step(loss)
             field_steps = initialisation.asset_steps if warming_up else 1
+            self._field_steps += field_steps
             for _ in range(field_steps - 1):
                 other, background, rendering = self.render_random_view(particle, size, asset)
                 target = asset.render(other, size, background)
@@ -155,8 +169,8 @@ class Distillation:
 
             self.iteration += 1
             self._losses.append(losses)
-            means, overflows = self._read_losses() if is_read(self.iteration, total) else ({}, 0)
-            yield Step(self.iteration, total, number, WARM_UP if warming_up else DISTILLATION, means, overflows)
+            read = self._read_losses() if is_read(self.iteration, total) else ({}, 0, 0)
+            yield Step(self.iteration, total, number, WARM_UP if warming_up else DISTILLATION, *read)
 
     def render_random_view(
         self, particle: Particle, size: int, compared_with: Asset | PosedAsset | None = None
@@ -187,17 +201,30 @@ class Distillation:
         """The asset a_i = i mod N of a particle; None without assets."""
         return self._targets[number % len(self._targets)] if self._targets else None
 
-    def _read_losses(self) -> tuple[dict[str, float], int]:
-        """Means of the finite losses since the last reading, and the number of scores that were not; in one transfer."""
+    def _read_losses(self) -> tuple[dict[str, float], int, int]:
+        """Means of the finite losses since the last reading, and the numbers of scores and of steps that were not finite; in
+        one transfer. Raises `DivergenceError`."""
         named = [(name, value) for losses in self._losses for name, value in losses.items()]
-        self._losses = []
-        values = torch.stack([value.float() for _, value in named]).tolist()
+        iterations, self._losses = len(self._losses), []
+        counts = [particle.skipped for particle in self.particles]
+        *values, skipped = torch.stack([*(value.float() for _, value in named), sum(counts)]).tolist()
+        for count in counts:
+            count.zero_()
         read: dict[str, list[float]] = {}
         for (name, _), value in zip(named, values, strict=True):
             read.setdefault(name, []).append(value)
         finite = {name: [v for v in values if math.isfinite(v)] for name, values in read.items()}
         overflows = len(read["score"]) - len(finite["score"])
-        return {name: sum(v) / len(v) for name, v in finite.items() if v}, overflows
+        without_effect = overflows == iterations or skipped == self._field_steps > 0
+        self._field_steps = 0
+        self._without_effect = self._without_effect + iterations if without_effect else 0
+        if self._without_effect >= PATIENCE:
+            d, name = self.settings.distillation, "distillation"
+            raise DivergenceError(
+                f"The last {self._without_effect} iterations gave no finite numbers. Start a new run with another seed, a lower "
+                f"{name}.learning_rate_grid (now {d.learning_rate_grid}) or {name}.guidance (now {d.guidance:g})."
+            )
+        return {name: sum(v) / len(v) for name, v in finite.items() if v}, overflows, int(skipped)
 
     def _is_delta_iteration(self, own_iteration: int) -> bool:
         every = self.settings.distillation.delta_every

@@ -1,8 +1,8 @@
 """A particle θ⁽ⁱ⁾: one NeRF, its occupancy grid and its optimizer."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from redream.scene.cameras import Camera
 from redream.scene.field import Field
@@ -24,6 +24,7 @@ class Particle:
         self.optimizer = FieldAdam(self.field.parameter_groups(settings), settings.distillation.epsilon)
         # Running mean of (RMS of the score gradient) / s, after the warm-up; NaN before there is one.
         self.score_rms = torch.full((), float("nan"), device=device)
+        self.skipped = torch.zeros((), device=device)  # steps whose gradients were not finite
 
     @torch.no_grad()
     def render(self, camera: Camera, size: int, background: Float[Tensor, "3"]) -> Rendering:
@@ -55,10 +56,10 @@ class Particle:
             group["lr"] = start["lr"] * settings.learning_rate_end**progress
 
     def optimizer_step(self, loss: Float[Tensor, ""]) -> None:
-        """One step of Adam down a loss."""
+        """One step of Adam down a loss; one whose gradients are not finite is skipped and counted."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
+        self.skipped += ~self.optimizer.step()
 
     def reset_optimizer(self) -> None:
         """Clear Adam's moments: those of v_asset would damp the rest of a short run (ours)."""
@@ -72,8 +73,9 @@ class FieldAdam(torch.optim.Optimizer):
         θ ← θ − factor · lr · m̂ / (√v̂ + ε),    ε = max(epsilon · (mean of v̂ over the group)^½, 1e-15)        (ours)
 
     A step is small where gradients are far below the group's: in empty space and inside of things. With a tiny ε
-    (`epsilon` 0) all steps are equally long however small their gradients, which leaves floaters and speckles. ε and the
-    `factor`, a tensor, stay on the device.
+    (`epsilon` 0) all steps are equally long however small their gradients, which leaves floaters and speckles. A step whose
+    gradients are not all finite moves no parameter, and counts as a gradient of zero in m and v. ε, the `factor` and whether
+    gradients are finite, tensors, stay on the device.
     """
 
     BETAS = 0.9, 0.99
@@ -84,13 +86,19 @@ class FieldAdam(torch.optim.Optimizer):
         self.factor = torch.ones((), device=groups[0]["params"][0].device)
 
     @torch.no_grad()
-    def step(self) -> None:
-        """One step down the present gradients; parameters without one stay."""
-        for group in self.param_groups:
-            if parameters := [p for p in group["params"] if p.grad is not None]:
-                self._step(parameters, group["lr"])
+    def step(self) -> Bool[Tensor, ""]:
+        """One step down the present gradients, if they are finite, which is returned; parameters without one stay."""
+        groups = [([p for p in group["params"] if p.grad is not None], group["lr"]) for group in self.param_groups]
+        gradients = [p.grad for parameters, _ in groups for p in parameters]
+        finite = nn.utils.get_total_norm(gradients).isfinite()
+        for gradient in gradients:
+            gradient.masked_fill_(~finite, 0.0)
+        for parameters, rate in groups:
+            if parameters:
+                self._step(parameters, rate, finite)
+        return finite
 
-    def _step(self, parameters: list[Tensor], rate: float) -> None:
+    def _step(self, parameters: list[Tensor], rate: float, finite: Tensor) -> None:
         for parameter in parameters:
             if not self.state[parameter]:
                 moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
@@ -108,5 +116,5 @@ class FieldAdam(torch.optim.Optimizer):
         torch._foreach_div_(denominators, (1 - second**count) ** 0.5)
         torch._foreach_add_(denominators, epsilon)
         steps = torch._foreach_div(m, denominators)
-        torch._foreach_mul_(steps, -rate / (1 - first**count) * self.factor)
+        torch._foreach_mul_(steps, -rate / (1 - first**count) * (self.factor * finite))
         torch._foreach_add_(parameters, steps)

@@ -16,7 +16,7 @@ from redream.scene import mesh, turntable
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, score_camera, score_ring
 from redream.scene.turntable import as_bytes
-from redream.scene.volume import FieldFunction, OccupancyGrid, Rendering
+from redream.scene.volume import FieldFunction, OccupancyGrid, Rendering, render
 from redream.scoring.metrics import score
 from redream.scoring.scores import MODELS
 from redream.settings import Settings
@@ -30,6 +30,7 @@ SPRITE_FRAMES = SPRITE_COLUMNS**2  # views once around, 10° apart
 SPRITE_SIDE = 96  # pixels of each
 SPRITE_QUALITY = 75  # of JPEG, 0 to 100
 MESH_TEXTURE = 512  # texels along a side
+SOLID = 1e4  # density per world unit
 
 
 @runtime_checkable
@@ -119,6 +120,21 @@ def preview_camera(settings: Settings, number: int) -> Camera:
 def preview(particle: Renderable, camera: Camera) -> Float[Tensor, "1 3 h w"]:
     """Render a particle small, over white."""
     return particle.render(camera, PREVIEW_SIZE, torch.ones(3, device=particle.grid.density.device)).image
+
+
+def fills_its_box(particle: Renderable, settings: Settings) -> bool:
+    """Whether an object is about as opaque as a solid box, its own, from four sides."""
+    grid, rays, samples = particle.grid, min(32, settings.output.turntable_rays), settings.rendering.samples_per_ray
+    cameras, black = score_ring(4, settings.output), torch.zeros(3, device=grid.density.device)
+    box = OccupancyGrid(2, grid.bound).to(black.device)
+
+    def solid(points: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(points), torch.full_like(points[:, 0], SOLID)
+
+    with torch.no_grad():
+        filled = sum(render(solid, camera, rays, black, box, samples).opacity.mean() for camera in cameras)
+        opaque = sum(particle.render(camera, rays, black).opacity.mean() for camera in cameras)
+    return bool(opaque > 0.97 * filled)
 
 
 def save_mesh(particle: Renderable, settings: Settings, path: Path) -> None:

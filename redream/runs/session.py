@@ -49,10 +49,9 @@ from redream.stack.vocabulary import ParsedPrompt
 
 T = TypeVar("T")
 ALIGNMENT = ("yaw_deg", "margin", "clear")  # what orientation.json keeps of an asset's `Alignment`
-ORIENTED_BY = (
-    "index",
-    "clips.retrieval",
-)  # models that chose and oriented the assets: a later session may load neither
+# Models that chose and oriented the assets: a later session may load none of them.
+ORIENTED_BY = ("index", "own library", "clips.retrieval")
+NO_SHAPE = "Try another seed, more iterations, or ReDream with its initialisation."
 FILM_UPDATES = 10  # while a turntable is rendered
 UNSCORED = (
     ClipError,
@@ -244,7 +243,7 @@ class Session:
         always saved."""
         request, saved = self.run.request, distillation.iteration
         settings = request.settings
-        clip, overflowed = None, 0
+        clip, overflowed, skipped = None, 0, 0
         learned = RuntimeEstimator.of_latest_runs(self.stack.name, self.models.device_name)
         self.clock = SessionClock(settings, request.extra, learned)
         steps, last = distillation.steps(request.extra, self._ends), time.perf_counter()
@@ -257,7 +256,7 @@ class Session:
             self.clock.add(done, now - last)  # with the last one's preview and checkpoint
             last = now
             yield Progress(step.stage, done, step.total, self.clock.seconds_left(done), step.losses)
-            overflowed += step.overflows
+            overflowed, skipped = overflowed + step.overflows, skipped + step.skipped
             if is_previewed(done, settings.output.preview_every):
                 if clip is None and self.unscored is None:
                     try:
@@ -272,6 +271,8 @@ class Session:
             self._save(distillation)
         if overflowed:
             yield Warned(f"Iterations whose score was not a number, and counted as zero: {overflowed}.")
+        if skipped:
+            yield Warned(f"Steps of the object that were skipped, as their gradients were not numbers: {skipped}.")
 
     def _preview(self, distillation, clip) -> Preview:
         """Render a preview; without a CLIP (None) it has no score."""
@@ -303,6 +304,8 @@ class Session:
         for number, particle in enumerate(distillation.particles):
             views = outputs.CachedViews(particle, run.request.settings, size)
             yield from self._make_turntable(views, number, done)
+            if outputs.fills_its_box(particle, run.request.settings):
+                yield Warned(f"Object {number} fills its whole box: no shape was found. {NO_SHAPE}")
             yield from self._make_mesh(particle, number, done)
             if unscored is None:
                 yield Progress("scoring", done, total)
@@ -350,7 +353,7 @@ class Session:
             yield Artefact("mesh", number, file.name)
         except MeshError as error:
             file.unlink(missing_ok=True)  # one of an earlier session
-            yield Warned(str(error))
+            yield Warned(f"Object {number} has no mesh. {error} {NO_SHAPE}")
 
     def _ends(self) -> bool:
         return self.stop() or self._time_is_over()

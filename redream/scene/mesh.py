@@ -83,7 +83,7 @@ def surface_density(density: Float[np.ndarray, "r r r"], cell: float) -> float:
         overlap += (solid & opaque).sum(axis=(1, 2))
         union += (solid | opaque).sum(axis=(1, 2))
     if overlap.max() == 0:
-        raise MeshError("There is no surface yet: the object is transparent from every side. Continue the run.")
+        raise MeshError("There is no surface yet: the object is transparent from every side.")
     agreement = overlap / union  # intersection over union
     return float(levels[np.argmax(agreement >= agreement.max() - 1e-3)])
 

@@ -7,7 +7,7 @@ from itertools import groupby, islice
 
 import torch
 
-from redream.distillation.loop import Distillation, Step, is_read
+from redream.distillation.loop import Distillation, DivergenceError, Step, is_read
 from redream.distillation.prior import Prior
 from redream.settings import Settings
 from redream.stack.benchmark import PROMPT, FastPath, fast_paths, now, peak_gb, sample_asset
@@ -51,6 +51,8 @@ def self_test(prior: Prior, settings: Settings, progress: Callable[[str], None] 
         faults += _faults(distillation, done)
     except torch.OutOfMemoryError:
         faults.append(f"The device's memory ran out after {len(done)} iterations: close other programs that use it.")
+    except DivergenceError as error:
+        faults.append(str(error))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         faults.append(f"The device reported an error after {len(done)} iterations: {reason}.")

@@ -1,5 +1,7 @@
 """The loop: what its gradients do to a particle, and that a run can be stopped, saved and continued exactly."""
 
+import itertools
+import math
 from itertools import pairwise
 from unittest.mock import Mock
 
@@ -7,10 +9,11 @@ import pytest
 import torch
 from tiny_stack import TINY
 
+from redream.distillation import loop
 from redream.distillation.adaptation import CaptionedAsset
 from redream.distillation.captured import plain_calls
 from redream.distillation.checkpoint import CheckpointError
-from redream.distillation.loop import LOSSES_EVERY, Distillation
+from redream.distillation.loop import LOSSES_EVERY, Distillation, DivergenceError
 from redream.distillation.particle import RATE_FACTORS, Particle
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
@@ -295,3 +298,29 @@ def test_with_stored_poses_the_particle_is_compared_with_its_asset_at_these_alon
     compared = [(camera, target) for camera, target in seen if target is not None]
     assert len(compared) >= 6 and all(camera in target.cameras for camera, target in compared)
     assert {len(target.cameras) for _, target in compared} == {5} and len({id(t) for _, t in compared}) == 2
+
+
+def spoil_the_loss(monkeypatch, iterations):
+    """Make the loss of these iterations (0, 1, …) not a number."""
+    real, asked = loop.regularisers, itertools.count()
+    monkeypatch.setattr(
+        loop, "regularisers", lambda *values: real(*values) * (math.nan if next(asked) in iterations else 1.0)
+    )
+
+
+def test_steps_that_are_no_numbers_are_skipped_and_counted_and_the_run_goes_on(tiny_stack, monkeypatch):
+    distillation = start(tiny_stack, TINY.with_(method="sds", iterations=12, distillation={"opaque": 1.0}))
+    spoil_the_loss(monkeypatch, {3, 4, 9})
+    assert sum(step.skipped for step in distillation.steps()) == 3
+    assert all(p.isfinite().all() for p in distillation.particles[0].field.parameters())
+
+
+def test_a_run_whose_numbers_stay_not_finite_ends_with_what_to_change(tiny_stack, monkeypatch):
+    settings = TINY.with_(method="sds", iterations=100, distillation={"opaque": 1.0, "guidance": 30.0})
+    distillation = start(tiny_stack, settings)
+    spoil_the_loss(monkeypatch, range(15, 100))
+    sentence = r"last 20 iterations .* distillation.learning_rate_grid \(now 0.1\) or distillation.guidance \(now 30\)"
+    with pytest.raises(DivergenceError, match=sentence):
+        list(distillation.steps())
+    assert distillation.iteration == 40  # it is read every ten iterations
+    assert all(p.isfinite().all() for p in distillation.particles[0].field.parameters())

@@ -105,3 +105,26 @@ def test_a_parameter_without_a_gradient_stays(gradients):
     parameters[0].grad = torch.ones(2)
     optimizer.step()
     assert (parameters[0] < 1).all() and (parameters[1] == 1).all()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 3e38])
+def test_a_step_whose_gradients_are_not_finite_moves_nothing_and_the_next_ones_do(gradients, bad):
+    """3e38 is a number, but its square is none: so is what Adam would keep of it."""
+    spoilt = [pair[0].clone() for pair in gradients[:1]]
+    spoilt[0][1, 2] = bad
+    three = [gradients[0], (spoilt[0], gradients[0][1].clone()), gradients[1]]
+
+    def clones(pairs):
+        return [tuple(gradient.clone() for gradient in pair) for pair in pairs]
+
+    counts = [trained(lambda groups: FieldAdam(groups, 0.1), clones(three[:count]))[0] for count in (1, 2, 3)]
+    for once, skipped, after in zip(*counts, strict=True):
+        assert torch.equal(once, skipped) and after.isfinite().all() and not torch.equal(after, skipped)
+
+
+def test_skipped_steps_are_counted(generator):
+    particle = Particle(TINY, generator, torch.device("cpu"))
+    (first, *_) = particle.field.parameters()
+    for factor in (1.0, float("nan"), 1.0, float("inf")):
+        particle.optimizer_step((first.square().sum() + 1) * factor)
+    assert int(particle.skipped) == 2 and all(p.isfinite().all() for p in particle.field.parameters())

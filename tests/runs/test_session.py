@@ -328,3 +328,22 @@ def test_a_stop_ends_a_run_whose_models_stall_and_a_resumed_run_fetches_them(
     hub_server.faults.clear()
     released.set()
     assert list(pipeline.resume(tmp_path / "run"))[-1] == events.Finished(stopped=False)
+
+
+@pytest.mark.parametrize(
+    "density, sentence",
+    [
+        (
+            {"density_scale": -1e4, "density_radius": 1e3},
+            "Object 0 has no mesh. There is no surface yet: the object is transparent from every side.",
+        ),
+        ({"density_scale": 1e4, "density_radius": 1e3}, "Object 0 fills its whole box: no shape was found."),
+        ({}, None),
+    ],
+)
+def test_an_empty_and_a_full_scene_are_said_with_a_hint(models, tmp_path, density, sentence):
+    settings = SETTINGS.with_(iterations=1, field=density)
+    run_events = list(pipeline.generate(PROMPT, settings=settings, out=tmp_path, models=models))
+    hint = "Try another seed, more iterations, or ReDream with its initialisation."
+    assert warnings(run_events) == ([f"{sentence} {hint}"] if sentence else [])
+    assert run_events[-1] == events.Finished(stopped=False) and (tmp_path / "scores.json").is_file()
