@@ -91,7 +91,7 @@ def generate(
             row = models.index.row(uid)  # raises if the library has no such asset
             if commercial_use:
                 require_commercial_use(row)
-    uploads, files = _validated(assets, parsed.prompt)
+    uploads, files = _validated(assets, parsed, models or Models.load(stack)) if assets else ((), {})
     name, overrides = _address(stack)
     request = Request(prompt, settings, name, overrides, uploads, uids=tuple(uids), commercial_use=commercial_use)
     run = Run.create(request, out, files)
@@ -139,7 +139,7 @@ def retrieve(
     commercial_use: only those whose licence is known to allow it
     """
     models = models or Models.load(stack)
-    parsed = parse_prompt(prompt, models.stack.vocabulary)
+    parsed = models.parse(prompt)
     candidates = max(k, PRESETS[models.stack.preset]["redream"].retrieval.candidates)
     licences = models.index.commercial_licences if commercial_use else None
     return models.index.search(parsed.prompt, models.clip("retrieval"), k, candidates, licences)
@@ -167,7 +167,7 @@ def sample(
     """
     models = models or Models.load(stack)
     settings = settings or PRESETS[models.stack.preset]["redream"]
-    parsed = parse_prompt(prompt, models.stack.vocabulary)
+    parsed = models.parse(prompt)
     import torch
 
     from redream.scene.cameras import view_prompt
@@ -196,7 +196,7 @@ def prior_samples(
     is True. The adapter counts in full, as in `sample`. Raises as `sample`, before it returns.
     """
     settings = settings or PRESETS[models.stack.preset]["redream"]
-    parsed = parse_prompt(prompt, models.stack.vocabulary)
+    parsed = models.parse(prompt)
     return _prior_samples(parsed.prompt, count, settings, models, stop)
 
 
@@ -276,7 +276,7 @@ def _events(
 
     try:
         models = models or Models.load(stack)
-        for event in Session(run, stack, parsed, models, stop, deadline, uploads_validated).events():
+        for event in Session(run, stack, models.truncated(parsed), models, stop, deadline, uploads_validated).events():
             yield run.log(event)
     except Exception as error:  # whatever it was, pages that follow the events must learn that the run has ended
         named = error if isinstance(error, RedreamError) else faults.explained(error, run)
@@ -288,18 +288,21 @@ def _events(
 
 
 def _validated(
-    assets: Sequence[tuple[str | Path, str]], prompt: str
+    assets: Sequence[tuple[str | Path, str]], parsed: ParsedPrompt, models: Models
 ) -> tuple[tuple[UploadedAsset, ...], dict[str, bytes]]:
-    """Uploaded assets as a request names them, and {file: GLB}, validated and reduced to what is drawn."""
-    if not assets:
-        return (), {}
+    """Uploaded assets as a request names them, and {file: GLB}, validated and reduced to what is drawn.
+
+    Raises `PipelineError` for a caption that is too long; the default is the prompt as the models get it.
+    """
     from redream.scene import glb_validation
 
     files = {f"upload-{number}.glb": glb_validation.validate(Path(path)) for number, (path, _) in enumerate(assets)}
-    uploads = (
-        UploadedAsset(file, Path(path).name, caption.strip() or prompt)
-        for file, (path, caption) in zip(files, assets, strict=True)
-    )
+    uploads, prompt = [], models.truncated(parsed).prompt
+    for file, (path, caption) in zip(files, assets, strict=True):
+        caption = caption.strip() or prompt
+        if (shorter := models.truncated(ParsedPrompt(caption)).prompt) != caption:
+            raise PipelineError(f"A caption is longer than the models can read; shorten it, perhaps to “{shorter}”.")
+        uploads.append(UploadedAsset(file, Path(path).name, caption))
     return tuple(uploads), files
 
 

@@ -6,6 +6,7 @@ All HTML is made by the templates, whose environment escapes every value: prompt
 import base64
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import jinja2
@@ -44,6 +45,11 @@ def render(template: str, **values) -> str:
 def hint(text: str) -> str:
     """A muted sentence where there is nothing else to show yet."""
     return render("hint.html", text=text)
+
+
+def hints(texts: Iterable[str]) -> str:
+    """A muted sentence for each text."""
+    return "".join(map(hint, texts))
 
 
 def script(name: str) -> str:

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import gradio as gr
 
-from redream.app.components import data_uri, hint, render, script
+from redream.app.components import data_uri, hint, hints, render, script
 from redream.app.create import CreateTab
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, reports_errors
 from redream.retrieval.fetch import AssetUnavailable
@@ -18,7 +18,6 @@ from redream.scene import assets
 from redream.scene.glb_validation import GlbError
 from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack.models import Models
-from redream.stack.vocabulary import parse_prompt
 
 MAX_CARDS = 12  # on a page
 CANDIDATES = 400  # N′ of a search here
@@ -47,9 +46,13 @@ class Library:
         index, licences = self.models.index, [licence] if licence else None
         if not text.strip():
             return list(index.first(count, licences))
-        prompt = parse_prompt(text, self.models.stack.vocabulary).prompt
+        prompt = self.models.parse(text).prompt
         hits = index.search(prompt, self.models.clip("retrieval"), count, CANDIDATES, licences)
         return [index.row(hit.uid) | {"similarity": hit.similarity} for hit in hits]
+
+    def warnings(self, text: str) -> tuple[str, ...]:
+        """What a search ignores of a text. Raises `PromptError`."""
+        return self.models.parse(text).warnings if text.strip() else ()
 
     def cards_html(self, rows: list[dict]) -> str:
         """A card for each row; a click on it is an event (static/library_cards.js)."""
@@ -134,7 +137,8 @@ class LibraryTab:
 
     def search(self, text: str, licence: str | None) -> Iterator[dict]:
         """Updates with the cards of a search."""
-        yield {self.cards: self.library.cards_html(self.library.search(text or "", licence))}
+        cards = self.library.cards_html(self.library.search(text or "", licence))
+        yield {self.cards: hints(self.library.warnings(text or "")) + cards}
 
     def show(self, event: gr.EventData) -> Iterator[dict]:
         """Updates with the asset whose card was clicked."""

@@ -6,7 +6,7 @@ import gradio as gr
 import torch
 
 from redream import pipeline
-from redream.app.components import hint, png_uri, queue_status, render
+from redream.app.components import hint, hints, png_uri, queue_status, render
 from redream.app.form import preset_of
 from redream.app.run_page import stage_name
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, reports_errors
@@ -33,14 +33,15 @@ def samples_html(
     `pipeline.prior_samples`."""
     options = {"settings": preset_of(worker)["redream"], "models": worker.models}
     prior_samples(prompt, SAMPLES, **options).close()  # a bad prompt is refused before it waits for its turn
+    warnings = hints(worker.models.parse(prompt).warnings)
     for update in worker.run_exclusive(lambda stop: prior_samples(prompt, SAMPLES, **options, stop=stop)):
         match update:
             case Queued(position, seconds):
-                yield hint(queue_status(position, seconds)), []
+                yield hint(queue_status(position, seconds)) + warnings, []
             case Progress(stage, steps, total):
-                yield render("prior_state.html", status=stage_name(stage), progress=steps / total), []
+                yield render("prior_state.html", status=stage_name(stage), progress=steps / total) + warnings, []
             case pipeline.BeforeAfter(before, after):
-                yield "", [_view_html(*samples) for samples in zip(VIEWS, before, after, strict=True)]
+                yield warnings, [_view_html(*samples) for samples in zip(VIEWS, before, after, strict=True)]
 
 
 def _view_html(view: str, before: torch.Tensor, after: torch.Tensor) -> str:

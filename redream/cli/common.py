@@ -16,6 +16,7 @@ from redream.errors import RedreamError
 from redream.runs import events
 from redream.scoring.scores import QUANTITIES, keys_of, quantities_on
 from redream.settings import Settings, setting_names
+from redream.stack.vocabulary import ParsedPrompt
 
 RUN_AFTER_INTERRUPT = "what was done up to the last checkpoint is kept"
 
@@ -45,6 +46,12 @@ def list_of(kind: type) -> Callable[[str], list]:
 def progress(sentence: str) -> None:
     """Say on stderr what is done next."""
     print(f"{sentence} …", file=sys.stderr)
+
+
+def print_warnings(parsed: ParsedPrompt) -> None:
+    """Say on stderr what the models do not get of a prompt."""
+    for sentence in parsed.warnings:
+        print(sentence, file=sys.stderr)
 
 
 def number_to(limit: int) -> Callable[[str], int]:

@@ -4,7 +4,8 @@ import argparse
 import json
 
 from redream import pipeline
-from redream.cli.common import add_stack, number_to
+from redream.cli.common import add_stack, number_to, print_warnings
+from redream.stack.models import Models
 
 AFTER_INTERRUPT = "nothing was changed"
 
@@ -17,7 +18,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    hits = pipeline.retrieve(options.prompt, options.stack, options.k)
+    models = Models.load(options.stack)
+    print_warnings(models.parse(options.prompt))
+    hits = pipeline.retrieve(options.prompt, k=options.k, models=models)
     if options.json:
         from redream.retrieval.index import retrieved_json
 

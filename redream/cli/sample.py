@@ -7,8 +7,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from redream import pipeline
-from redream.cli.common import add_stack, number_to
+from redream.cli.common import add_stack, number_to, print_warnings
 from redream.settings import VIEWS
+from redream.stack.models import Models
 
 AFTER_INTERRUPT = "no picture was written"
 
@@ -26,6 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     if options.out.suffix.lower() != ".png" or not options.out.resolve().parent.is_dir():
         raise pipeline.PipelineError("The picture's name must end in .png and its folder must exist.")
+    models = Models.load(options.stack)
+    print_warnings(models.parse(options.prompt))
     with tqdm(desc="Adaptation", disable=not (options.adapt and sys.stderr.isatty())) as bar:
 
         def progress(done: int, total: int) -> None:
@@ -33,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
             bar.update(done - bar.n)
 
         images = pipeline.sample(
-            options.prompt, options.view, options.adapt, options.count, stack=options.stack, progress=progress
+            options.prompt, options.view, options.adapt, options.count, models=models, progress=progress
         )
     from redream.runs import outputs
 

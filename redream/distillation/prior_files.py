@@ -4,7 +4,7 @@ Importing this is cheap, and nothing large is read: a prior that cannot be used 
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from redream.errors import RedreamError
@@ -16,6 +16,17 @@ NEEDED = "A Stable Diffusion 1.x or 2.x text-to-image pipeline with safetensors 
 
 class PriorError(RedreamError):
     """A prior folder that cannot be used; the message says why and what to do."""
+
+
+def text_check(folder: Path) -> Callable[[str], bool]:
+    """Return what says whether the prior of a pipeline folder takes all of a text. Raises `PriorError`."""
+    from transformers import CLIPTokenizer
+
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise PriorError("The prior's tokenizer cannot be read; download the prior again.") from error
+    return lambda text: len(tokenizer(text, verbose=False).input_ids) <= tokenizer.model_max_length
 
 
 def check(folder: Path, names: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from redream.settings import VARIANTS
 from redream.stack import environment
 from redream.stack.models import Models
 from redream.stack.stack import PERCEPTUALS
-from redream.stack.vocabulary import ParsedPrompt, parse_prompt
+from redream.stack.vocabulary import ParsedPrompt
 
 
 def make(trial: Trial, models: Models) -> Generator[float, None, Outcome | None]:
@@ -34,7 +34,7 @@ def make(trial: Trial, models: Models) -> Generator[float, None, Outcome | None]
     """
     parsed = None
     try:
-        parsed = parse_prompt(trial.prompt.text, models.stack.vocabulary)
+        parsed = models.parse(trial.prompt.text)
         if trial.method in VARIANTS:
             yield from _make_run(trial, models)
         return _score(trial, parsed, models)

@@ -37,6 +37,33 @@ def embedding_of(folder: Path) -> dict[str, str]:
     return {"name": folder.name, "sha256": sha256(find_weights(folder))}
 
 
+def load_tokenizer(folder: Path) -> Callable:
+    """The tokenizer of an open_clip folder; of its files it needs no weights. Raises `ClipError`."""
+    try:
+        text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+        if text.get("vocab_size", CLIP_VOCABULARY) == CLIP_VOCABULARY or text.get("hf_tokenizer_name"):
+            return open_clip.get_tokenizer(f"local-dir:{folder}")
+        return open_clip.tokenizer.HFTokenizer(str(folder), context_length=text.get("context_length", 77))
+    except (KeyError, TypeError, ValueError, RuntimeError, OSError, AttributeError) as error:
+        raise _unreadable(folder) from error
+
+
+def text_check(folder: Path) -> Callable[[str], bool]:
+    """Return what says whether the CLIP of an open_clip folder takes all of a text. Raises `ClipError`."""
+    tokenize = load_tokenizer(folder)
+
+    def fits(text: str) -> bool:
+        (tokens,) = tokenize([text])  # (context,)
+        (longer,) = tokenize([text], context_length=len(tokens) + 1)
+        return torch.equal(longer[:-1], tokens)  # a cut text has its end token too early
+
+    return fits
+
+
+def _unreadable(folder: Path) -> ClipError:
+    return ClipError(f"The CLIP {folder.name} cannot be read; its files do not fit together.")
+
+
 class Clip:
     """A frozen CLIP in float32 and evaluation mode. Embeddings have unit norm, so a dot product is a cosine."""
 
@@ -60,17 +87,12 @@ class Clip:
         """
         weights = find_weights(folder)
         try:
-            text = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
             model = open_clip.create_model(
                 f"local-dir:{folder}", device=device
             )  # prefers files in the order of WEIGHTS
-            if text.get("vocab_size", CLIP_VOCABULARY) == CLIP_VOCABULARY or text.get("hf_tokenizer_name"):
-                tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
-            else:
-                tokenize = open_clip.tokenizer.HFTokenizer(str(folder), context_length=text.get("context_length", 77))
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-            raise ClipError(f"The CLIP {folder.name} cannot be read; its files do not fit together.") from error
-        return Clip(model, tokenize, weights)
+            raise _unreadable(folder) from error
+        return Clip(model, load_tokenizer(folder), weights)
 
     @cached_property
     def sha256(self) -> str:

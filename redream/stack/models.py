@@ -3,7 +3,8 @@
 import shlex
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from redream.scoring.scores import MODELS
 from redream.stack import environment
 from redream.stack.inventory import MISSING, POINTER, files_in
 from redream.stack.setup import SetupProgress, fetching
-from redream.stack.stack import Stack, StackError, library_folder, picture_memory
+from redream.stack.stack import CLIPS, Stack, StackError, library_folder, picture_memory
+from redream.stack.truncation import truncated
+from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
 HASHED = 64_000_000  # bytes; larger files are not hashed for a record, their revision names them
 
@@ -108,6 +111,32 @@ class Models:
         `redream.stack.setup.fetching`."""
         if name not in self._loaded and self.stack.entry(name).source:
             self._resolved[name] = yield from fetching(self.stack, name, stop)
+
+    def parse(self, prompt: str) -> ParsedPrompt:
+        """A prompt from outside as the models get it, with warnings of what they do not get. Raises `PromptError`."""
+        return self.truncated(parse_prompt(prompt, self.stack.vocabulary))
+
+    def truncated(self, parsed: ParsedPrompt) -> ParsedPrompt:
+        """The prompt within the context of every text encoder, with room for the name of a view."""
+        from redream.scene.cameras import VIEWS, view_prompt
+
+        checks = [
+            check for name in ("prior", *(f"clips.{name}" for name in CLIPS)) if (check := self._text_check(name))
+        ]
+        return truncated(parsed, lambda text: all(fits(view_prompt(text, view)) for fits in checks for view in VIEWS))
+
+    def _text_check(self, name: str) -> Callable[[str], bool] | None:
+        """What says whether a text encoder takes all of a text, made of its small files; None if it cannot be had: the
+        error is raised when the model itself is loaded."""
+        from redream.distillation import prior_files
+        from redream.retrieval import clip
+
+        key, load = f"tokenizer of {name}", (prior_files if name == "prior" else clip).text_check
+        if key not in self._loaded:
+            small = replace(self.stack.entry(name), files=("*.json", "*.txt"), sha256={})
+            with suppress(hub.HubError, StackError, clip.ClipError, prior_files.PriorError):
+                self._loaded[key] = load(self.stack.resolve(small).folder)
+        return self._loaded.get(key)
 
     def provenance(self) -> dict[str, dict]:
         """Where each model in use came from, for a run's record: source, commit, SHA-256 of its files as they were when it

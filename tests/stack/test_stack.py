@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,22 @@ def test_of_two_kinds_in_a_prompt_the_first_counts(vocabulary):
     assert checked.kind == "owl" and checked.colour is None
 
 
+@pytest.mark.parametrize("prompt", ["two red cars", "an owl's nest", "Owls’", "FIRE ENGINES", "vases"])
+def test_plurals_and_genitives_are_known_words(prompt, vocabulary):
+    parsed = parse_prompt(prompt, vocabulary)
+    assert parsed.kind in vocabulary.kinds and set(parsed.subject) <= set(parsed.prompt.split())
+
+
+@pytest.mark.parametrize(
+    ("plural", "word"),
+    [("boxes", "box"), ("puppies", "puppy"), ("snowmen", "snowman"), ("wolves", "wolf"), ("knives", "knife")],
+)
+def test_plurals_are_formed_by_the_rules_of_english(plural, word):
+    vocabulary = Vocabulary("the model", {word: [word]}, [], {}, ["a"])
+    assert parse_prompt(plural, vocabulary).prompt == word
+    assert "*as*" in parse_prompt(f"{word} as", vocabulary).warnings[0]  # not a plural of "a"
+
+
 def test_without_a_vocabulary_any_prompt_is_accepted():
     checked = parse_prompt("  Ein Würfel,\n\taus Glas ", None)
     assert checked.prompt == "Ein Würfel, aus Glas" and checked.kind is None
@@ -241,10 +258,16 @@ def test_the_length_of_a_prompt_is_limited_exactly_and_the_error_names_the_limit
         parse_prompt("owl " * 2500, vocabulary)
 
 
-@pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\ud800"])
+@pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\ud800", "\uffff", "\ufdd0"])
 def test_control_characters_in_a_prompt_are_refused(character):
     with pytest.raises(PromptError, match="control characters"):
         parse_prompt(f"an owl{character}", None)
+
+
+def test_an_emoji_that_is_newer_than_this_python_is_no_control_character():
+    newest = "\U0001faff"  # not assigned yet in a Python that does not know Unicode 18
+    assert parse_prompt(f"an owl {newest}", None).prompt == f"an owl {newest}"
+    assert unicodedata.category("\U0001fffd") == "Cn" and parse_prompt("\U0001fffd", None).prompt
 
 
 def test_invisible_marks_in_a_prompt_are_dropped():
