@@ -120,8 +120,7 @@ def resume(
         return iter(())
     stack = Stack.load(request.stack, request.overrides)
     parsed = parse_prompt(request.prompt, stack.vocabulary)
-    if iterations is not None:
-        run.extend(iterations)
+    run.extend(iterations or 0)
     models = models if models and models.stack == stack else None
     return _events(run, stack, parsed, models, stop, deadline)
 
@@ -274,9 +273,13 @@ def _events(
     """The session's events, each of them written to events.jsonl before it is yielded."""
     from redream.runs.session import Session
 
+    def stops() -> bool:
+        return stop() or run.stop_requested
+
     try:
         models = models or Models.load(stack)
-        for event in Session(run, stack, models.truncated(parsed), models, stop, deadline, uploads_validated).events():
+        parsed = models.truncated(parsed)
+        for event in Session(run, stack, parsed, models, stops, deadline, uploads_validated).events():
             yield run.log(event)
     except Exception as error:  # whatever it was, pages that follow the events must learn that the run has ended
         named = error if isinstance(error, RedreamError) else faults.explained(error, run)

@@ -86,7 +86,7 @@ class CreateTab:
             return
         updates = {self.browser.known: remembered([run], known), self.form.seed: int(form.seed or 0)}
         updates |= {self.form.error_box: ""}
-        if self.worker.queue_position(current or "") is None:
+        if self.worker.queue_position(current or "") is None or self.worker.is_elsewhere(current or ""):
             yield updates | {self.browser.current: run}
         else:
             gr.Info(QUEUED)

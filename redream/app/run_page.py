@@ -7,7 +7,7 @@ from pathlib import Path
 from redream.app.components import SHOWN_QUANTITIES, data_uri, duration, hint, queue_status, render
 from redream.app.curves import curves_html
 from redream.runs import events
-from redream.runs.queue import Queued, Worker, find_run
+from redream.runs.queue import MadeElsewhere, Queued, Worker, find_run
 from redream.scoring.scores import QUANTITIES, keys_of
 from redream.settings import DISTILLATION, WARM_UP
 
@@ -26,6 +26,9 @@ NO_ASSETS = hint("The three assets nearest to your prompt will turn here.")
 NO_RUN = hint("Describe an object and press Create.")
 NO_CURVES = hint("Curves appear during the optimisation.")
 PAUSED = "The time of one GPU call is over. Continue goes on from here with the next one."
+ELSEWHERE = "Another program on this computer makes this run. Its progress is shown here, and Stop reaches it."
+QUEUED_ELSEWHERE = "Waiting in the queue of another program"
+STARTING = "Starting"
 INTERRUPTED = "This run was interrupted. Continue resumes it from its last checkpoint."
 
 
@@ -39,7 +42,7 @@ class RunPage:
     """What the page knows of one run after the events so far."""
 
     folder: Path
-    status: str = "Starting"  # one line
+    status: str = STARTING  # one line
     progress: float | None = None  # 0..1 of the planned iterations
     uses_assets: bool = True
     assets: tuple[dict, ...] = ()  # as in retrieved.json
@@ -51,6 +54,7 @@ class RunPage:
     files: dict[tuple[str, int], str] = field(default_factory=dict)  # path by ("turntable" or "mesh", object)
     scores: list[dict] = field(default_factory=list)  # by object
     ended: bool = False
+    elsewhere: bool = False  # another program makes it
     paused: bool = False  # ended by the end of a GPU call, to be continued by the next one
     complete: bool = False  # all planned iterations are done
 
@@ -80,6 +84,11 @@ class RunPage:
 
     def update(self, event: events.Event) -> None:
         """Apply one event."""
+        if isinstance(event, MadeElsewhere):
+            waits = self.ended or self.status == STARTING  # it has not begun, or not again
+            self.elsewhere, self.ended = True, False
+            self.status = QUEUED_ELSEWHERE if waits else self.status
+            return
         self.paused = isinstance(event, events.Paused)
         self.ended = self.paused or isinstance(event, (events.Finished, events.Failed))
         match event:
@@ -154,7 +163,8 @@ class RunPage:
 
     def state_html(self) -> str:
         """The status line, a progress bar and the warnings."""
-        return render("run_state.html", status=self.status, progress=self.progress, warnings=self.warnings)
+        notes = [*self.warnings, *([ELSEWHERE] if self.elsewhere and not self.ended else [])]
+        return render("run_state.html", status=self.status, progress=self.progress, warnings=notes)
 
     def preview_html(self) -> str:
         """The latest preview; "" if there is none."""

@@ -23,7 +23,7 @@ from redream.errors import RedreamError
 from redream.pipeline import BeforeAfter, run_to_end
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Failed, Finished, Paused, Progress
-from redream.runs.run import Run
+from redream.runs.run import STOP, Run
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import CLIPS, PERCEPTUALS, Stack
@@ -36,7 +36,6 @@ MAX_SECONDS = 75  # of a call
 MIN_SECONDS = 25  # a shorter one would be spent on its start
 RESERVED_SECONDS = 10  # of a call, for its start and its last checkpoint
 PARALLEL = MAX_WAITING + 1  # runs at once: those that wait are in ZeroGPU's own queue
-STOP = ".stop"  # a file in a run's folder: the process that works on it shall end it
 
 WORKER_ERROR, ABORTED = "ZeroGPU worker error", "GPU task aborted"  # aborted: killed, as for overrunning its time
 QUOTA = re.compile(r"\((\d+)s requested vs\. (-?\d+)s left\)\. Try again in ([\w :,]+)\.")
@@ -141,7 +140,7 @@ def _iterate(folder: str, seconds: int) -> Iterator[Event]:
     _use_one_thread()
     deadline = time.monotonic() + seconds - RESERVED_SECONDS
     with suppress(RedreamError):  # its sentence is in events.jsonl
-        yield from pipeline.resume(folder, stop=(Path(folder) / STOP).exists, models=_models, deadline=deadline)
+        yield from pipeline.resume(folder, models=_models, deadline=deadline)
 
 
 @_on_gpu

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     models = Models.load(options.stack)
     print_warnings(models.parse(options.prompt))
-    hits = pipeline.retrieve(options.prompt, k=options.k, models=models)
+    hits = pipeline.retrieve(options.prompt, options.stack, options.k, models=models)
     if options.json:
         from redream.retrieval.index import retrieved_json
 

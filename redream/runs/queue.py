@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from redream.runs import events
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Finished, Progress
 from redream.runs.retention import prune
-from redream.runs.run import ID, Run, RunError, new_id, runs_folder
+from redream.runs.run import ID, STOP, Run, RunError, new_id, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack.models import Models
 
@@ -42,6 +42,11 @@ class Queued(Event):
     seconds: float | None = None  # until its turn; None: unknown
 
 
+@dataclass(frozen=True)
+class MadeElsewhere(Event):
+    """Another program makes the run, or has it in its queue. Followers get it, as they get `Queued`."""
+
+
 @dataclass
 class Job:
     """A run that waits or is being made."""
@@ -49,6 +54,7 @@ class Job:
     events: Iterator[Event]
     stop: threading.Event
     seconds_left: float | None  # None: unknown
+    queued: ExitStack  # closed when it leaves the queue
     context: Context = field(default_factory=copy_context)  # of its submission: on ZeroGPU it says whose request it is
     started: bool = False
 
@@ -147,9 +153,11 @@ class Worker:
                 raise QueueError(
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
-            run_events = begin(stop.is_set)
+            run_events, queued = begin(stop.is_set), ExitStack()
+            with suppress(RunError, OSError):  # other work than a run has no folder
+                queued.enter_context(find_run(run).queued())
             with self._changed:
-                self._jobs[run] = Job(run_events, stop, seconds)
+                self._jobs[run] = Job(run_events, stop, seconds, queued)
                 self._changed.notify_all()
         return run
 
@@ -190,25 +198,41 @@ class Worker:
     def stop(self, run: str) -> None:
         """Let a run end: what was optimised so far becomes its result; one that still waits ends at once, without any.
 
-        Unknown and ended runs are ignored.
+        One of another program is asked to end. Unknown and ended runs are ignored.
         """
         with self._changed:
             if job := self._jobs.get(run):
                 job.stop.set()
                 if self._position(run) > 0:
-                    with suppress(RunError):  # other work than a run has no folder
+                    with suppress(RunError):
                         find_run(run).log(Finished(stopped=True))
-                    del self._jobs[run]
+                    self._remove(run)
+                return
+        if self.is_elsewhere(run):
+            find_run(run).request_stop()
 
     def stopping(self, run: str) -> bool:
         """Whether a run was stopped and has not ended yet."""
         with self._changed:
-            return run in self._jobs and self._jobs[run].stop.is_set()
+            if (job := self._jobs.get(run)) and job.stop.is_set():
+                return True
+        return self.queue_position(run) is not None and find_run(run).stop_requested
+
+    def is_elsewhere(self, run: str) -> bool:
+        """Whether another program makes the run or has it in its queue."""
+        with self._changed:
+            if run in self._jobs:
+                return False
+        try:
+            return find_run(run).is_busy
+        except RunError:
+            return False
 
     def queue_position(self, run: str) -> int | None:
-        """Return the queue position of a run: 0 while it is being made, None if it is not queued."""
+        """Return the queue position of a run: 0 while it is being made or is another program's, None if it is not queued."""
         with self._changed:
-            return self._position(run)
+            position = self._position(run)
+        return 0 if position is None and self.is_elsewhere(run) else position
 
     def seconds_to_start(self, run: str) -> float | None:
         """Estimate the seconds until a run's turn; None if unknown."""
@@ -222,10 +246,13 @@ class Worker:
         Raises `RunError` if there is no such run.
         """
         history = find_run(run).folder / "events.jsonl"
-        offset, last_position, last_update = 0, None, time.monotonic()
+        offset, last_position, last_update, elsewhere = 0, None, time.monotonic(), False
         while True:
             position = self.queue_position(run)  # before the events are read, so that the last ones are not missed
             update, offset = events_after(history, offset)
+            if position == 0 and not elsewhere and self.is_elsewhere(run):
+                update.append(MadeElsewhere())
+                elsewhere = True
             if position and position != last_position and not update:  # events are newer than the position
                 update.append(Queued(position, self.seconds_to_start(run)))
                 last_position = position
@@ -252,12 +279,24 @@ class Worker:
                 while (event := job.next_event()) is not None:  # the pipeline writes each one into events.jsonl
                     if isinstance(event, Progress) and event.seconds_left is not None:
                         job.seconds_left = event.seconds_left
+                    self._stop_as_requested()
             except Exception as error:  # its sentence is in events.jsonl; the next run has its turn
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not isinstance(error, RedreamError))
             with suppress(RunError, OSError):  # it was removed meanwhile
                 self.eta.learn(find_run(run))
             with self._changed:
-                del self._jobs[run]
+                self._remove(run)
+
+    def _stop_as_requested(self) -> None:
+        """Stop the waiting runs that another program asked to end; those being made see it themselves."""
+        with self._changed:
+            waiting = [run for run, job in self._jobs.items() if not job.started]
+        for run in waiting:
+            if (runs_folder() / run / STOP).exists():
+                self.stop(run)
+
+    def _remove(self, run: str) -> None:
+        self._jobs.pop(run).queued.close()
 
 
 def find_run(run: str) -> Run:

@@ -6,7 +6,8 @@ orientation.json {assets: [{yaw_deg, margin, clear}], models}: how these were tu
 events.jsonl     one event per line
 checkpoint/<iteration>/{state.safetensors, state.json}, the last two
 turntable-0.mp4 … mesh-0.glb … scores.json, record.json, and pictures: asset-0.png …, preview/…
-.lock            held by the program that works on the run
+.lock, .queued   held by the program that works on the run, and by the one in whose queue it is
+.stop            asks the program that works on the run to end it with the results so far
 
 Folders of format 1 are read as well (`redream.runs.upgrade`).
 """
@@ -34,7 +35,9 @@ from redream.runs.upgrade import FORMAT, upgrade
 from redream.settings import PRESETS, Settings
 
 CHECKPOINTS_KEPT = 2
-LOCK = ".lock"  # no part of what a folder holds
+LOCK, QUEUED, STOP = ".lock", ".queued", ".stop"
+CONTROL_FILES = (LOCK, QUEUED, STOP)  # no part of what a folder holds
+LOCK_SECONDS = 0.5  # to wait for a lock: others hold it for a moment when they ask whether it is held
 ID = re.compile(r"run-[A-Za-z0-9_-]{16}")  # as `new_id` makes them
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}(\.\w+)?")  # as `replacing` and `Run.checkpoint` name them
 
@@ -136,7 +139,7 @@ class Run:
         folder = runs_folder() / new_id() if out is None else Path(out).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(path.name != LOCK for path in folder.iterdir()):
+            if any(path.name not in CONTROL_FILES for path in folder.iterdir()):
                 raise RunError(f"The folder {folder.name} is not empty; name a new one.")
             run = Run(folder.resolve(), request)
             for name, data in files.items():
@@ -177,16 +180,54 @@ class Run:
                 yield
             finally:
                 self._working = False
+        self._withdraw_stop()
 
     @contextmanager
-    def _lock(self) -> Iterator[bool]:
-        """Hold the run's lock; yields whether it was free. It ends with its program, however that ends.
+    def queued(self) -> Iterator[None]:
+        """Within it the run waits or is made in this program's queue, as others see by `is_busy`."""
+        with self._lock(QUEUED) as acquired:
+            yield
+        if acquired:
+            (self.folder / QUEUED).unlink(missing_ok=True)
+            self._withdraw_stop()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a program works on the run or has it in its queue."""
+        return any((self.folder / name).is_file() and self._is_held(name) for name in (LOCK, QUEUED))
+
+    def _is_held(self, name: str) -> bool:
+        try:
+            with FileLock(self.folder / name, timeout=0, thread_local=False, fallback_to_soft=False):
+                return False
+        except Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return False
+
+    def request_stop(self) -> None:
+        """Ask the program that works on the run, or has it in its queue, to end it; nothing is left if none does."""
+        (self.folder / STOP).touch()
+        if not self.is_busy:
+            self._withdraw_stop()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the present session was asked to end."""
+        return (self.folder / STOP).exists()
+
+    def _withdraw_stop(self) -> None:
+        (self.folder / STOP).unlink(missing_ok=True)
+
+    @contextmanager
+    def _lock(self, name: str = LOCK) -> Iterator[bool]:
+        """Hold a lock of the run; yields whether it was free. It ends with its program, however that ends.
 
         A lock belongs to the `Run`, not to its thread: a generator of events may be closed by another thread. On a file
         system without locks no program has locked anything. Raises `OSError` if the folder cannot be written to.
         """
-        lock = FileLock(self.folder / LOCK, timeout=0, thread_local=False, fallback_to_soft=False)
-        (self.folder / LOCK).touch()  # raises where filelock would make the folder anew
+        lock = FileLock(self.folder / name, timeout=LOCK_SECONDS, thread_local=False, fallback_to_soft=False)
+        (self.folder / name).touch()  # raises where filelock would make the folder anew
         try:
             lock.acquire()
         except Timeout:
@@ -200,10 +241,12 @@ class Run:
             lock.release()
 
     def extend(self, iterations: int) -> None:
-        """Add `iterations` per particle to those planned, at the end values of the schedules. Raises as `working`."""
+        """Add `iterations` per particle to those planned, at the end values of the schedules, and drop an earlier request
+        to stop. Raises as `working`."""
         with self.working():
-            self.request = replace(self.request, extra=self.request.extra + iterations)
-            self._write("settings.json", self.request.to_json())
+            if iterations:
+                self.request = replace(self.request, extra=self.request.extra + iterations)
+                self._write("settings.json", self.request.to_json())
 
     @property
     def finished(self) -> bool:

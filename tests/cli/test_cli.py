@@ -392,6 +392,6 @@ def test_the_program_itself_ends_with_2_without_a_traceback(tiny_stack):
 
 
 def test_a_fault_of_the_program_is_raised_and_not_reported_as_bad_input(monkeypatch):
-    monkeypatch.setattr(pipeline, "retrieve", lambda *a: int("x"))
+    monkeypatch.setattr(pipeline, "retrieve", lambda *a, models: int("x"))
     with pytest.raises(ValueError, match="invalid literal"):
         main(["retrieve", "an owl"])
