@@ -12,7 +12,7 @@ from pathlib import Path
 
 from redream.errors import RedreamError
 from redream.retrieval.licences import require_commercial_use
-from redream.runs import faults
+from redream.runs import faults, locks
 from redream.runs.events import Event, Failed, Progress
 from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import MAX_ASSETS, MAX_ITERATIONS, PRESETS, Settings
@@ -274,7 +274,7 @@ def _events(
     from redream.runs.session import Session
 
     def stops() -> bool:
-        return stop() or run.stop_requested
+        return stop() or locks.stop_requested(run.folder)
 
     try:
         models = models or Models.load(stack)

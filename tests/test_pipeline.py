@@ -15,7 +15,8 @@ from redream import pipeline
 from redream.retrieval.index import AssetUnavailable, Index
 from redream.retrieval.licences import LicenceError
 from redream.runs import events, outputs
-from redream.runs.run import LOCK, Run, RunError
+from redream.runs.locks import LOCK
+from redream.runs.run import Run, RunError
 from redream.scene import assets, glb_validation
 from redream.scene.glb_validation import GlbError
 from redream.settings import DISTILLATION, PRESETS, WARM_UP

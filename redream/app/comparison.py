@@ -10,8 +10,8 @@ from redream.app.form import GenerationForm
 from redream.app.run_page import stage_name
 from redream.errors import RedreamError
 from redream.files import read_json
-from redream.runs.events import Event, Failed, Finished, Paused, Progress
-from redream.runs.queue import Worker, events_after
+from redream.runs.events import Event, Failed, Finished, Paused, Progress, events_after
+from redream.runs.queue import Worker
 from redream.runs.run import Run
 from redream.scoring.scores import QUANTITIES, SCORES, keys_of
 from redream.settings import VARIANTS, Preset, Settings

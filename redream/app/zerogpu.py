@@ -23,7 +23,8 @@ from redream.errors import RedreamError
 from redream.pipeline import BeforeAfter, run_to_end
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Failed, Finished, Paused, Progress
-from redream.runs.run import STOP, Run
+from redream.runs.locks import STOP
+from redream.runs.run import Run
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import CLIPS, PERCEPTUALS, Stack

@@ -6,7 +6,9 @@ Files are named relative to the run's folder.
 import dataclasses
 import json
 import math
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from redream.runs.upgrade import upgrade
 from redream.settings import Settings
@@ -141,6 +143,23 @@ def from_line(line: str) -> Event:
     if kind is Started:
         values["settings"] = Settings.from_json(json.dumps(values["settings"]))
     return kind(**values)
+
+
+def events_after(history: Path, offset: int) -> tuple[list[Event], int]:
+    """Return the events after a byte offset of an events.jsonl, and the offset after them.
+
+    A line that is still being written is left for the next call; a malformed one is skipped.
+    """
+    if not history.is_file():
+        return [], offset
+    with history.open("rb") as file:
+        file.seek(offset)
+        complete, end, _ = file.read().rpartition(b"\n")
+    parsed = []
+    for line in complete.splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # one that was cut off when a run was killed
+            parsed.append(from_line(line.decode()))
+    return parsed, offset + len(complete) + len(end)
 
 
 def finite(value):

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty, Queue
 
 from redream.errors import RedreamError
-from redream.runs import events
+from redream.runs import locks
 from redream.runs.eta import RuntimeEstimator
-from redream.runs.events import Event, Finished, Progress
+from redream.runs.events import Event, Finished, Progress, events_after
 from redream.runs.retention import prune
-from redream.runs.run import ID, STOP, Run, RunError, new_id, runs_folder
+from redream.runs.run import RunError, find_run, new_id, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack.models import Models
 
@@ -155,7 +154,7 @@ class Worker:
                 )
             run_events, queued = begin(stop.is_set), ExitStack()
             with suppress(RunError, OSError):  # other work than a run has no folder
-                queued.enter_context(find_run(run).queued())
+                queued.enter_context(locks.queued(find_run(run).folder))
             with self._changed:
                 self._jobs[run] = Job(run_events, stop, seconds, queued)
                 self._changed.notify_all()
@@ -209,14 +208,14 @@ class Worker:
                     self._remove(run)
                 return
         if self.is_elsewhere(run):
-            find_run(run).request_stop()
+            locks.request_stop(find_run(run).folder)
 
     def stopping(self, run: str) -> bool:
         """Whether a run was stopped and has not ended yet."""
         with self._changed:
             if (job := self._jobs.get(run)) and job.stop.is_set():
                 return True
-        return self.queue_position(run) is not None and find_run(run).stop_requested
+        return self.queue_position(run) is not None and locks.stop_requested(find_run(run).folder)
 
     def is_elsewhere(self, run: str) -> bool:
         """Whether another program makes the run or has it in its queue."""
@@ -224,7 +223,7 @@ class Worker:
             if run in self._jobs:
                 return False
         try:
-            return find_run(run).is_busy
+            return locks.is_busy(find_run(run).folder)
         except RunError:
             return False
 
@@ -292,35 +291,11 @@ class Worker:
         with self._changed:
             waiting = [run for run, job in self._jobs.items() if not job.started]
         for run in waiting:
-            if (runs_folder() / run / STOP).exists():
+            if locks.stop_requested(runs_folder() / run):
                 self.stop(run)
 
     def _remove(self, run: str) -> None:
         self._jobs.pop(run).queued.close()
-
-
-def find_run(run: str) -> Run:
-    """Open a run by its id alone, never by a path: ids come from untrusted clients. Raises `RunError`."""
-    if not ID.fullmatch(run):
-        raise RunError("There is no such run.")
-    return Run.open(runs_folder() / run)
-
-
-def events_after(history: Path, offset: int) -> tuple[list[Event], int]:
-    """Return the events after a byte offset of an events.jsonl, and the offset after them.
-
-    A line that is still being written is left for the next call; a malformed one is skipped.
-    """
-    if not history.is_file():
-        return [], offset
-    with history.open("rb") as file:
-        file.seek(offset)
-        complete, end, _ = file.read().rpartition(b"\n")
-    parsed = []
-    for line in complete.splitlines():
-        with suppress(ValueError, KeyError, TypeError):  # one that was cut off when a run was killed
-            parsed.append(events.from_line(line.decode()))
-    return parsed, offset + len(complete) + len(end)
 
 
 def _prune_regularly(days: float) -> None:

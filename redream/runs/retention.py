@@ -6,8 +6,8 @@ import shutil
 import time
 from contextlib import suppress
 
-from redream.runs import events
-from redream.runs.run import CONTROL_FILES, ID, Run, RunError, runs_folder
+from redream.runs import events, locks
+from redream.runs.run import ID, Run, RunError, runs_folder
 from redream.stack import environment
 
 BROKEN_OFF_FACTOR = 4  # runs that broke off are kept so many times as long as those that ended
@@ -49,5 +49,5 @@ def prune(days: float) -> None:
 def _is_old(run: Run, days: float) -> bool:
     """Whether its time is over since a file of it was last written."""
     ended = isinstance((list(run.events()) or [None])[-1], events.Finished)
-    written = max(path.stat().st_mtime for path in run.folder.iterdir() if path.name not in CONTROL_FILES)
+    written = max(path.stat().st_mtime for path in run.folder.iterdir() if path.name not in locks.CONTROL_FILES)
     return time.time() - written > days * (1 if ended else BROKEN_OFF_FACTOR) * 86_400

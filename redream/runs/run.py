@@ -6,8 +6,7 @@ orientation.json {assets: [{yaw_deg, margin, clear}], models}: how these were tu
 events.jsonl     one event per line
 checkpoint/<iteration>/{state.safetensors, state.json}, the last two
 turntable-0.mp4 … mesh-0.glb … scores.json, record.json, and pictures: asset-0.png …, preview/…
-.lock, .queued   held by the program that works on the run, and by the one in whose queue it is
-.stop            asks the program that works on the run to end it with the results so far
+.lock …          who works on the run (`redream.runs.locks`)
 
 Folders of format 1 are read as well (`redream.runs.upgrade`).
 """
@@ -25,19 +24,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 from redream.errors import RedreamError
 from redream.files import replacing, why_not_written
 from redream.hub import is_inside
-from redream.runs import events
+from redream.runs import events, locks
 from redream.runs.upgrade import FORMAT, upgrade
 from redream.settings import PRESETS, Settings
 
 CHECKPOINTS_KEPT = 2
-LOCK, QUEUED, STOP = ".lock", ".queued", ".stop"
-CONTROL_FILES = (LOCK, QUEUED, STOP)  # no part of what a folder holds
-LOCK_SECONDS = 0.5  # to wait for a lock: others hold it for a moment when they ask whether it is held
 ID = re.compile(r"run-[A-Za-z0-9_-]{16}")  # as `new_id` makes them
 TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}(\.\w+)?")  # as `replacing` and `Run.checkpoint` name them
 
@@ -139,7 +133,7 @@ class Run:
         folder = runs_folder() / new_id() if out is None else Path(out).expanduser()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(path.name not in CONTROL_FILES for path in folder.iterdir()):
+            if any(path.name not in locks.CONTROL_FILES for path in folder.iterdir()):
                 raise RunError(f"The folder {folder.name} is not empty; name a new one.")
             run = Run(folder.resolve(), request)
             for name, data in files.items():
@@ -169,7 +163,7 @@ class Run:
 
         Raises `RunError` if another program, or another `Run` of this one, works on it.
         """
-        with self._lock() as acquired:
+        with locks.lock(self.folder) as acquired:
             if not acquired:
                 raise RunError("This run is being worked on by another program; wait for it or stop it.")
             for path in (*self.folder.glob(".*"), *self.folder.glob("checkpoint/.*"), *self.folder.glob("preview/.*")):
@@ -180,65 +174,7 @@ class Run:
                 yield
             finally:
                 self._working = False
-        self._withdraw_stop()
-
-    @contextmanager
-    def queued(self) -> Iterator[None]:
-        """Within it the run waits or is made in this program's queue, as others see by `is_busy`."""
-        with self._lock(QUEUED) as acquired:
-            yield
-        if acquired:
-            (self.folder / QUEUED).unlink(missing_ok=True)
-            self._withdraw_stop()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a program works on the run or has it in its queue."""
-        return any((self.folder / name).is_file() and self._is_held(name) for name in (LOCK, QUEUED))
-
-    def _is_held(self, name: str) -> bool:
-        try:
-            with FileLock(self.folder / name, timeout=0, thread_local=False, fallback_to_soft=False):
-                return False
-        except Timeout:
-            return True
-        except (OSError, NotImplementedError):
-            return False
-
-    def request_stop(self) -> None:
-        """Ask the program that works on the run, or has it in its queue, to end it; nothing is left if none does."""
-        (self.folder / STOP).touch()
-        if not self.is_busy:
-            self._withdraw_stop()
-
-    @property
-    def stop_requested(self) -> bool:
-        """Whether the present session was asked to end."""
-        return (self.folder / STOP).exists()
-
-    def _withdraw_stop(self) -> None:
-        (self.folder / STOP).unlink(missing_ok=True)
-
-    @contextmanager
-    def _lock(self, name: str = LOCK) -> Iterator[bool]:
-        """Hold a lock of the run; yields whether it was free. It ends with its program, however that ends.
-
-        A lock belongs to the `Run`, not to its thread: a generator of events may be closed by another thread. On a file
-        system without locks no program has locked anything. Raises `OSError` if the folder cannot be written to.
-        """
-        lock = FileLock(self.folder / name, timeout=LOCK_SECONDS, thread_local=False, fallback_to_soft=False)
-        (self.folder / name).touch()  # raises where filelock would make the folder anew
-        try:
-            lock.acquire()
-        except Timeout:
-            yield False
-            return
-        except (OSError, NotImplementedError):
-            pass
-        try:
-            yield True
-        finally:
-            lock.release()
+        locks.withdraw_stop(self.folder)
 
     def extend(self, iterations: int) -> None:
         """Add `iterations` per particle to those planned, at the end values of the schedules, and drop an earlier request
@@ -290,7 +226,7 @@ class Run:
 
     def log(self, event: events.Event) -> events.Event:
         """Append an event to events.jsonl and return it. While another program works on the run, nothing is appended."""
-        with nullcontext(True) if self._working else self._lock() as allowed:
+        with nullcontext(True) if self._working else locks.lock(self.folder) as allowed:
             if allowed:
                 with (self.folder / "events.jsonl").open("a+b") as file:
                     line = events.to_line(event, time.time()).encode() + b"\n"
@@ -335,6 +271,13 @@ class Run:
         """The folders of complete checkpoints, the latest last."""
         folders = (self.folder / "checkpoint").glob("[0-9]*")
         return sorted((path for path in folders if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def find_run(run: str) -> Run:
+    """Open a run by its id alone, never by a path: ids come from untrusted clients. Raises `RunError`."""
+    if not ID.fullmatch(run):
+        raise RunError("There is no such run.")
+    return Run.open(runs_folder() / run)
 
 
 def new_id() -> str:

@@ -1,7 +1,10 @@
 """The page in a real browser: every tab used as a visitor would, refusals in sentences, and files that are not served."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -382,6 +385,40 @@ def test_runs_of_two_browsers_are_queued_and_each_browser_shows_its_own(browser,
         wait_until_done(second)
         links = {page.get_by_role("link", name="Link to this run").get_attribute("href") for page in (first, second)}
         assert len(links) == 2
+
+
+ELSEWHERE = """
+import sys
+from redream import pipeline
+from tiny_stack import TINY, make_outputs_small
+
+make_outputs_small()
+settings = TINY.with_(iterations=2000, output={"preview_every": 20})
+for event in pipeline.generate("a blue mug", stack=sys.argv[1], settings=settings):
+    pass
+"""
+
+
+def test_a_run_of_another_program_is_shown_as_it_goes_on_and_can_be_stopped(browser, app, tiny_stack):
+    known, environ = set(app[1].glob("run-*")), os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environ |= {"REDREAM_RUNS": str(app[1]), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, "-c", ELSEWHERE, str(tiny_stack)], env=environ) as process:
+        try:
+            end = time.monotonic() + WAIT / 1000
+            while not (new := [run for run in app[1].glob("run-*/events.jsonl") if run.parent not in known]):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            with visitor(browser, f"{app[0]}/?run={new[0].parent.name}") as page:
+                sync_api.expect(page.locator(".run-state")).to_contain_text("Another program", timeout=WAIT)
+                sync_api.expect(page.locator(".preview img")).to_be_visible(timeout=WAIT)
+                sync_api.expect(status_line(page)).to_contain_text(re.compile(r"iteration \d+ of 2000"), timeout=WAIT)
+                shoot(page, "a-run-of-another-program")
+                button(page, "Stop and keep").click()
+                wait_until_done(page, "Stopped. These are the results so far.")
+                sync_api.expect(page.locator(".run-state")).not_to_contain_text("Another program")
+                sync_api.expect(button(page, "Continue")).to_be_visible()
+        finally:
+            process.kill()
 
 
 def test_on_a_phone_a_new_run_scrolls_the_results_into_view(browser, app):

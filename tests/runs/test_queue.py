@@ -10,7 +10,7 @@ from tiny_stack import TINY
 
 from redream import pipeline
 from redream.runs import queue
-from redream.runs.events import Failed, Finished, Progress, Warned
+from redream.runs.events import Failed, Finished, Progress, Warned, events_after
 from redream.runs.queue import Queued, QueueError, Worker
 from redream.runs.run import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
@@ -231,10 +231,10 @@ def test_an_incomplete_line_of_events_is_read_later_and_a_malformed_one_is_skipp
     history = run.folder / "events.jsonl"
     whole = history.read_bytes()
     history.write_bytes(whole + b'{"event": "warn\n' + whole[:-9])
-    update, offset = queue.events_after(history, 0)
+    update, offset = events_after(history, 0)
     assert update == [Warned("eins")]
     history.write_bytes(history.read_bytes() + whole[-9:])
-    assert queue.events_after(history, offset) == ([Warned("eins")], history.stat().st_size)
+    assert events_after(history, offset) == ([Warned("eins")], history.stat().st_size)
 
 
 def test_a_real_run_is_made_and_a_bad_prompt_is_refused_at_submission(models, runs_folder):

@@ -17,8 +17,9 @@ import pytest
 from redream import pipeline
 from redream.cli import main
 from redream.runs import events
+from redream.runs.locks import LOCK
 from redream.runs.retention import days_kept, prune
-from redream.runs.run import LOCK, Request, Run, RunError, UploadedAsset
+from redream.runs.run import Request, Run, RunError, UploadedAsset
 from redream.settings import PRESETS, Settings
 
 

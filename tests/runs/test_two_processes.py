@@ -12,9 +12,10 @@ from tiny_stack import TINY
 from redream import pipeline
 from redream.app.run_page import ELSEWHERE, INTERRUPTED, QUEUED_ELSEWHERE, RunPage
 from redream.cli import main
+from redream.runs import locks
 from redream.runs.events import Artefact, Finished, Preview, Progress
 from redream.runs.queue import MadeElsewhere, QueueError, Worker
-from redream.runs.run import CONTROL_FILES, Run, RunError
+from redream.runs.run import Run, RunError
 
 ROOT = Path(__file__).parents[2]
 CODE = """
@@ -91,7 +92,7 @@ def test_the_runs_of_another_program_are_followed_and_stopped(other, models, tmp
     assert worker.resume(last) == last and not worker.is_elsewhere(last)
     worker.stop(last)
     assert [event for update in worker.follow(last) for event in update][-1] == Finished(stopped=True)
-    assert not any((tmp_path / waiting / name).exists() for name in CONTROL_FILES[1:])
+    assert not any((tmp_path / waiting / name).exists() for name in (locks.QUEUED, locks.STOP))
 
 
 def test_a_request_to_stop_a_run_that_nobody_makes_leaves_nothing(tmp_path, models, monkeypatch):
@@ -100,8 +101,9 @@ def test_a_request_to_stop_a_run_that_nobody_makes_leaves_nothing(tmp_path, mode
     run = worker.submit("a purple owl", TINY.with_(method="sds", iterations=1))
     list(worker.follow(run))
     worker.stop(run)
-    Run.open(run).request_stop()
-    assert not Run.open(run).stop_requested and not worker.stopping(run) and not worker.is_elsewhere(run)
+    folder = Run.open(run).folder
+    locks.request_stop(folder)
+    assert not locks.stop_requested(folder) and not worker.stopping(run) and not worker.is_elsewhere(run)
 
 
 def test_the_request_of_a_killed_session_does_not_stop_the_next_one(tmp_path, models, monkeypatch):
@@ -109,10 +111,9 @@ def test_the_request_of_a_killed_session_does_not_stop_the_next_one(tmp_path, mo
     settings = TINY.with_(method="sds", iterations=2)
     session = pipeline.generate("a purple owl", settings=settings, models=models, out=tmp_path / "run")
     next(session)
-    run = Run.open(tmp_path / "run")
-    run.request_stop()
-    assert run.stop_requested and run.is_busy
+    locks.request_stop(tmp_path / "run")
+    assert locks.stop_requested(tmp_path / "run") and locks.is_busy(tmp_path / "run")
     session.close()
-    (run.folder / ".stop").touch()  # as if it had been killed
-    *_, last = pipeline.resume(run.folder, models=models)
+    (tmp_path / "run" / locks.STOP).touch()  # as if it had been killed
+    *_, last = pipeline.resume(tmp_path / "run", models=models)
     assert last == Finished(stopped=False)
