@@ -1,10 +1,11 @@
 """Assets: load a GLB, normalise it, and ray-cast it (Embree) to RGB and opacity with any `Camera`.
 
 Assets are rendered unlit, like fields, from the very rays a field is rendered from. A surface's colour is its vertex
-colour times its texture, as in glTF; both are kept as the screen shows them (sRGB).
+colour times its texture, as in glTF; both are kept as the screen shows them (sRGB). Most assets are opaque and seen from
+both sides, so that the nearest surface is all a ray meets; what others have beyond that is their `Appearance`.
 """
 
-import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,22 +15,20 @@ import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
 from torch import Tensor
 
-from redream.errors import RedreamError
-from redream.scene import glb_validation
+from redream.scene import glb_validation, gltf
 from redream.scene.cameras import Camera
+from redream.scene.glb import AssetError
+from redream.scene.materials import GLASS_OPACITY, Appearance, Material, Sampler, look_up, to_linear, to_srgb
 
 RADIUS = 0.5  # objects are centred and scaled into a sphere of this radius
-TEXTURE_SIDE = 1024  # pixels; larger textures are made smaller
+LAYERS = 32  # that a ray goes through at most: panes, leaves, and faces seen from behind
+CLEARANCE = 2e-5  # of an asset's size: how far behind one layer the next may begin
+FACING = 4e-6  # of an asset's size: how far a one-sided face lies before one that faces the other way
 
 # glTF is y up, front +z; the world is z up, front +x.
 GLTF_TO_WORLD = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
-
-
-class AssetError(RedreamError):
-    """A 3D file that cannot be used; the message says why and what to do."""
 
 
 class Tree:
@@ -65,14 +64,27 @@ class Asset:
     mesh: trimesh.Trimesh  # world axes, before the turn by yaw
     colours: Float[np.ndarray, "v 3"]  # in [0, 1], one per vertex; times the texture where a face has one
     uv: Float[np.ndarray, "v 2"] | None = None  # v = 0 at the bottom edge; coordinates beyond [0, 1] repeat
-    textures: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = ()
+    textures: tuple[UInt8[np.ndarray, "_ _ _"], ...] = ()  # RGB, or RGBA where alpha counts
     face_texture: Int[np.ndarray, "f"] | None = None  # the number of each face's texture; −1: none
     yaw_deg: float = 0.0
+    samplers: tuple[Sampler, ...] = ()  # one per texture; none: all repeat and are bilinear
+    appearance: Appearance | None = None  # None: opaque, without emission, seen from both sides
     tree: Tree | None = field(default=None, repr=False, compare=False)  # made here; turned copies share it
 
     def __post_init__(self) -> None:
         if self.tree is None:
-            object.__setattr__(self, "tree", Tree(np.asarray(self.mesh.vertices), np.asarray(self.mesh.faces)))
+            object.__setattr__(self, "tree", Tree(self._facing_vertices(), np.asarray(self.mesh.faces)))
+
+    def _facing_vertices(self) -> Float[np.ndarray, "v 3"]:
+        """The vertices; those of one-sided faces a trace along their normals. So of two faces at one place that face
+        opposite ways, rays meet the one that they see first."""
+        vertices = np.asarray(self.mesh.vertices)
+        if self.appearance is None:
+            return vertices
+        one_sided = np.array([not m.double_sided for m in self.appearance.materials])[self.appearance.face_material]
+        moved = np.zeros(len(vertices))
+        moved[self.mesh.faces[one_sided]] = FACING * np.abs(vertices).max()
+        return vertices + self.mesh.vertex_normals * moved[:, None] if moved.any() else vertices
 
     def rotated(self, yaw_deg: float) -> "Asset":
         """The same asset rotated by a further `yaw_deg` counter-clockwise about z."""
@@ -97,52 +109,120 @@ class Asset:
     def cast(
         self, origins: Float[np.ndarray, "n 3"], directions: Float[np.ndarray, "n 3"]
     ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]]:
-        """Colour of the nearest surface along each ray (black where there is none), and 1.0 where there is one."""
+        """Colour seen along each ray, premultiplied by opacity, and opacity: 0 where nothing is hit, 1 where it is opaque."""
         # Turning the rays by −yaw is turning the asset by yaw, and keeps Embree's tree.
         turn = trimesh.transformations.rotation_matrix(np.radians(self.yaw_deg), [0, 0, 1])[:3, :3].astype(np.float32)
-        rays, triangles, weights = self.tree.cast(origins @ turn, directions @ turn)
+        origins, directions = origins @ turn, directions @ turn
+        if self.appearance is not None:
+            return self._cast_through(origins, directions)
+        rays, triangles, weights = self.tree.cast(origins, directions)
         colour = np.zeros((len(origins), 3), np.float32)
         hit = np.zeros(len(origins), np.float32)
         colour[rays] = self.colour_at(triangles, weights)
         hit[rays] = 1
         return colour, hit
 
+    def _cast_through(
+        self, origins: Float[np.ndarray, "n 3"], directions: Float[np.ndarray, "n 3"]
+    ) -> tuple[Float[np.ndarray, "n 3"], Float[np.ndarray, "n"]]:
+        """As `cast`, layer by layer from the front: colour = Σ Tᵢ αᵢ cᵢ and opacity = 1 − T, with Tᵢ = Π_{j<i} (1 − αⱼ)."""
+        colour = np.zeros((len(origins), 3), np.float32)
+        transmittance = np.ones(len(origins), np.float32)
+        waiting, last = np.arange(len(origins)), np.full(len(origins), -1)
+        clearance = CLEARANCE * np.abs(self.mesh.vertices).max()
+        for _ in range(LAYERS):
+            hit, triangles, weights = self.tree.cast(origins, directions[waiting])
+            waiting = waiting[hit]  # (m,)
+            alpha = self.opacity_at(triangles, weights, directions[waiting])
+            alpha[last[waiting] == triangles] = 0  # at grazing angles a ray may meet the same face again
+            last[waiting] = triangles
+            seen = np.flatnonzero(alpha)
+            rays, share = waiting[seen], transmittance[waiting[seen]] * alpha[seen]
+            colour[rays] += share[:, None] * self.colour_at(triangles[seen], weights[seen])
+            transmittance[rays] -= share
+            through = transmittance[waiting] > 1e-3
+            if not through.any():
+                break
+            waiting = waiting[through]
+            points = (self.mesh.triangles[triangles[through]] * weights[through, :, None]).sum(axis=1)
+            origins = points + clearance * directions[waiting]
+        return colour, 1 - transmittance
+
     def colour_at(self, triangles: Int[np.ndarray, "m"], weights: Float[np.ndarray, "m 3"]) -> Float[np.ndarray, "m 3"]:
-        """Colour in [0, 1] at barycentric `weights` of the given triangles."""
+        """Colour in [0, 1] at barycentric `weights` of the given triangles: base colour and emission, added as light."""
         corners = self.mesh.faces[triangles]  # (m, 3)
         weights = np.clip(weights, 0, 1)[:, :, None]  # (m, 3, 1)
         colour = (self.colours[corners] * weights).sum(axis=1)  # (m, 3)
-        for number, texture in enumerate(self.textures):
+        for number in self._drawn_textures(triangles):
             here = np.flatnonzero(self.face_texture[triangles] == number)
-            uv = (self.uv[corners[here]] * weights[here]).sum(axis=1)  # (k, 2)
-            colour[here] *= look_up(texture, uv)
+            texel = self._texel(number, self.uv, corners[here], weights[here])
+            if (self.colours[corners[here]] == 1).all():
+                colour[here] *= texel
+            else:
+                colour[here] = to_srgb(to_linear(colour[here]) * to_linear(texel))
+        for here, material in self._drawn_materials(triangles):
+            if any(material.emission):
+                light = np.array(material.emission, np.float32)
+                if material.emission_texture >= 0:
+                    uv = self.appearance.uv["emission"]
+                    light = light * to_linear(self._texel(material.emission_texture, uv, corners[here], weights[here]))
+                colour[here] = to_srgb(to_linear(colour[here]) + light)
         return colour.astype(np.float32)
 
+    def opacity_at(
+        self,
+        triangles: Int[np.ndarray, "m"],
+        weights: Float[np.ndarray, "m 3"],
+        directions: Float[np.ndarray, "m 3"],
+    ) -> Float[np.ndarray, "m"]:
+        """Opacity in [0, 1] of the given triangles, seen along `directions`: 0 from behind where a face has one side."""
+        corners = self.mesh.faces[triangles]  # (m, 3)
+        weights = np.clip(weights, 0, 1)[:, :, None]  # (m, 3, 1)
+        opacity = np.ones(len(triangles), np.float32)
+        for here, material in self._drawn_materials(triangles):
+            if material.alpha_mode != "OPAQUE":
+                alpha = (self.appearance.alpha[corners[here]] * weights[here, :, 0]).sum(axis=1)  # (k,)
+                textured = np.flatnonzero(self.face_texture[triangles[here]] >= 0)
+                for number in self._drawn_textures(triangles[here]):  # one: a material has one
+                    places = here[textured]
+                    alpha[textured] *= self._texel(number, self.uv, corners[places], weights[places], alpha=True)[:, 0]
+                opacity[here] = alpha if material.alpha_mode == "BLEND" else alpha >= material.alpha_cutoff
+            if material.transmission:
+                through = material.transmission
+                if material.transmission_texture >= 0:
+                    uv = self.appearance.uv["transmission"]
+                    texel = self._texel(material.transmission_texture, uv, corners[here], weights[here])
+                    through = through * texel[:, 0]
+                opacity[here] *= 1 - through * (1 - GLASS_OPACITY)
+            if not material.double_sided:
+                first, second, third = np.moveaxis(self.mesh.vertices[corners[here]], 1, 0)  # (k, 3) each
+                normals = np.cross(second - first, third - first)
+                opacity[here[(normals * directions[here]).sum(axis=1) > 0]] = 0
+        return opacity
 
-def look_up(texture: UInt8[np.ndarray, "h w 3"], uv: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
-    """Bilinear texture look-up in [0, 1]; the texture repeats, texel centres lie at (i + ½)/side, v = 0 at the bottom."""
-    height, width = texture.shape[:2]
-    uv = uv - np.floor(uv)
-    x, y = uv[:, 0] * width - 0.5, (1 - uv[:, 1]) * height - 0.5
-    left, top = np.floor(x).astype(int), np.floor(y).astype(int)
-    across, down = (x - left)[:, None], (y - top)[:, None]
-    right, bottom = (left + 1) % width, (top + 1) % height
-    left, top = left % width, top % height
-    upper = texture[top, left] * (1 - across) + texture[top, right] * across
-    lower = texture[bottom, left] * (1 - across) + texture[bottom, right] * across
-    return ((upper * (1 - down) + lower * down) / 255).astype(np.float32)
+    def _drawn_textures(self, triangles: Int[np.ndarray, "m"]) -> list[int]:
+        """The numbers of the base colour textures of the given triangles."""
+        return [int(n) for n in np.unique(self.face_texture[triangles]) if n >= 0] if self.textures else []
 
+    def _drawn_materials(self, triangles: Int[np.ndarray, "m"]) -> Iterator[tuple[Int[np.ndarray, "k"], Material]]:
+        """Each material of the given triangles, and which of them have it."""
+        if self.appearance is not None:
+            numbers = self.appearance.face_material[triangles]  # (m,)
+            for number in np.unique(numbers):
+                yield np.flatnonzero(numbers == number), self.appearance.materials[number]
 
-def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Light to screen values, both in [0, 1] (IEC 61966-2-1). glTF's vertex colours and factors are light."""
-    linear = np.clip(linear, 0, 1)
-    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
-
-
-def to_linear(srgb: np.ndarray) -> np.ndarray:
-    """Screen values to light, the inverse of `to_srgb`."""
-    srgb = np.clip(srgb, 0, 1)
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    def _texel(
+        self,
+        number: int,
+        uv: Float[np.ndarray, "v 2"],
+        corners: Int[np.ndarray, "k 3"],
+        weights: Float[np.ndarray, "k 3 1"],
+        alpha: bool = False,
+    ) -> Float[np.ndarray, "k c"]:
+        """RGB in [0, 1] of a texture on the given corners, or `alpha` alone."""
+        channels = slice(3, 4) if alpha else slice(3)
+        sampler = self.samplers[number] if self.samplers else Sampler()
+        return look_up(self.textures[number][..., channels], (uv[corners] * weights).sum(axis=1), sampler)
 
 
 def from_mesh(mesh: trimesh.Trimesh) -> Asset:
@@ -155,7 +235,7 @@ def load(
 ) -> Asset:
     """The GLB at `source` as an asset: its scene in one mesh, in world axes, centred and scaled into radius 0.5.
 
-    With `normalise` off it keeps its place and size. Transparency is taken as opaque. Raises `GlbError` for a file
+    With `normalise` off it keeps its place and size. Raises `GlbError` for a file
     that is refused unread, `AssetError` for one that turns out unusable.
     """
     data = glb_validation.validate(Path(source) if isinstance(source, str) else source, limits)
@@ -164,96 +244,30 @@ def load(
 
 def load_validated(data: bytes, *, normalise: bool = True) -> Asset:
     """As `load`, of bytes that `glb_validation` returned: they are not validated again. Raises `AssetError`."""
-    try:
-        scene = trimesh.load_scene(io.BytesIO(data), file_type="glb", process=False)
-        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
-    except Exception as error:  # a parser raises whatever the bytes provoke
-        raise AssetError("This GLB cannot be read. Export it again.") from error
-
-    textures = _Textures()
-    vertices, faces, colours, uv, face_texture = [], [], [], [], []
-    start = 0
-    for matrix, name in placed:
-        part = scene.geometry[name]
-        _check_part(part)
-        vertices.append(trimesh.transform_points(part.vertices, GLTF_TO_WORLD @ matrix))
-        faces.append(np.asarray(part.faces) + start)
-        colours.append(_vertex_colours(part))
-        number = textures.number(part)
-        uv.append(
-            np.zeros((len(part.vertices), 2)) if number < 0 else np.nan_to_num(part.visual.uv, posinf=0, neginf=0)
-        )
-        face_texture.append(np.full(len(part.faces), number))
-        start += len(part.vertices)
-
-    used, faces = np.unique(np.concatenate(faces), return_inverse=True)
-    vertices = np.concatenate(vertices)[used]  # (v, 3)
-    return Asset(
-        mesh=trimesh.Trimesh(_normalised(vertices, normalise), faces.reshape(-1, 3), process=False),
-        colours=np.concatenate(colours)[used].astype(np.float32),
-        uv=np.concatenate(uv)[used].astype(np.float32),
-        textures=tuple(textures.images),
-        face_texture=np.concatenate(face_texture),
-    )
+    return from_model(gltf.read(data), normalise=normalise)
 
 
-class _Textures:
-    """The distinct base colour textures of a scene, each decoded once and let go of."""
-
-    def __init__(self) -> None:
-        self.images: list[UInt8[np.ndarray, "_ _ 3"]] = []
-        self._numbers: dict[int, int] = {}  # by the identity of trimesh's picture
-
-    def number(self, part: trimesh.Trimesh) -> int:
-        """The number of this part's texture; −1 if it has none."""
-        picture = part.visual.material.baseColorTexture
-        if picture is None or part.visual.uv is None:
-            return -1
-        if id(picture) not in self._numbers:
-            self._numbers[id(picture)] = len(self.images)
-            self.images.append(_decoded(picture))
-        return self._numbers[id(picture)]
-
-
-def _decoded(picture: Image.Image) -> UInt8[np.ndarray, "_ _ 3"]:
-    try:
-        picture.draft("RGB", (TEXTURE_SIDE, TEXTURE_SIDE))  # a JPEG can be decoded at a lower resolution
-        small = picture.convert("RGB")
-        picture.close()
-    except Exception as error:  # a decoder raises whatever the bytes provoke
-        raise AssetError("A picture in this GLB is damaged. Export it again.") from error
-    small.thumbnail((TEXTURE_SIDE, TEXTURE_SIDE), reducing_gap=2.0)
-    return np.asarray(small).copy()
-
-
-def _check_part(part: trimesh.Trimesh) -> None:
-    if not len(part.faces):
-        raise AssetError("This GLB is damaged: a part of it has no triangles. Export it again.")
-    if part.faces.min() < 0 or part.faces.max() >= len(part.vertices):
-        raise AssetError("This GLB is damaged: its triangles name vertices that do not exist. Export it again.")
-    if not np.isfinite(part.vertices).all():
+def from_model(model: gltf.Model, *, normalise: bool = True) -> Asset:
+    """The asset of what was read from a GLB. Raises `AssetError`."""
+    if not np.isfinite(model.vertices).all():
         raise AssetError("This GLB is damaged: it has vertices without a place. Export it again.")
-
-
-def _vertex_colours(part: trimesh.Trimesh) -> Float[np.ndarray, "v 3"]:
-    """Vertex colour × the material's factor: the light that glTF multiplies the texture with, as screen values.
-
-    Screen values are nearly a power of light, so the product with a texture may be taken after the conversion.
-    """
-    linear = np.ones((len(part.vertices), 3))
-    if part.visual.material.baseColorFactor is not None:
-        linear = linear * part.visual.material.baseColorFactor[:3] / 255
-    stated = part.visual.vertex_attributes.get("color")
-    if stated is not None:
-        scale = np.iinfo(stated.dtype).max if stated.dtype.kind == "u" else 1
-        linear = linear * np.nan_to_num(stated[:, :3]) / scale
-    return to_srgb(linear)
+    vertices = model.vertices @ GLTF_TO_WORLD[:3, :3].T
+    return Asset(
+        mesh=trimesh.Trimesh(_normalised(vertices, normalise), model.faces, process=False),
+        colours=model.colours,
+        uv=model.uv,
+        textures=model.textures,
+        face_texture=model.face_texture,
+        samplers=model.samplers,
+        appearance=model.appearance,
+    )
 
 
 def _normalised(vertices: Float[np.ndarray, "v 3"], normalise: bool) -> Float[np.ndarray, "v 3"]:
     """Vertices moved so that their box is centred, and scaled so that the farthest lies at radius 0.5."""
-    middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
-    radius = np.linalg.norm(vertices - middle, axis=1).max()
+    with np.errstate(over="ignore"):
+        middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+        radius = np.linalg.norm(vertices - middle, axis=1).max()
     if not np.isfinite(radius) or radius < 1e-12:
         raise AssetError("This GLB has no size: all of it is one point, or it has no end. Export it again.")
     return (vertices - middle) * (RADIUS / radius) if normalise else vertices

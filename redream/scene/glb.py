@@ -16,6 +16,10 @@ class GlbError(RedreamError):
     """A file that is refused before it is parsed; the message says why and what to do."""
 
 
+class AssetError(RedreamError):
+    """A 3D file that cannot be used; the message says why and what to do."""
+
+
 def malformed(what: str) -> GlbError:
     """The error for a file that contradicts itself."""
     return GlbError(f"This GLB is damaged: {what}. Export it again.")
