@@ -17,7 +17,7 @@ from embreex.rtcore_scene import EmbreeScene
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from redream.scene import glb_validation, gltf
+from redream.scene import glb, glb_validation, gltf
 from redream.scene.cameras import Camera
 from redream.scene.glb import AssetError
 from redream.scene.materials import GLASS_OPACITY, Appearance, Material, Sampler, look_up, to_linear, to_srgb
@@ -238,13 +238,13 @@ def load(
     With `normalise` off it keeps its place and size. Raises `GlbError` for a file
     that is refused unread, `AssetError` for one that turns out unusable.
     """
-    data = glb_validation.validate(Path(source) if isinstance(source, str) else source, limits)
-    return load_validated(data, normalise=normalise)
+    reduced = glb_validation.reduced(Path(source) if isinstance(source, str) else source, limits)
+    return from_model(gltf.read(*reduced), normalise=normalise)
 
 
 def load_validated(data: bytes, *, normalise: bool = True) -> Asset:
     """As `load`, of bytes that `glb_validation` returned: they are not validated again. Raises `AssetError`."""
-    return from_model(gltf.read(data), normalise=normalise)
+    return from_model(gltf.read(*glb.unpack(data, len(data))), normalise=normalise)
 
 
 def from_model(model: gltf.Model, *, normalise: bool = True) -> Asset:

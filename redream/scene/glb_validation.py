@@ -42,6 +42,11 @@ def validate(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
 
     Raises `GlbError`. Whether the indices are within range is left to whoever reads the arrays.
     """
+    return pack(*reduced(source, limits))
+
+
+def reduced(source: Path | bytes, limits: Limits = LIMITS) -> tuple[dict, bytes]:
+    """As `validate`, the document and the binary chunk."""
     data = source if isinstance(source, bytes) else _read(source, limits)
     if len(data) > limits.size:
         raise GlbError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
@@ -50,7 +55,7 @@ def validate(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
         if name in UNREAD or not (name in DRAWN or str(name).startswith(HARMLESS)):
             raise unread(name)
     reduction = _Reduction(document, binary, limits)
-    return pack(reduction.reduced(), reduction.buffers.binary)
+    return reduction.document_drawn(), reduction.buffers.binary
 
 
 class _Reduction:
@@ -63,7 +68,7 @@ class _Reduction:
         self.buffers = Buffers(document, binary, limits)
         self.surfaces = Materials(document, self.buffers)
 
-    def reduced(self) -> dict:
+    def document_drawn(self) -> dict:
         """The smaller document; raises `GlbError` at the first thing that is wrong."""
         stated, stated_meshes = self._list("nodes", self.limits.nodes), entries(self.document, "meshes")
         targets = _drawn_targets(stated, stated_meshes)

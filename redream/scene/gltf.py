@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from redream.scene.glb import AssetError, unpack
+from redream.scene.glb import AssetError
 from redream.scene.gltf_textures import Textures, coordinates
 from redream.scene.materials import Appearance, Material, Sampler, to_srgb
 
@@ -46,9 +46,8 @@ class _Part:
     material: Material
 
 
-def read(data: bytes) -> Model:
-    """The scene of a GLB that `glb_validation.validate` returned. Raises `AssetError`."""
-    document, binary = unpack(data, len(data))
+def read(document: dict, binary: bytes) -> Model:
+    """The scene of a GLB's document and binary chunk, which `glb_validation` returned. Raises `AssetError`."""
     with np.errstate(all="ignore"):  # what overflows is found by its result
         return _joined(_Reader(document, binary))
 
@@ -57,17 +56,10 @@ def _joined(reader: "_Reader") -> Model:
     parts = list(reader.parts())
     starts = np.cumsum([0, *(len(p.vertices) for p in parts)])
     faces = np.concatenate([p.faces + start for p, start in zip(parts, starts, strict=False)])
-    used, faces = np.unique(faces, return_inverse=True)  # bounds are of what is drawn
-    faces = faces.reshape(-1, 3)
+    used = np.zeros(starts[-1], bool)
+    used[faces] = True  # bounds are of what is drawn
     light = np.concatenate([p.light for p in parts])[used]  # (v, 4)
-
-    def uv_of(slot: str) -> Float[np.ndarray, "v 2"]:
-        found = [p.uv.get(slot) for p in parts]
-        filled = [np.zeros((len(p.vertices), 2)) if uv is None else uv for p, uv in zip(parts, found, strict=True)]
-        return np.nan_to_num(np.concatenate(filled)[used], posinf=0, neginf=0).astype(np.float32)
-
-    def of_faces(values: list[int]) -> Int[np.ndarray, "f"]:
-        return np.repeat(values, [len(p.faces) for p in parts])
+    sizes = [len(p.faces) for p in parts]
 
     materials = list(dict.fromkeys(p.material for p in parts))
     appearance = None
@@ -75,20 +67,26 @@ def _joined(reader: "_Reader") -> Model:
         slots = {slot for p in parts for slot in p.uv} - {"base"}
         appearance = Appearance(
             tuple(materials),
-            of_faces([materials.index(p.material) for p in parts]),
+            np.repeat([materials.index(p.material) for p in parts], sizes),
             np.clip(light[:, 3], 0, 1).astype(np.float32),
-            {slot: uv_of(slot) for slot in sorted(slots)},
+            {slot: _uv_of(parts, slot)[used] for slot in sorted(slots)},
         )
     return Model(
         vertices=np.concatenate([p.vertices for p in parts])[used],
-        faces=faces,
+        faces=(np.cumsum(used) - 1)[faces],
         colours=to_srgb(light[:, :3]).astype(np.float32),
-        uv=uv_of("base"),
+        uv=_uv_of(parts, "base")[used],
         textures=tuple(reader.textures.pictures),
         samplers=tuple(reader.textures.samplers),
-        face_texture=of_faces([p.texture for p in parts]),
+        face_texture=np.repeat([p.texture for p in parts], sizes),
         appearance=appearance,
     )
+
+
+def _uv_of(parts: list[_Part], slot: str) -> Float[np.ndarray, "v 2"]:
+    """Texture coordinates of all parts, 0 where a part has none."""
+    uv = np.concatenate([p.uv[slot] if slot in p.uv else np.zeros((len(p.vertices), 2)) for p in parts])
+    return np.nan_to_num(uv, posinf=0, neginf=0).astype(np.float32)
 
 
 class _Reader:
@@ -154,18 +152,7 @@ class _Reader:
 
     def _primitive(self, primitive: dict, weights: tuple[float, ...]) -> _Part:
         """3.7.2: a primitive in its own coordinates."""
-
-        def attribute(name: str, normalized: bool = False) -> Float[np.ndarray, "v _"] | None:
-            if name not in primitive["attributes"]:
-                return None
-            values = self.floats(primitive["attributes"][name], normalized=normalized)
-            for weight, target in zip(weights, primitive.get("targets", []), strict=False):
-                if weight and name in target:
-                    change = self.floats(target[name], normalized=normalized)
-                    values = values + weight * change[:, : values.shape[1]]
-            return values
-
-        vertices = attribute("POSITION")
+        vertices = self._attribute("POSITION", primitive, weights)
         corners = np.arange(len(vertices))
         if "indices" in primitive:
             corners = self.array(self.document["accessors"][primitive["indices"]])[:, 0].astype(np.int64)
@@ -175,7 +162,7 @@ class _Reader:
         model, glass = stated.get("pbrMetallicRoughness", {}), stated.get("extensions", {})
         glass = glass.get("KHR_materials_transmission", {})
         light = np.ones((len(vertices), 4)) * model.get("baseColorFactor", [1.0] * 4)
-        if (colours := attribute("COLOR_0", normalized=True)) is not None:
+        if (colours := self._attribute("COLOR_0", primitive, weights)) is not None:
             light[:, : colours.shape[1]] *= np.nan_to_num(colours)
         alpha_mode = stated.get("alphaMode", "OPAQUE")
         maps = {
@@ -185,7 +172,7 @@ class _Reader:
         }
         numbers, uv = dict.fromkeys(maps, -1), {}
         for slot, (texture, channels) in maps.items():
-            stated_uv = texture and attribute(f"TEXCOORD_{texture['texCoord']}")
+            stated_uv = texture and self._attribute(f"TEXCOORD_{texture['texCoord']}", primitive, weights)
             if stated_uv is not None:
                 numbers[slot] = self.textures.number(texture["index"], channels)
                 uv[slot] = coordinates(stated_uv, texture)
@@ -201,6 +188,17 @@ class _Reader:
             transmission_texture=numbers["transmission"],
         )
         return _Part(vertices, _triangles(corners, primitive["mode"]), light, uv, numbers["base"], material)
+
+    def _attribute(self, name: str, primitive: dict, weights: tuple[float, ...]) -> Float[np.ndarray, "v _"] | None:
+        """3.7.2.2: an attribute with its morph targets added: value + Σ weight · target; None if there is none."""
+        if name not in primitive["attributes"]:
+            return None
+        values = self.floats(primitive["attributes"][name], normalized=name == "COLOR_0")
+        for weight, target in zip(weights, primitive.get("targets", []), strict=False):
+            if weight and name in target:
+                change = self.floats(target[name], normalized=name == "COLOR_0")
+                values = values + weight * change[:, : values.shape[1]]
+        return values
 
     def _skinned(self, part: _Part, primitive: dict, skin: dict) -> _Part:
         """3.7.3.3: each vertex moved by the weighted mean of its joints' matrices; the node's own place does not count."""

@@ -65,6 +65,42 @@ def set_at(*path_and_value: object) -> Callable[[dict], None]:
     return change
 
 
+def sparse(count: int, start: int) -> dict:
+    """Replacements of the first array's elements; `start` is the offset of the replaced places."""
+    places = {"bufferView": 0, "byteOffset": start, "componentType": 5125}
+    return {"count": count, "indices": places, "values": {"bufferView": 0}}
+
+
+def without_positions_but_draco(document: dict) -> None:
+    document["accessors"][0].pop("bufferView")
+    document["meshes"][0]["primitives"][0]["extensions"] = {"KHR_draco_mesh_compression": {"bufferView": 0}}
+
+
+def skinned(joints: list[int], **skin: object) -> Callable[[dict], None]:
+    def change(document: dict) -> None:
+        document["skins"] = [{"joints": joints, **skin}]
+        document["nodes"][0]["skin"] = 0
+
+    return change
+
+
+def skin_outside_of_the_scene(document: dict) -> None:
+    document["nodes"].append({})
+    skinned([1])(document)
+
+
+def instanced(**attributes: int) -> Callable[[dict], None]:
+    return set_at("nodes", 0, "extensions", {"EXT_mesh_gpu_instancing": {"attributes": attributes}})
+
+
+def morphed(weight: float, *targets: dict) -> Callable[[dict], None]:
+    def change(document: dict) -> None:
+        document["meshes"][0]["weights"] = [weight] * len(targets)
+        document["meshes"][0]["primitives"][0]["targets"] = list(targets)
+
+    return change
+
+
 def test_a_sound_file_keeps_its_shape_and_loses_everything_else(box):
     def burden(document: dict) -> None:
         document |= {
@@ -96,23 +132,31 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (set_at("extensionsRequired", ["KHR_draco_mesh_compression"]), "needs the extension 'KHR_draco"),
-        (set_at("extensionsRequired", ["EXT_meshopt_compression"]), "needs the extension"),
-        (set_at("extensionsRequired", ["KHR_texture_basisu"]), "needs the extension"),
+        (set_at("extensionsRequired", ["KHR_draco_mesh_compression"]), "compressed with Draco .*without compression"),
+        (set_at("extensionsRequired", ["EXT_meshopt_compression"]), "compressed with meshopt .*without compression"),
+        (set_at("extensionsRequired", ["KHR_texture_basisu"]), "pictures as KTX2 .*with PNG or JPEG pictures"),
+        (set_at("extensionsRequired", ["FB_geometry_metadata"]), r"needs an extension \(FB_geometry_metadata\)"),
+        (set_at("textures", 0, {"extensions": {"KHR_texture_basisu": {"source": 0}}}), "pictures as KTX2"),
+        (set_at("textures", 0, {"extensions": {"EXT_texture_avif": {"source": 0}}}), "pictures as AVIF"),
+        (set_at("buffers", 1, {"byteLength": 4, "extensions": {"EXT_meshopt_compression": {}}}), "with meshopt"),
+        (without_positions_but_draco, "compressed with Draco"),
         (set_at("extensionsRequired", 5), "not readable"),
         (set_at("buffers", 0, "uri", "https://example.org/a.bin"), "everything embedded"),
         (set_at("buffers", 1, {"byteLength": 4}), "everything embedded"),
         (set_at("images", 0, {"uri": "../../../etc/passwd"}), "everything embedded"),
         (set_at("images", 0, {"uri": "data:image/svg+xml;base64,AAAA"}), "everything embedded"),
-        (set_at("images", 0, {"uri": "data:image/png;base64,###"}), "a picture in it"),
-        (set_at("images", 0, "bufferView", 0), "not a readable PNG or JPEG"),
+        (set_at("images", 0, {"uri": "data:image/png;base64,###"}), "cannot be decoded"),
+        (set_at("images", 0, "bufferView", 0), "not a readable PNG, JPEG or WebP"),
         (set_at("accessors", 0, "count", 8_000_000), "longer than the data"),
         (set_at("accessors", 0, "count", -1), "out of range"),
         (set_at("accessors", 0, "count", True), "out of range"),
         (set_at("accessors", 0, "byteOffset", 1), "longer than the data"),
-        (set_at("accessors", 0, "componentType", 5122), "quantised"),
-        (set_at("accessors", 0, "sparse", {"count": 1}), "sparse"),
-        (lambda d: d["accessors"][0].pop("bufferView"), "sparse"),
+        (set_at("accessors", 0, "componentType", 5125), "has no meaning"),
+        (set_at("accessors", 0, "sparse", {"count": 9}), "out of range"),
+        (set_at("accessors", 0, "sparse", {"count": 1, "indices": {}, "values": {}}), "componentType"),
+        (set_at("accessors", 0, "sparse", sparse(count=8, start=10**6)), "out of range"),
+        (set_at("accessors", 0, "sparse", sparse(count=8, start=90)), "longer than the data"),
+        (set_at("accessors", 0, {"componentType": 5126, "count": 10**7, "type": "VEC3"}), "not stored in all"),
         (set_at("bufferViews", 0, "byteLength", 10**9), "out of range"),
         (set_at("bufferViews", 0, "byteStride", 4), "longer than the data"),
         (set_at("bufferViews", 0, "buffer", 1), "out of range"),
@@ -124,12 +168,21 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
         (set_at("meshes", 0, "primitives", [7]), "no attributes"),
         (set_at("nodes", 0, "mesh", 3), "out of range"),
         (set_at("scenes", [{"nodes": [0, 0]}]), "belongs to"),
-        (set_at("scenes", []), "no scene"),
         (set_at("scenes", [{}]), "no triangles"),
         (set_at("nodes", 5), "not a list"),
         (set_at("meshes", 0, "primitives", 0, "mode", 1), "no triangles"),
         (set_at("meshes", 0, "primitives", 0, "material", 9), "out of range"),
-        (set_at("meshes", 0, "primitives", 0, "indices", 1), "quantised"),
+        (set_at("meshes", 0, "primitives", 0, "indices", 1), "has no meaning"),
+        (set_at("nodes", 0, "skin", 0), "out of range"),
+        (skinned([1]), "do not exist"),
+        (skinned([0, 0], inverseBindMatrices=0), "has no meaning"),
+        (skin_outside_of_the_scene, "not in its scene"),
+        (instanced(TRANSLATION=0, SCALE=1), "has no meaning"),
+        (instanced(), "no meaning"),
+        (morphed(1.0, {"POSITION": 3}), "has no meaning"),
+        (morphed(float(10**300), {"POSITION": 0}), "not finite"),
+        (set_at("materials", 0, "emissiveFactor", [1, 1]), "not finite"),
+        (set_at("materials", 0, "extensions", {"KHR_materials_transmission": 5}), "not readable"),
         (set_at("accessors", 3, "count", 35), "whole triangles"),
     ],
 )
@@ -208,6 +261,32 @@ def test_too_many_nodes_or_parts_are_refused_however_few_faces_they_have(box):
             glb_validation.validate(changed(box, change))
 
 
+def test_instances_and_morph_targets_count_towards_the_limits(box):
+    """100 × 100 × 12 faces stand for 100 nodes of 100 instances; a drawn target counts as its 24 vertices once more."""
+
+    def places(document: dict) -> None:
+        document["accessors"].append({"componentType": 5126, "count": 100, "type": "VEC3"})
+        instanced(TRANSLATION=len(document["accessors"]) - 1)(document)
+        document["nodes"] *= 100
+        document["scenes"] = [{"nodes": list(range(100))}]
+
+    with pytest.raises(GlbError, match="120,000 faces; the limit is 100,000"):
+        glb_validation.validate(changed(box, places), replace(LIMITS, faces=100_000))
+    vertices = len(assets.load(box).mesh.vertices)
+    for weight, count in ((0.0, vertices), (1.0, 3 * vertices)):
+        change, just = morphed(weight, {"POSITION": 0}, {"POSITION": 0}), replace(LIMITS, vertices=count)
+        glb_validation.validate(changed(box, change), just)
+        with pytest.raises(GlbError, match="vertices"):
+            glb_validation.validate(changed(box, change), replace(just, vertices=count - 1))
+
+
+def test_what_has_no_weight_is_not_read(box):
+    """Morph targets of weight 0, textures of surfaces without emission: whatever they are, they spoil nothing."""
+    assert glb_validation.validate(changed(box, morphed(0.0, {"POSITION": 99}))) == glb_validation.validate(box)
+    dark = set_at("materials", 0, "emissiveTexture", {"index": 99})
+    assert glb_validation.validate(changed(box, dark)) == glb_validation.validate(box)
+
+
 def test_deep_scenes_are_refused(box):
     def chain(document: dict) -> None:
         document["nodes"] = [{"children": [i + 1]} for i in range(150)] + [{"mesh": 0}]
@@ -233,8 +312,8 @@ def test_nodes_that_repeat_one_mesh_count_its_faces_each_time(box):
             glb_validation.validate(changed(box, change))
 
 
-def test_embedded_pictures_may_be_png_or_jpeg_data_and_no_larger_than_the_limit(box):
-    for kind in ("png", "jpeg"):
+def test_embedded_pictures_may_be_png_jpeg_or_webp_data_and_no_larger_than_the_limit(box):
+    for kind in ("png", "jpeg", "webp"):
         uri = f"data:image/{kind};base64," + base64.b64encode(picture(16, 4, kind.upper())).decode()
         assert assets.load(changed(box, set_at("images", 0, {"uri": uri}))).textures[0].shape == (4, 16, 3)
     bomb = "data:image/png;base64," + base64.b64encode(picture(5000, 1)).decode()
