@@ -22,7 +22,7 @@ from PIL import Image
 from redream.errors import RedreamError
 from redream.files import replacing
 from redream.scene import assets
-from redream.scene.assets import GLTF_TO_WORLD, Asset
+from redream.scene.assets import GLTF_TO_WORLD, Asset, to_linear, to_srgb
 
 FORMATS = {"obj": ".zip", "usdz": ".usdz", "stl": ".stl"}  # with the suffixes of their files
 HEIGHTS_MM = (1.0, 10_000.0)  # least and greatest of an STL
@@ -131,11 +131,12 @@ def colour_texture(
     return texture, uv[cell_of_face].astype(np.float32)
 
 
-def _tinted(texture: UInt8[np.ndarray, "h w 3"], colours: Float[np.ndarray, "f 3 3"]) -> UInt8[np.ndarray, "h w 3"]:
-    """The texture times the one colour that its faces have."""
+def _tinted(texture: UInt8[np.ndarray, "h w c"], colours: Float[np.ndarray, "f 3 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """The texture's RGB times the one colour that its faces have, as light."""
     if np.ptp(colours, axis=(0, 1)).max() > 1 / 255:
         raise ExportError("This GLB has vertex colours that vary over a texture. Bake them into it and try again.")
-    return np.round(texture * colours.mean(axis=(0, 1))).astype(np.uint8)
+    light = to_linear(texture[..., :3] / 255) * to_linear(colours.mean(axis=(0, 1)))
+    return np.round(to_srgb(light) * 255).astype(np.uint8)
 
 
 def write_obj(parts: Sequence[Part], path: Path) -> None:

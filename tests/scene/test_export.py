@@ -169,7 +169,8 @@ def test_a_material_s_factor_is_multiplied_into_its_texture():
     asset = head()
     tinted = Asset(asset.mesh, asset.colours * [0.5, 1.0, 0.0], asset.uv, asset.textures, asset.face_texture)
     (part,) = export.parts_of(tinted)
-    assert np.abs(part.texture - asset.textures[0] * [0.5, 1.0, 0.0]).max() <= 0.5
+    light = assets.to_linear(asset.textures[0] / 255) * assets.to_linear(np.array([0.5, 1.0, 0.0]))
+    assert np.abs(part.texture - assets.to_srgb(light) * 255).max() <= 0.5
 
 
 # ---------------------------------------------------------------- STL

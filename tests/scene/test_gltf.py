@@ -511,3 +511,14 @@ def test_equal_materials_are_one_and_a_ray_ends_after_many_layers():
     asset = placed(file)
     assert len(asset.appearance.materials) == 1
     assert shown(asset, 0.3, 0.2)[3] == pytest.approx(1 - 0.99**assets.LAYERS, abs=1e-3)
+
+
+def test_a_ray_that_grazes_a_pane_meets_it_once():
+    file = GlbFile()
+    square(file, file.material([1, 1, 1, 0.3], alphaMode="BLEND"), rotation=TURN.as_quat().tolist(), translation=[1, 2, 3])
+    asset = assets.load(file.bytes())
+    normal, points = asset.mesh.face_normals[0], asset.mesh.triangles.mean(axis=1).repeat(500, axis=0)  # (n, 3)
+    directions = np.cross(GENERATOR.normal(size=points.shape), normal) * 1000 + normal
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    _, opacity = asset.cast((points - 1.6 * directions).astype(np.float32), directions.astype(np.float32))
+    assert np.allclose(opacity, 0.3, atol=1e-6)
