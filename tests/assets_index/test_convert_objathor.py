@@ -57,7 +57,18 @@ class Runs:
         [],
         print,
     ],
-    ids=str,
+    ids=[
+        "code",
+        "code-as-features",
+        "code-within",
+        "complex",
+        "big-endian",
+        "two-axes",
+        "few-uids",
+        "none",
+        "list",
+        "function",
+    ],
 )
 def test_a_pickle_of_anything_else_is_refused_and_runs_nothing(tmp_path, monkeypatch, values):
     monkeypatch.chdir(tmp_path)

@@ -515,7 +515,9 @@ def test_equal_materials_are_one_and_a_ray_ends_after_many_layers():
 
 def test_a_ray_that_grazes_a_pane_meets_it_once():
     file = GlbFile()
-    square(file, file.material([1, 1, 1, 0.3], alphaMode="BLEND"), rotation=TURN.as_quat().tolist(), translation=[1, 2, 3])
+    square(
+        file, file.material([1, 1, 1, 0.3], alphaMode="BLEND"), rotation=TURN.as_quat().tolist(), translation=[1, 2, 3]
+    )
     asset = assets.load(file.bytes())
     normal, points = asset.mesh.face_normals[0], asset.mesh.triangles.mean(axis=1).repeat(500, axis=0)  # (n, 3)
     directions = np.cross(GENERATOR.normal(size=points.shape), normal) * 1000 + normal
