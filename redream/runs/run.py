@@ -264,8 +264,10 @@ class Run:
             temporary.rename(final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        for old in self.checkpoints()[:-CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
+        for old in self.checkpoints()[
+            :-CHECKPOINTS_KEPT
+        ]:  # hidden first: killed on the way, half of it is no checkpoint
+            shutil.rmtree(old.rename(parent / f".{old.name}-{secrets.token_hex(4)}"))
 
     def checkpoints(self) -> list[Path]:
         """The folders of complete checkpoints, the latest last."""

@@ -8,15 +8,19 @@ Meanwhile a reader opens all files that stand under their final names, and repor
 import argparse
 import collections
 import json
+import multiprocessing
+import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +42,9 @@ TINY_SEEDS = 5  # kinds of tiny runs; each has one unbroken run
 TRIES = 8  # for a kill that comes before the run has ended
 UNEQUAL_KEYS = ("seconds", "seconds_per_iteration")  # of record.json
 READ_EVERY = 0.01  # seconds
+CONTEXT = multiprocessing.get_context("forkserver")
+LIBRARIES = ("redream.runs.session", "redream.distillation.loop", "redream.distillation.prior", "redream.scene.mesh")
+LIBRARIES += ("redream.retrieval.index", "redream.scoring.perceptual", "open_clip", "diffusers", "peft", "tiny_stack")
 
 
 def tiny_settings(seed: int) -> Settings:
@@ -58,11 +65,12 @@ def mini_settings(seed: int) -> Settings:
 # ---------------------------------------------------------------- the process that is killed
 
 
-def work(folder: Path, stack: str, seed: int, resumes: bool) -> None:
-    """Make or resume a run, and print each stage as it begins."""
+def work(folder: Path, stack: str, seed: int, resumes: bool, log: Path, stages: Connection) -> None:
+    """Make or resume a run, and send each stage as it begins."""
     from redream import pipeline
     from redream.distillation.adaptation import Adaptation
 
+    os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), 2)
     settings = (mini_settings if stack == "mini" else tiny_settings)(seed)
     if stack != "mini":
         from tiny_stack import make_outputs_small
@@ -75,7 +83,7 @@ def work(folder: Path, stack: str, seed: int, resumes: bool) -> None:
         nonlocal stage
         if name != stage:
             stage = name
-            print(name, flush=True)
+            stages.send(name)
 
     def adapting(self):
         before = stage if stage in (WARM_UP, DISTILLATION) else WARM_UP
@@ -119,19 +127,30 @@ class Plan:
         return list(enumerate(spans))
 
 
-def start(folder: Path, stack: str, seed: int, resumes: bool, log: Path) -> subprocess.Popen:
-    arguments = [sys.executable, __file__, "--work", str(folder), "--stack", stack, "--seed", str(seed)]
-    arguments += ["--resume"] * resumes
-    with log.open("ab") as errors:
-        return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=log.parent)
+def start(folder: Path, stack: str, seed: int, resumes: bool, log: Path) -> tuple[BaseProcess, Connection]:
+    """A fresh process, forked from one that has imported the libraries and nothing else; and the stages it sends."""
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=work, args=(folder, stack, seed, resumes, log, sender))
+    process.start()
+    sender.close()
+    return process, receiver
+
+
+def received(stages: Connection) -> Iterator[tuple[float, str]]:
+    """(seconds, stage) of each stage, until the process ends."""
+    with suppress(EOFError):
+        while True:
+            name = stages.recv()
+            yield time.perf_counter(), name
 
 
 def run_whole(folder: Path, stack: str, seed: int, resumes: bool, log: Path) -> list[tuple[float, str]]:
     """Run to the end; when its stages began, and at last the end."""
-    process = start(folder, stack, seed, resumes, log)
-    begun = [(time.perf_counter(), line.strip()) for line in process.stdout]
-    if process.wait():
-        raise RuntimeError(f"{folder.name} ended with {process.returncode}; see {log}")
+    process, stages = start(folder, stack, seed, resumes, log)
+    begun = list(received(stages))
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"{folder.name} ended with {process.exitcode}; see {log}")
     return [*begun, (time.perf_counter(), "end")]
 
 
@@ -139,19 +158,19 @@ def run_killed(folder: Path, plan: Plan, stage: str, chance: random.Random, log:
     """Kill a new run in a stage; the stage it was in, and the seconds since that began. None if it ended before."""
     occurrence, seconds = chance.choices(plan.moments(stage), [span for _, span in plan.moments(stage)])[0]
     delay = chance.uniform(0, seconds)
-    process = start(folder, plan.stack, plan.seed, False, log)
+    process, stages = start(folder, plan.stack, plan.seed, False, log)
     at, name, seen = 0.0, "", -1
-    for line in process.stdout:
-        at, name = time.perf_counter(), line.strip()
+    for at, name in received(stages):
         seen += name == stage
         if seen == occurrence:
             time.sleep(delay)
-            process.send_signal(signal.SIGKILL)  # of this process alone: its video encoder is left behind, as in life
+            process.kill()  # SIGKILL, for this process alone: its video encoder is left behind, as in life
             break
     killed = time.perf_counter()
-    for line in process.stdout:  # printed before it was killed
-        at, name = time.perf_counter(), line.strip()
-    return (name, max(killed - at, 0.0)) if process.wait() == -signal.SIGKILL else None
+    for at, name in received(stages):  # sent before it was killed
+        pass
+    process.join()
+    return (name, max(killed - at, 0.0)) if process.exitcode == -signal.SIGKILL else None
 
 
 # ---------------------------------------------------------------- the reader
@@ -257,21 +276,12 @@ def torn_state(folder: Path, plan: Plan) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="a new folder for the runs and the log")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder for the runs and the log")
     parser.add_argument("--tiny", type=int, default=45, help="runs of the tests' tiny stack (default: %(default)s)")
     parser.add_argument("--mini", type=int, default=5, help="runs of the miniature (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments, and of the runs (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="keep the folders of runs that are equal")
-    for option in ("--work", "--stack"):
-        parser.add_argument(option, help=argparse.SUPPRESS)
-    parser.add_argument("--resume", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.work:
-        work(Path(options.work), options.stack, options.seed, options.resume)
-        return 0
-    if not options.out:
-        parser.error("--out is missing")
-    return prove(options)
+    return prove(parser.parse_args())
 
 
 def prove(options: argparse.Namespace) -> int:
@@ -280,6 +290,8 @@ def prove(options: argparse.Namespace) -> int:
 
     out, chance = options.out.resolve(), random.Random(options.seed)
     out.mkdir(parents=True)
+    os.chdir(out)
+    CONTEXT.set_forkserver_preload(list(LIBRARIES))
     log = (out / "kills.log").open("a", buffering=1)
 
     def say(line: str) -> None:

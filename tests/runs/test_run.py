@@ -358,6 +358,28 @@ def test_the_last_two_checkpoints_are_kept_in_the_order_of_their_numbers():
     assert [(path / "state.json").read_text() for path in run.checkpoints()] == ["1000000", "1000001"]
 
 
+def test_an_old_checkpoint_whose_removal_was_interrupted_is_none_and_is_removed_later(monkeypatch):
+    run = Run.create(REQUEST)
+
+    def killed(path, **options):
+        if Path(path).exists():
+            (Path(path) / "state.json").unlink()
+            raise KeyboardInterrupt
+
+    def save(iteration):
+        with run.checkpoint(iteration) as folder:
+            (folder / "state.json").write_text(str(iteration))
+
+    save(1)
+    save(2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("redream.runs.run.shutil.rmtree", killed)
+        save(3)
+    assert [(path / "state.json").read_text() for path in run.checkpoints()] == ["2", "3"]
+    with run.working():
+        assert len(list((run.folder / "checkpoint").iterdir())) == 2
+
+
 def test_a_checkpoint_that_was_not_written_completely_is_none():
     run = Run.create(REQUEST)
     with run.checkpoint(1) as folder:
