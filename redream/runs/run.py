@@ -3,6 +3,7 @@
 settings.json    the `Request`, written first: with it a run can be resumed
 retrieved.json   {prompt, assets: [{uid, caption, author, license, similarity, source}]}
 orientation.json {assets: [{yaw_deg, margin, clear}], models}: how these were turned, and the models that said so
+prior.json       {source, revision, files}: which prior it is optimised by
 events.jsonl     one event per line
 checkpoint/<iteration>/{state.safetensors, state.json}, the last two
 turntable-0.mp4 … mesh-0.glb … scores.json, record.json, and pictures: asset-0.png …, preview/…

@@ -120,7 +120,9 @@ class Session:
             from redream.distillation.loop import Distillation  # takes seconds: by now the assets are on the page
 
             captioned = [asset.captioned for asset in retrieved_assets]
-            distillation = Distillation(self.models.prior, settings, prompt, captioned)
+            prior = self.models.prior
+            self._require_same_prior()
+            distillation = Distillation(prior, settings, prompt, captioned)
             yield from self._load(distillation, checkpoints)
         yield from self._distil(distillation)
         done, before = distillation.iteration, done
@@ -217,6 +219,20 @@ class Session:
         """Write an asset's views, unless an earlier session has."""
         if not (self.run.folder / name).is_file():
             outputs.save_strip(asset.asset, self.run.request.settings, self.run.folder / name)
+
+    def _require_same_prior(self) -> None:
+        """Raise `RunError` if the run began with another prior: its checkpoints would be continued by a different score."""
+        origin = self.models.origins["prior"]
+        if not (self.run.folder / "prior.json").is_file():
+            self.run.write_json("prior.json", origin)
+            return
+        began = self.run.read_json("prior.json")
+        known = began.get("revision"), origin["revision"]
+        if began.get("files") != origin["files"] or (all(known) and known[0] != known[1]):
+            was = " at ".join(filter(None, (began.get("source"), began.get("revision"))))
+            raise RunError(
+                f"This run began with another prior ({was}), whose files are different now. Restore them, or start a new run."
+            )
 
     def _load(self, distillation, checkpoints: list[Path]) -> Iterator[Event]:
         """Continue from the last checkpoint that is intact. Raises `CheckpointError`, and changes no file, if none is."""

@@ -1,5 +1,7 @@
 """What a session does when something goes wrong: results that exist are kept, and a warning says what happened."""
 
+import itertools
+import json
 import re
 import shutil
 import threading
@@ -10,11 +12,12 @@ import pytest
 import torch
 from hub_server import Fault
 from hub_stack import publish
-from tiny_stack import TINY
+from tiny_stack import TINY, make_tiny_prior
 
 from redream import pipeline
 from redream.distillation.checkpoint import CheckpointError
 from redream.distillation.loop import Distillation
+from redream.errors import RedreamError
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.runs import events, outputs, retrieved, session
@@ -347,3 +350,41 @@ def test_an_empty_and_a_full_scene_are_said_with_a_hint(models, tmp_path, densit
     hint = "Try another seed, more iterations, or ReDream with its initialisation."
     assert warnings(run_events) == ([f"{sentence} {hint}"] if sentence else [])
     assert run_events[-1] == events.Finished(stopped=False) and (tmp_path / "scores.json").is_file()
+
+
+def test_a_run_is_not_continued_by_another_prior_nor_from_assets_that_the_library_lacks(tiny_stack, tmp_path):
+    stack = shutil.copytree(tiny_stack, tmp_path / "stack")
+    settings = SETTINGS.with_(method="redream", adapt=False)
+
+    def begun(until, **values):
+        run_events = pipeline.generate(PROMPT, stack=stack, settings=settings, out=tmp_path / "run", **values)
+        next(event for event in run_events if getattr(event, "iteration", 0) == until)
+        run_events.close()
+
+    begun(2)
+    make_tiny_prior(stack / "prior", seed=1)
+    with pytest.raises(
+        RunError, match=r"began with another prior \(prior\), whose files are different now. Restore them"
+    ):
+        list(pipeline.resume(tmp_path / "run"))
+    shutil.copytree(tiny_stack / "prior", stack / "prior", dirs_exist_ok=True)
+    retrieved_json = tmp_path / "run/retrieved.json"
+    whole = retrieved_json.read_text()
+    retrieved_json.write_text(whole.replace(json.loads(whole)["assets"][0]["uid"], "tiny-elk"))
+    with pytest.raises(RedreamError, match="no asset tiny-elk"):
+        list(pipeline.resume(tmp_path / "run"))
+    retrieved_json.write_text(whole)
+    assert list(pipeline.resume(tmp_path / "run"))[-1] == events.Finished(stopped=False)
+
+
+def test_a_clock_that_jumps_back_changes_no_duration_and_no_estimate(models, tmp_path, monkeypatch):
+    real, asked = time.time, itertools.count()
+    monkeypatch.setattr(time, "time", lambda: real() - 3600 * (next(asked) > 12))
+    run_events = list(pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models))
+    times = [json.loads(line)["time"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert min(b - a for a, b in itertools.pairwise(times)) < -3000 and run_events[-1] == events.Finished(stopped=False)
+    left = [event.seconds_left for event in run_events if isinstance(event, events.Progress)]
+    assert all(seconds is None or 0 <= seconds < 60 for seconds in left) and any(left)
+    record = Run.open(tmp_path).read_json("record.json")
+    seconds = [*record["seconds"].values(), *record["seconds_per_iteration"].values()]
+    assert seconds and all(0 <= second < 60 for second in seconds)
