@@ -21,12 +21,14 @@ from redream.app.browser_runs import BrowserRuns
 from redream.app.compare import CompareTab
 from redream.app.components import STATIC, script
 from redream.app.create import CreateTab
+from redream.app.health import health_route
 from redream.app.library import LibraryTab
 from redream.app.limits import RequestLimits
 from redream.app.prior import PriorTab
 from redream.app.setup_panel import SetupJob, SetupPanel
 from redream.app.theme import theme
 from redream.app.wiring import error_sentence
+from redream.cli.common import Parser, add_log_options, configure_log
 from redream.errors import RedreamError
 from redream.files import require_writable
 from redream.runs.queue import Worker
@@ -77,7 +79,11 @@ def build(worker: Worker, reason: str, missing: Sequence[NeededFile] = ()) -> gr
     return demo
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Launch the app; what is not an option here is a variable of Gradio's (GRADIO_SERVER_PORT, GRADIO_ROOT_PATH …)."""
+    parser = Parser(prog="python app.py", description="The web demo.")
+    add_log_options(parser, "info")
+    configure_log(parser.parse_args(arguments))
     try:
         require_writable(runs_folder(), "REDREAM_RUNS")
         require_writable(Path(gr.utils.get_upload_folder()), "GRADIO_TEMP_DIR")
@@ -86,7 +92,9 @@ def main() -> None:
         demo = build(worker, diagnosis.reason, diagnosis.missing)
     except RedreamError as error:
         sys.exit(error_sentence(error))
-    if not zerogpu.ENABLED:
+    if zerogpu.ENABLED:
+        worker.ready = True
+    else:
         threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
     if signal.getsignal(signal.SIGINT) is AT_ONCE:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -102,6 +110,7 @@ def main() -> None:
         footer_links=["api"],
         run_history=False,
         mcp_server=True,
+        app_kwargs={"routes": [health_route(worker)]},
     )
 
 

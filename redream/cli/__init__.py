@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 from redream.cli import benchmark, doctor, evaluate, export, generate, index, resume, retrieve, sample, setup
-from redream.cli.common import Parser
+from redream.cli.common import Parser, configure_log
 from redream.errors import RedreamError
 
 COMMANDS = (generate, resume, export, retrieve, sample, evaluate, index, benchmark, setup, doctor)
@@ -19,6 +19,7 @@ COMMANDS = (generate, resume, export, retrieve, sample, evaluate, index, benchma
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status. `arguments`: those of this program by default."""
     options = _parser().parse_args(arguments)
+    configure_log(options)
     try:
         with warnings.catch_warnings():
             if not sys.warnoptions:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from redream.errors import RedreamError
 from redream.runs import events
+from redream.runs.logs import LEVELS, configure
 from redream.scoring.scores import QUANTITIES, keys_of, quantities_on
 from redream.settings import Settings, setting_names
 from redream.stack.vocabulary import ParsedPrompt
@@ -31,6 +32,18 @@ class Parser(argparse.ArgumentParser):
 def add_stack(parser: argparse.ArgumentParser) -> None:
     """Add the option --stack."""
     parser.add_argument("--stack", default="mini", metavar="S", help="a name, or a folder with a stack.json")
+
+
+def add_log_options(parser: argparse.ArgumentParser, level: str | None = None) -> None:
+    """Add the options --log-level and --log-prompts; `level`: the default, None: no log."""
+    parser.add_argument("--log-level", choices=LEVELS, default=level, help="log the events of runs to stderr")
+    parser.add_argument("--log-prompts", action="store_true", help="with the texts of prompts")
+
+
+def configure_log(options: argparse.Namespace) -> None:
+    """Begin the log that `add_log_options` asks for."""
+    if getattr(options, "log_level", None):
+        configure(options.log_level, options.log_prompts)
 
 
 def list_of(kind: type) -> Callable[[str], list]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from redream import pipeline
 from redream.cli.common import (
     RUN_AFTER_INTERRUPT,
+    add_log_options,
     add_stack,
     changes_of,
     follow,
@@ -45,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--uid", action="append", default=[], help="start from this asset of the library instead; again for more")
     add("--commercial-use", action="store_true", help="only assets whose licence allows it")
     add("--out", type=Path, metavar="DIR", help="a new or empty folder; default: a new one in runs")
+    add_log_options(parser)
 
 
 def run(options: argparse.Namespace) -> None:

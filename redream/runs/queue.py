@@ -85,6 +85,7 @@ class Worker:
         self.models, self._generate, self._resume = models, generate, resume
         self.preset, self._parallel = preset or models.stack.preset, parallel
         self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, models.device_name)
+        self.ready = False  # whether the models that every run needs are loaded
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._changed = threading.Condition()  # guards _jobs
         self._submit_lock = threading.Lock()  # one submission after the other
@@ -109,6 +110,7 @@ class Worker:
 
             for _ in self.run_exclusive(measure):  # not beside a run, which changes the prior's adapters
                 pass
+            self.ready = True
 
     def submit(self, prompt: str, settings: Settings | None = None, **inputs) -> str:
         """Queue a new run and return its id, which is hard to guess.
@@ -232,6 +234,12 @@ class Worker:
         with self._changed:
             position = self._position(run)
         return 0 if position is None and self.is_elsewhere(run) else position
+
+    @property
+    def queue_length(self) -> int:
+        """Runs, and other work, that wait or are being made."""
+        with self._changed:
+            return len(self._jobs)
 
     def seconds_to_start(self, run: str) -> float | None:
         """Estimate the seconds until a run's turn; None if unknown."""

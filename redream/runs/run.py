@@ -29,6 +29,7 @@ from redream.errors import RedreamError
 from redream.files import replacing, why_not_written
 from redream.hub import is_inside
 from redream.runs import events, locks
+from redream.runs.logs import log_event
 from redream.runs.upgrade import FORMAT, upgrade
 from redream.settings import PRESETS, Settings
 
@@ -232,6 +233,7 @@ class Run:
                 with (self.folder / "events.jsonl").open("a+b") as file:
                     line = events.to_line(event, time.time()).encode() + b"\n"
                     file.write(line if self._ends_complete(file) else b"\n" + line)
+                log_event(self.folder.name, event)
         return event
 
     @staticmethod
