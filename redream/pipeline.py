@@ -297,9 +297,10 @@ def _validated(
 
     Raises `PipelineError` for a caption that is too long; the default is the prompt as the models get it.
     """
-    from redream.scene import glb_validation
+    from redream.scene.glb_reader import GlbReader
 
-    files = {f"upload-{number}.glb": glb_validation.validate(Path(path)) for number, (path, _) in enumerate(assets)}
+    with GlbReader() as reader:
+        files = {f"upload-{number}.glb": reader.validate(Path(path)) for number, (path, _) in enumerate(assets)}
     uploads, prompt = [], models.truncated(parsed).prompt
     for file, (path, caption) in zip(files, assets, strict=True):
         caption = caption.strip() or prompt

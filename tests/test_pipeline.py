@@ -17,8 +17,9 @@ from redream.retrieval.licences import LicenceError
 from redream.runs import events, outputs
 from redream.runs.locks import LOCK
 from redream.runs.run import Run, RunError
-from redream.scene import assets, glb_validation
-from redream.scene.glb_validation import GlbError
+from redream.scene import assets
+from redream.scene.glb import GlbError
+from redream.scene.glb_reader import GlbReader
 from redream.settings import DISTILLATION, PRESETS, WARM_UP
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
@@ -306,19 +307,17 @@ def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malform
 
 
 def test_an_upload_is_validated_once_and_again_when_the_run_is_resumed(models, tmp_path, monkeypatch):
-    validated, validate = [], glb_validation.validate
-    monkeypatch.setattr(
-        glb_validation, "validate", lambda source, *limits: validated.append(source) or validate(source, *limits)
-    )
+    tasks, asked = [], GlbReader._asked
+    monkeypatch.setattr(GlbReader, "_asked", lambda self, task, *rest: tasks.append(task) or asked(self, task, *rest))
     (tmp_path / "owl.glb").write_bytes(tiny_glb((90, 20, 160)))
     uploads, run = [(tmp_path / "owl.glb", "an owl")], tmp_path / "run"
     settings = TINY.with_(iterations=1, adapt=False)
     follow(pipeline.generate(PROMPT, settings=settings, assets=uploads, out=run, models=models))
-    assert validated == [tmp_path / "owl.glb"]
+    assert tasks == ["validate", "read validated"]
     (run / "upload-0.glb").write_bytes(b"changed by hand")
     with pytest.raises(GlbError):
         follow(pipeline.resume(run, 1, models=models))
-    assert len(validated) == 2
+    assert tasks[2:] == ["read"]
 
 
 def test_the_index_is_loaded_once_for_a_request_by_uid(tiny_stack, tmp_path, monkeypatch):

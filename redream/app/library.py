@@ -14,8 +14,9 @@ from redream.retrieval.fetch import AssetUnavailable
 from redream.retrieval.orientation import align
 from redream.runs import outputs
 from redream.runs.queue import Worker
-from redream.scene import assets
-from redream.scene.glb_validation import GlbError
+from redream.scene.assets import Asset, AssetError
+from redream.scene.glb import GlbError
+from redream.scene.glb_reader import GlbReader
 from redream.settings import PRESETS, PROMPT_LIMIT
 from redream.stack.models import Models
 
@@ -79,7 +80,7 @@ class Library:
     def asset_html(self, uid: str) -> str:
         """One asset: its views from its front on, its front's yaw, faces and source. Raises `AssetUnavailable`."""
         row = self.models.index.row(uid)
-        asset = assets.load(self.models.index.asset_path(uid))
+        asset = self._load(uid)
         alignment = align(asset, row["caption"], self.models.clip("retrieval"), self.settings)
         front = f"front found, turned by {alignment.yaw_deg:.0f}°" if alignment.clear else "no clear front"
         details = [f"{len(asset.mesh.faces):,} faces", front, f"uid {uid}"]
@@ -92,13 +93,17 @@ class Library:
             if not self.models.index.is_here(row["uid"]):
                 return {"asset": row, "image": None, "error": ON_THE_HUB}
             return {"asset": row, "image": self.strip(row["uid"]), "error": ""}
-        except (AssetUnavailable, assets.AssetError, GlbError) as error:
+        except (AssetUnavailable, AssetError, GlbError) as error:
             return {"asset": row, "image": None, "error": str(error)}
 
     def _strip(self, uid: str) -> str:
-        return self._render_strip(assets.load(self.models.index.asset_path(uid)))
+        return self._render_strip(self._load(uid))
 
-    def _render_strip(self, asset: assets.Asset) -> str:
+    def _load(self, uid: str) -> Asset:
+        with GlbReader() as reader:
+            return reader.load(self.models.index.asset_path(uid))
+
+    def _render_strip(self, asset: Asset) -> str:
         """Eight views of an asset in a row, as a data URI."""
         with TemporaryDirectory() as folder:
             file = Path(folder) / "strip.png"

@@ -18,9 +18,9 @@ from redream.retrieval.build import BuildError
 from redream.retrieval.parts import Job, PartMaker, pack, unpack
 from redream.retrieval.records import BuildProgress, Clock, Records
 from redream.retrieval.writer import Part, write
-from redream.scene import assets
 from redream.scene.assets import AssetError
 from redream.scene.glb import GlbError
+from redream.scene.glb_reader import GlbReader
 
 COLUMNS = ("uid", "author", "license", "source", "file", "path", "sha256")
 SCHEMA = pa.schema([*((name, pa.string()) for name in COLUMNS), ("captions", pa.list_(pa.string()))])
@@ -72,13 +72,14 @@ def add(
     The captions count for each of the files; without any a file takes its name. A file that is in the library already takes
     the new caption, author and licence. Raises `BuildError`; if a file cannot be used, nothing is changed.
     """
-    for path in files:
-        if not path.is_file():
-            raise BuildError(f"There is no file {path.name}; check the path.")
-        try:
-            assets.load(path)
-        except (GlbError, AssetError) as error:
-            raise BuildError(f"{path.name} cannot be used: {error}") from error
+    with GlbReader() as reader:
+        for path in files:
+            if not path.is_file():
+                raise BuildError(f"There is no file {path.name}; check the path.")
+            try:
+                reader.load(path)
+            except (GlbError, AssetError) as error:
+                raise BuildError(f"{path.name} cannot be used: {error}") from error
     (library / "assets").mkdir(parents=True, exist_ok=True)
     with FileLock(library / ".lock"):
         kept = library / "own.parquet"  # what is embedded: an index may keep it in fewer bits

@@ -37,9 +37,9 @@ from redream.retrieval.clip import CHUNK, Clip
 from redream.retrieval.fetch import RemoteAsset, finished
 from redream.retrieval.records import WORKING
 from redream.retrieval.writer import Part
-from redream.scene import assets
 from redream.scene.assets import AssetError
 from redream.scene.glb import GlbError
+from redream.scene.glb_reader import GlbReader
 
 THUMBNAILS = "https://media.sketchfab.com/"  # nothing is fetched from elsewhere
 THUMBNAIL_LIMIT = 5_000_000  # bytes
@@ -73,7 +73,8 @@ class PartMaker:
         if job.pictures == "thumbnails":
             self._pool = self._stack.enter_context(ThreadPoolExecutor(DOWNLOADS))
         elif job.pictures == "renders" and job.renders > 1:
-            self._pool = self._stack.enter_context(worker_pool(job.renders, torch.set_num_threads, 1))
+            self._pool = self._stack.enter_context(worker_pool(job.renders, _start_renderer))
+        self._reader = self._stack.enter_context(GlbReader())
 
     def close(self) -> None:
         self._stack.close()
@@ -133,27 +134,31 @@ class PartMaker:
             return _ahead(
                 self._pool, partial(thumbnail, size=self.clip.size), [row["thumbnail"] for row in rows], DOWNLOADS
             )
-        render = partial(render_asset, root=self.job.root, repository=self.job.repository, size=self.clip.size)
+        where = {"root": self.job.root, "repository": self.job.repository, "size": self.clip.size}
+        render = partial(render_asset, **where, reader=None if self._pool else self._reader)
         return _ahead(self._pool, render, rows, self.job.renders)
 
 
-def render_asset(record: Mapping, root: Path | None, repository: Mapping[str, str] | None, size: int) -> Pictures | str:
+def render_asset(
+    record: Mapping, root: Path | None, repository: Mapping[str, str] | None, size: int, reader: GlbReader | None
+) -> Pictures | str:
     """The pictures an asset is indexed by, or why it is left out. A GLB that comes from the Hub for this does not stay.
 
-    Raises `HubError`.
+    `reader`: None in a process that renders, which has its own. Raises `HubError`.
     """
+    reader = reader or _reader
     if record["file"]:
-        return _rendered(root / record["file"], size)
+        return _rendered(root / record["file"], size, reader)
     file = HubFile(repository["source"], record["path"], repository["revision"], repository["kind"])
     remote = RemoteAsset(record["uid"], file, record["sha256"] or "")
     if (path := remote.cached()) is not None:
-        return _rendered(path, size)
+        return _rendered(path, size, reader)
     with TemporaryDirectory() as folder:  # in the cache, workers would remove a file that two assets share
         try:
             path = file.fetch(folder=Path(folder))
         except HubFileMissing:
             return MISSING
-        return _rendered(path, size) if remote.is_right(path) else CHANGED
+        return _rendered(path, size, reader) if remote.is_right(path) else CHANGED
 
 
 def thumbnail(address: str | None, size: int) -> Pictures | None:
@@ -216,9 +221,18 @@ def unpack(path: Path) -> tuple[Part, dict[str, int]]:
     return Part(kept, _matrix(texts.flatten().flatten(), images.shape[1]), rows, images), left_out
 
 
-def _rendered(path: Path, size: int) -> Pictures | str:
+_reader: GlbReader  # in a process that renders; its child ends with it
+
+
+def _start_renderer() -> None:
+    global _reader
+    torch.set_num_threads(1)
+    _reader = GlbReader()
+
+
+def _rendered(path: Path, size: int, reader: GlbReader) -> Pictures | str:
     try:
-        return ring_pictures(assets.load(path), size).numpy()
+        return ring_pictures(reader.load(path), size).numpy()
     except (GlbError, AssetError):
         return UNUSABLE
 

@@ -9,9 +9,9 @@ from redream.retrieval.fetch import AssetUnavailable, AssetUnreachable, FetchPro
 from redream.retrieval.index import Hit, retrieved_json
 from redream.retrieval.orientation import Alignment, align
 from redream.runs.run import UploadedAsset
-from redream.scene import assets
-from redream.scene.assets import Asset
-from redream.scene.glb_validation import GlbError
+from redream.scene.assets import Asset, AssetError
+from redream.scene.glb import GlbError
+from redream.scene.glb_reader import GlbReader, ReadingStopped
 from redream.settings import Settings
 from redream.stack.models import Models
 
@@ -63,14 +63,16 @@ def searching(
     while waiting and len(retrieved) < wanted:
         batch, waiting = waiting[: wanted - len(retrieved)], waiting[wanted - len(retrieved) :]
         failed |= yield from models.index.fetch([hit.uid for hit in batch if hit.uid not in failed], stop)
-        for hit in batch:
-            try:
-                if hit.uid in failed:
-                    raise failed[hit.uid]
-                retrieved.append(RetrievedAsset(_entry(hit), assets.load(models.index.asset_path(hit.uid))))
-            except (AssetUnavailable, assets.AssetError, GlbError) as error:
-                warnings.append(f"The asset “{hit.caption}” is left out: {error}")
-                last_error = error
+        with GlbReader() as reader:
+            for hit in batch:
+                try:
+                    if hit.uid in failed:
+                        raise failed[hit.uid]
+                    asset = _load(reader, models.index.asset_path(hit.uid), stop)
+                    retrieved.append(RetrievedAsset(_entry(hit), asset))
+                except (AssetUnavailable, AssetError, GlbError) as error:
+                    warnings.append(f"The asset “{hit.caption}” is left out: {error}")
+                    last_error = error
         if any(isinstance(error, AssetUnreachable) for error in failed.values()):
             waiting = [hit for hit in waiting if models.index.is_here(hit.uid)]
     if not retrieved:
@@ -85,15 +87,16 @@ def _look_at(
     not be had}. One that cannot be loaded or remembered is passed over. Raises `FetchStopped`."""
     clip = models.clip("retrieval")
     failed = yield from models.index.fetch(uids, stop)
-    for uid in [uid for uid in uids if uid not in failed]:
-        if stop():
-            raise FetchStopped("The search for assets was stopped; resume the run to go on.")
-        try:
-            asset = assets.load(models.index.asset_path(uid))
-            image = clip.embed_images(ring_pictures(asset, clip.size)).mean(dim=0)  # (d,)
-            models.index.remember(uid, (image / image.norm()).cpu().numpy())
-        except (AssetUnavailable, assets.AssetError, GlbError, OSError):  # OSError: the disk is full
-            continue
+    with GlbReader() as reader:
+        for uid in [uid for uid in uids if uid not in failed]:
+            if stop():
+                raise FetchStopped("The search for assets was stopped; resume the run to go on.")
+            try:
+                asset = _load(reader, models.index.asset_path(uid), stop)
+                image = clip.embed_images(ring_pictures(asset, clip.size)).mean(dim=0)  # (d,)
+                models.index.remember(uid, (image / image.norm()).cpu().numpy())
+            except (AssetUnavailable, AssetError, GlbError, OSError):  # OSError: the disk is full
+                continue
     return failed
 
 
@@ -107,7 +110,10 @@ def reload(
     failed = yield from models.index.fetch([entry["uid"] for entry in entries], stop)
     for error in failed.values():
         raise error
-    return [RetrievedAsset(entry, assets.load(models.index.asset_path(entry["uid"]))) for entry in entries]
+    with GlbReader() as reader:
+        paths = [models.index.asset_path(entry["uid"]) for entry in entries]
+        loaded = [_load(reader, path, stop) for path in paths]
+    return [RetrievedAsset(entry, asset) for entry, asset in zip(entries, loaded, strict=True)]
 
 
 def by_uid(
@@ -119,16 +125,22 @@ def by_uid(
 
 
 def from_upload(
-    uploads: Sequence[UploadedAsset], folder: Path, prompt: str, models: Models, validated: bool = False
+    uploads: Sequence[UploadedAsset],
+    folder: Path,
+    prompt: str,
+    models: Models,
+    validated: bool = False,
+    stop: Callable[[], bool] = never,
 ) -> list[RetrievedAsset]:
     """Load uploaded assets from a run's folder, with their similarity to the prompt as the library's have it.
 
-    `validated`: this program has just written the files there; others are validated first. Raises `AssetError` or `GlbError`.
+    `validated`: this program has just written the files there; others are validated first. Raises `AssetError`, `GlbError` or
+    `FetchStopped`.
     """
     clip, retrieved = models.clip("retrieval"), []
-    for upload in uploads:
-        file = folder / upload.file
-        asset = assets.load_validated(file.read_bytes()) if validated else assets.load(file)
+    with GlbReader() as reader:
+        loaded = [_load(reader, folder / upload.file, stop, validated) for upload in uploads]
+    for upload, asset in zip(uploads, loaded, strict=True):
         image = clip.embed_images(ring_pictures(asset, clip.size)).mean(dim=0)  # (d,)
         similarity = float(image @ clip.embed_texts([prompt])[0] / image.norm())
         hit = Hit(Path(upload.file).stem, upload.caption, "", "", similarity, upload.name, 0.0)
@@ -142,6 +154,13 @@ def oriented(
     """Return the asset with its front at +x, and how the front was found (ReDream, appendix B), or is `known`."""
     alignment = known or align(retrieved.asset, retrieved.entry["caption"], models.clip("retrieval"), settings)
     return replace(retrieved, asset=retrieved.asset.rotated(alignment.yaw_deg)), alignment
+
+
+def _load(reader: GlbReader, path: Path, stop: Callable[[], bool], validated: bool = False) -> Asset:
+    try:
+        return reader.load(path, validated=validated, stop=stop)
+    except ReadingStopped:
+        raise FetchStopped("The loading of the assets was stopped; resume the run to load them.") from None
 
 
 def _entry(hit: Hit) -> dict:

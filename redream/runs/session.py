@@ -153,7 +153,7 @@ class Session:
                 assets += yield from self._fetch(retrieved.by_uid(run.request.uids, prompt, self.models, self.stop))
             if run.request.assets:
                 assets += retrieved.from_upload(
-                    run.request.assets, run.folder, prompt, self.models, self.uploads_validated
+                    run.request.assets, run.folder, prompt, self.models, self.uploads_validated, self.stop
                 )
             if not assets:
                 best, warnings = yield from self._fetch(self._best())

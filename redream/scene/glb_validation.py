@@ -47,15 +47,25 @@ def validate(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
 
 def reduced(source: Path | bytes, limits: Limits = LIMITS) -> tuple[dict, bytes]:
     """As `validate`, the document and the binary chunk."""
-    data = source if isinstance(source, bytes) else _read(source, limits)
-    if len(data) > limits.size:
-        raise GlbError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
-    document, binary = unpack(data, limits.json_size)
+    document, binary = unpack(read(source, limits), limits.json_size)
     for name in document.get("extensionsRequired", []):
         if name in UNREAD or not (name in DRAWN or str(name).startswith(HARMLESS)):
             raise unread(name)
     reduction = _Reduction(document, binary, limits)
     return reduction.document_drawn(), reduction.buffers.binary
+
+
+def read(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
+    """A file's bytes, if they are not too many. Raises `GlbError`."""
+    try:
+        if isinstance(source, Path):
+            with open(source, "rb") as file:
+                source = file.read(limits.size + 1)
+    except OSError:
+        raise GlbError("This file cannot be read. Choose it again.") from None
+    if len(source) > limits.size:
+        raise GlbError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
+    return source
 
 
 class _Reduction:
@@ -252,11 +262,3 @@ def _drawn_targets(nodes: list[dict], meshes: list[dict]) -> list[list[int]]:
 def _chosen(weights: object, targets: list[int]) -> list[float]:
     weights = numbers(weights)
     return [weights[t] if t < len(weights) else 0.0 for t in targets]
-
-
-def _read(path: Path, limits: Limits) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(limits.size + 1)
-    except OSError:
-        raise GlbError("This file cannot be read. Choose it again.") from None

@@ -59,8 +59,10 @@ def device_name(name: str) -> str:
 
 def doctor() -> Diagnosis:
     """Choose a stack for this computer and say why: sd21 where CUDA and all files that runs need are here, else mini."""
+    from redream.scene import glb_reader  # imports torch
+
     here = device()
-    facts = (("device", device_name(here)), *versions().items())
+    facts = (("device", device_name(here)), ("GLBs of others", glb_reader.description()), *versions().items())
     if here != "cuda":
         return Diagnosis("mini", "There is no CUDA device, so the miniature runs on the CPU.", facts)
     try:
