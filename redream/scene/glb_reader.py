@@ -20,6 +20,7 @@ from redream.scene.glb_worker import TOO_LARGE, UNREADABLE, decode
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "assets_index"  # files of the project itself
+PATIENCE_SECONDS = 3.0  # nearly all files are read before `stop` is asked for the first time
 POLL_SECONDS = 0.1
 ERRORS = {"GlbError": GlbError, "AssetError": AssetError}
 
@@ -112,7 +113,9 @@ class GlbReader:
         try:
             self._connection.send_bytes(request)
             self._connection.send_bytes(data)
-            while not self._connection.poll(POLL_SECONDS):
+            wait = PATIENCE_SECONDS
+            while not self._connection.poll(wait):
+                wait = POLL_SECONDS
                 if stop is not None and stop():
                     self.close()
                     raise ReadingStopped("The reading of a GLB was stopped.")

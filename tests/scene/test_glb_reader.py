@@ -89,7 +89,8 @@ def test_a_child_that_dies_is_one_sentence(reader):
     reader.load(CASES[0])
 
 
-def test_stop_ends_the_reading(reader):
+def test_stop_ends_the_reading(reader, monkeypatch):
+    monkeypatch.setattr(glb_reader, "PATIENCE_SECONDS", 0.0)
     start = time.monotonic()
     with pytest.raises(ReadingStopped):
         reader.load(large(160_000), stop=lambda: True)
