@@ -104,13 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         js=script("page.js"),
         allowed_paths=[str(runs_folder().resolve())],
         max_file_size="100mb",
-        app_kwargs={"middleware": [Middleware(RequestLimits)]},
+        app_kwargs={"middleware": [Middleware(RequestLimits)], "routes": [health_route(worker)]},
         enable_monitoring=False,  # which calls were made, for everyone to see
         max_threads=400,  # one for each page that follows a run
         footer_links=["api"],
         run_history=False,
         mcp_server=True,
-        app_kwargs={"routes": [health_route(worker)]},
     )
 
 
