@@ -72,7 +72,7 @@ def withdraw_stop(folder: Path) -> None:
 
 def _is_held(path: Path) -> bool:
     try:
-        with _file_lock(path, 0):
+        with _file_lock(path, 0.0):
             return False
     except Timeout:
         return True

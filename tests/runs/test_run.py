@@ -149,7 +149,7 @@ def test_a_run_that_is_worked_on_is_refused_to_others_until_its_program_ends(run
 def test_on_a_file_system_without_locks_a_run_is_worked_on_all_the_same(monkeypatch, error):
     run = Run.create(REQUEST)
     (run.folder / LOCK).touch()
-    monkeypatch.setattr("redream.runs.run.FileLock.acquire", lambda self: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("redream.runs.locks.FileLock.acquire", lambda self: (_ for _ in ()).throw(error))
     with run.working(), Run.open(run.folder).working():
         run.log(events.Warned("mine"))
     assert list(run.events()) == [events.Warned("mine")]
