@@ -180,10 +180,14 @@ def test_a_fault_that_passes_is_tried_again(fake_hub, tmp_path, fault, watch):
     ("fault", "sentence"),
     [
         (Fault(status=503, times=99), "answers with error 503"),
-        (Fault(status=403, times=99), "answers with error 403"),
+        (Fault(status=403, times=99), "refuses access to owner/model; log in"),
+        (
+            Fault(status=429, headers={"Retry-After": "0"}, times=99),
+            "answers no more requests for now; fetch owner/model",
+        ),
         (Fault(status=404, headers={"X-Error-Code": "EntryNotFound"}, times=99), "lacks a file"),
     ],
-    ids=["503", "403", "404"],
+    ids=["503", "403", "429", "404"],
 )
 def test_a_fault_that_stays_is_one_sentence_and_no_file(fake_hub, tmp_path, fault, sentence):
     fake_hub.faults["unet/model.safetensors"] = fault

@@ -78,6 +78,10 @@ def _explained(error: Exception, name: str, revision: str | None) -> HubError:
             return HubFileMissing(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
         case HfHubHTTPError() if error.response.status_code == 429:
             return HubError(f"The Hub answers no more requests for now; fetch {name} again in a few minutes.")
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return HubError(
+                f"The Hub refuses access to {name}; log in (hf auth login) with an account that may read it."
+            )
         case HfHubHTTPError():
             status = error.response.status_code
             return HubError(f"The Hub answers with error {status}; {name} could not be fetched. Try again later.")
