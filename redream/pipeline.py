@@ -87,6 +87,7 @@ def generate(
         raise PipelineError(f"These are {count} assets; the limit is {MAX_ASSETS}.")
     if uids:
         models = models or Models.load(stack)
+        _fetch(models, ("index",), stop)
         for uid in uids:
             row = models.index.row(uid)  # raises if the library has no such asset
             if commercial_use:
@@ -206,6 +207,7 @@ def _prior_samples(
 
     from redream.retrieval.fetch import FetchStopped
     from redream.scene.cameras import VIEWS, view_prompt
+    from redream.stack.setup import SetupStopped
 
     def along_views(embeddings: dict, adapted: bool) -> list:
         """Images along `VIEW_STEPS`, of {view: Float[Tensor, "1 l d"]}."""
@@ -214,6 +216,10 @@ def _prior_samples(
 
     total = settings.adaptation.steps
     yield Progress("sampling", 0, total)
+    try:
+        _fetch(models, ("prior", "index", "clips.retrieval"), stop)
+    except SetupStopped:
+        return
     with torch.no_grad():
         before = along_views({view: models.prior.embed([view_prompt(prompt, view)]) for view in VIEWS}, adapted=False)
     try:
@@ -249,6 +255,13 @@ def _adaptation_steps(
     while not adaptation.finished:
         adaptation.step()
         yield adaptation
+
+
+def _fetch(models: Models, names: Sequence[str], stop: Callable[[], bool]) -> None:
+    """Bring models here, by their names in stack.json. Raises `SetupStopped` soon after a stop."""
+    for name in names:
+        for _ in models.fetching(name, stop):
+            pass
 
 
 def _images(prior, embedding, count: int, seed: int, adapted: bool):

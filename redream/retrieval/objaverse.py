@@ -131,11 +131,11 @@ def _metadata(folders: list[str], commit: str, total: int) -> Generator[BuildPro
     files = [HubFile(PATHS.repository, f"metadata/{folder}.json.gz", commit, PATHS.kind) for folder in folders]
     tables, clock = [], Clock()
     fetch = partial(HubFile.fetch, count=lambda *_: None)  # without huggingface_hub's bars, one a file
-    with ThreadPoolExecutor(DOWNLOADS) as pool:
-        try:
-            for number, path in enumerate(pool.map(fetch, files)):
-                yield clock.progress("reading", float(number), total)
-                tables.append(sources.metadata(path))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(DOWNLOADS)
+    try:
+        for number, path in enumerate(pool.map(fetch, files)):
+            yield clock.progress("reading", float(number), total)
+            tables.append(sources.metadata(path))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C waits for no thread that waits for the network
     return pa.concat_tables(tables).combine_chunks()

@@ -248,7 +248,7 @@ def _followed(
     try:
         while worker.is_alive():
             if stop():
-                raise SetupStopped("Setup was stopped; it goes on from there when it is started again.")
+                raise SetupStopped("The download was stopped; it goes on from there when it is started again.")
             if (now := time.monotonic()) - updated >= UPDATE_SECONDS:
                 updated = now
                 yield progress()
