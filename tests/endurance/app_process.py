@@ -17,7 +17,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-START_SECONDS = 180
+START_SECONDS = 600
 # `app.main()` as it is, over presets of few iterations; {changes} is code.
 START = """
 from redream import settings

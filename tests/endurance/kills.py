@@ -186,7 +186,8 @@ class Reader(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(READ_EVERY):
-            self.read()
+            with suppress(FileNotFoundError):  # a folder that was removed in this moment
+                self.read()
 
     def stop(self) -> None:
         self._stopped.set()

@@ -55,9 +55,10 @@ BAD_PROMPTS = ("", "ironman", "owl " * 3000, "\0", "a 🦉", "<script>alert(1)</
 TABS = ("Create", "Compare", "Library", "Prior", "About")
 TRACE = """
 import gc, signal, tracemalloc, collections, pathlib
-tracemalloc.start(8)
 first = []
 def dump(*_):
+    if not tracemalloc.is_tracing():
+        tracemalloc.start(8)  # imports are over: they would take minutes
     gc.collect()
     now = tracemalloc.take_snapshot()
     counts = collections.Counter(type(o).__name__ for o in gc.get_objects())
