@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app_kwargs={"middleware": [Middleware(RequestLimits)], "routes": [health_route(worker)]},
         enable_monitoring=False,  # which calls were made, for everyone to see
         max_threads=400,  # one for each page that follows a run
+        state_session_capacity=1000,  # Gradio keeps 0.3 MB and more of each visitor, also of those who left
         footer_links=["api"],
         run_history=False,
         mcp_server=True,

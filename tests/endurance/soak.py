@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -29,6 +30,7 @@ from redream.runs.run import ID
 
 MEGABYTE = 1 << 20
 WAIT = 600  # seconds for a run of a program, as several may wait
+SESSIONS = 1000  # that app.py lets Gradio keep
 REST = 60  # seconds without clients at the end
 COLUMNS = {  # of samples.csv: (what it is, the most that is allowed an hour; None: only shown)
     "memory_mb": ("memory of the app and its children, MB", 60.0),
@@ -39,6 +41,7 @@ COLUMNS = {  # of samples.csv: (what it is, the most that is allowed an hour; No
     "stray_mb": ("runs folder, what no run should hold, MB", 0.1),
     "mb_per_run": ("runs folder, MB for each run", None),
     "uploads_mb": ("Gradio's cache, MB", None),
+    "page_seconds": ("seconds in which the page answers", None),
     "runs": ("runs", None),
 }
 SHORT = 1200  # seconds: a slope of less says nothing of a leak
@@ -50,7 +53,7 @@ OWN = re.compile(  # what a run's folder holds
 REFUSALS = ("gradio.exceptions.", "redream.")  # Gradio prints these with a traceback, and tells the client
 FAULTS = ("Traceback (most recent call last)", "Exception in ASGI", "was never retrieved", "Fatal Python error")
 PROMPTS = ("a purple owl", "a red car", "a blue mug", "a green dog", "a pink cat")
-QUEUE_FULL = re.compile("runs are waiting already|is being made, or waits")
+EXPECTED = re.compile("runs are waiting already|is being made, or waits|Stopped. There are no results")
 BAD_PROMPTS = ("", "ironman", "owl " * 3000, "\0", "a 🦉", "<script>alert(1)</script>")
 TABS = ("Create", "Compare", "Library", "Prior", "About")
 TRACE = """
@@ -114,14 +117,15 @@ class Soak:
         client = None
         while not self.over:
             if client is None or chance.random() < 0.05:
-                client = Client(self.app.address, verbose=False, analytics_enabled=False)
+                options = {"verbose": False, "analytics_enabled": False, "httpx_kwargs": {"timeout": 120}}
+                client = Client(self.app.address, **options)
             action = chance.choices(list(actions), list(actions.values()))[0]
             name = action.__name__.strip("_")
             try:
                 self.count(f"{name}: {action(client, chance)}")
             except AppError as error:
                 self.count(f"{name}: refused")
-                if action is not self.ask_nonsense and not QUEUE_FULL.search(str(error)):
+                if action != self.ask_nonsense and not EXPECTED.search(str(error)):
                     self.strange.append(f"{name}: {error}")
             except FutureTimeoutError:
                 self.strange.append(f"{name}: no answer after {WAIT} s")
@@ -297,7 +301,11 @@ def sample(app: App, seconds: float) -> dict[str, float]:
     runs = [path for path in app.runs.iterdir() if ID.fullmatch(path.name)]
     own, stray = split(app.runs)
     row |= {"temporary_mb": size(app.temporary), "stray_mb": stray, "uploads_mb": size(app.uploads)}
-    return row | {"runs": len(runs), "mb_per_run": own / max(len(runs), 1)}
+    begun = time.monotonic()
+    with suppress(OSError):
+        urllib.request.urlopen(app.address, timeout=120).close()
+    row |= {"runs": len(runs), "mb_per_run": own / max(len(runs), 1), "page_seconds": time.monotonic() - begun}
+    return row
 
 
 def files_below(folder: Path) -> list[tuple[Path, int]]:
@@ -395,7 +403,7 @@ def watch(app: App, soak: Soak, options: argparse.Namespace) -> tuple[list[dict]
             return rows, rows[-1]
         for run in app.runs.glob("run-*"):  # nothing is left to be made
             with suppress(Exception):
-                _stop(app, run.name)
+                _post(app, "stop", run.name)
         logging.getLogger("soak").info("resting")
         time.sleep(10)
         end = time.monotonic() + WAIT
@@ -407,12 +415,18 @@ def watch(app: App, soak: Soak, options: argparse.Namespace) -> tuple[list[dict]
     return rows, rest
 
 
-def _stop(app: App, run: str) -> None:
-    import urllib.request
-
+def _post(app: App, call: str, run: str) -> None:
     body = json.dumps({"data": [run]}).encode()
-    call = urllib.request.Request(f"{app.address}/gradio_api/call/stop", body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(call, timeout=30).close()
+    request = urllib.request.Request(
+        f"{app.address}/gradio_api/call/{call}", body, {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request, timeout=120).close()
+
+
+def fill_sessions(app: App) -> None:
+    """So many visitors that Gradio keeps no more of them: what it needs for those is no leak."""
+    for _ in range(SESSIONS):
+        _post(app, "scores", "none")
 
 
 def _works(run: Path) -> bool:
@@ -479,6 +493,7 @@ def main() -> int:
 
     before = TRACE.replace("{out}", str(options.out / "trace.txt")) if options.trace else ""
     with running(options.stack, options.out / "app", before=before) as app:
+        fill_sessions(app)
         start = sample(app, 0)
         soak = Soak(app, options)
         threads = soak.start()
