@@ -61,6 +61,7 @@ class GlbReader:
         self.limits = limits
         self._child: subprocess.Popen | None = None
         self._connection: Connection | None = None
+        self._lock = threading.Lock()  # a child reads one file at a time
 
     def __enter__(self) -> "GlbReader":  # noqa: PYI034
         return self
@@ -105,6 +106,10 @@ class GlbReader:
             self._child = None
 
     def _asked(self, task: str, data: bytes, limits: Limits, stop: Callable[[], bool] | None) -> bytes:
+        with self._lock:
+            return self._answer(task, data, limits, stop)
+
+    def _answer(self, task: str, data: bytes, limits: Limits, stop: Callable[[], bool] | None) -> bytes:
         if self._child is None:
             self._start()
         request = json.dumps({"task": task, "limits": asdict(limits)}).encode()

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import io
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -101,7 +102,11 @@ def test_renders_are_the_ring_of_pictures_and_do_not_stay(job, clip_folder, tmp_
         def submit(self, function, *arguments):
             return super().submit(*pickle.loads(pickle.dumps((function, *arguments))))
 
-    monkeypatch.setattr(parts, "worker_pool", lambda processes, *start: Threads(processes))
+    def pool(processes: int, start: Callable[[], None]) -> Threads:
+        start()
+        return Threads(processes)
+
+    monkeypatch.setattr(parts, "worker_pool", pool)
     part, _ = made(job("renders", renders, repository=REPOSITORY), records("ab"), folder=tmp_path)
     clip = Clip.load(clip_folder)
     for row, uid in enumerate("ab"):
