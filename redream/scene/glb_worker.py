@@ -8,6 +8,7 @@ import json
 import signal
 import sys
 import time
+import warnings
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
@@ -29,6 +30,7 @@ ARRAYS = ("vertices", "faces", "colours", "uv", "face_texture")
 def serve(connection: Connection, memory: int, cpu_seconds: int) -> None:
     """Answer requests until the other end closes the connection; each may take so many bytes and seconds."""
     Image.preinit()  # Pillow would import these decoders with the first picture
+    warnings.simplefilter("ignore")  # to show one, its line would be read
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that this process
     _limit(memory)
     while True:
