@@ -1,5 +1,6 @@
 """Strangers' GLBs in a process of their own: the same assets, and a sentence where its limits end it."""
 
+import importlib.util
 import json
 import os
 import time
@@ -113,6 +114,17 @@ def test_where_no_process_may_start_files_are_read_here(monkeypatch):
         assert_same(reader.load(CASES[0]), assets.load(CASES[0]))
         assert_same(reader.load(reader.validate(CASES[0]), validated=True), assets.load(CASES[0]))
         assert reader._child is None
+
+
+def test_spoiled_files_are_drawn_or_refused_and_nothing_is_opened(monkeypatch, capsys):
+    """Each way of the endurance test twice."""
+    path = Path(__file__).parents[1] / "endurance/mutated_glbs.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    endurance = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(endurance)
+    monkeypatch.setenv("PYTHONPATH", "")
+    assert endurance.main(["--count", "28", "--seed", "1"]) == 0, capsys.readouterr().out
+    assert "opened while serving: 0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
