@@ -38,11 +38,10 @@ class Limits:
     pixels: int = 150_000_000  # of all pictures
 
 
-def unread(name: object) -> GlbError:
+def unread(name: str) -> GlbError:
     """The error for an extension that a file needs and that is not drawn."""
-    name = str(name)[:60]
     what, way_out = UNREAD.get(name, ("needs an extension", "without it"))
-    return GlbError(f"This GLB {what} ({name}), which is not read here. Export it again {way_out}.")
+    return GlbError(f"This GLB {what} ({name[:60]}), which is not read here. Export it again {way_out}.")
 
 
 def from_data_uri(uri: object, kinds: tuple[str, ...], what: str) -> bytes:

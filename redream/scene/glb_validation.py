@@ -48,8 +48,8 @@ def validate(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
 def reduced(source: Path | bytes, limits: Limits = LIMITS) -> tuple[dict, bytes]:
     """As `validate`, the document and the binary chunk."""
     document, binary = unpack(read(source, limits), limits.json_size)
-    for name in document.get("extensionsRequired", []):
-        if name in UNREAD or not (name in DRAWN or str(name).startswith(HARMLESS)):
+    for name in map(str, document.get("extensionsRequired", [])):
+        if name in UNREAD or not (name in DRAWN or name.startswith(HARMLESS)):
             raise unread(name)
     reduction = _Reduction(document, binary, limits)
     return reduction.document_drawn(), reduction.buffers.binary

@@ -1,4 +1,4 @@
-"""Thousands of spoiled GLBs are read as strangers' files are: each is drawn, or refused in a sentence, within 5 s and 1 GB.
+"""Thousands of spoiled GLBs are read as strangers' files are: each is drawn, or refused in a sentence, within 5 s of CPU and 1 GB.
 
     python tests/endurance/mutated_glbs.py [--count 2000] [--seed 0]
 
@@ -357,6 +357,15 @@ def peak_kb(process: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
+def cpu_seconds(reader: GlbReader) -> float:
+    """What the reading process has computed so far."""
+    try:
+        fields = Path(f"/proc/{reader._child.pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, AttributeError):  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print what became of the files; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -376,7 +385,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in range(options.count):
             way = ways[number % len(ways)]
             data = way(chance.choice(seeds))
-            start = time.monotonic()
+            start, before = time.process_time(), cpu_seconds(reader)
             try:
                 asset = reader.load(data)
                 image, _ = asset.render(CAMERA, 8, torch.ones(3), samples=1)
@@ -387,7 +396,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 result = "ended by its limits" if "too much memory or time" in sentence else result
             except Exception as error:  # noqa: BLE001 - what is looked for
                 result = f"FAULT {error!r}"[:200]
-            seconds = time.monotonic() - start
+            seconds = time.process_time() - start + max(cpu_seconds(reader) - before, 0)
             slowest = max(slowest, seconds)
             if reader._child is not None:
                 peak = max(peak, peak_kb(reader._child.pid))
@@ -401,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for (_, result), count in outcomes.items():
         totals[result] += count
     print(f"{len(seeds)} seeds load; of {options.count}: {dict(totals)}, in {time.monotonic() - started:.0f} s")
-    print(f"slowest {slowest:.1f} s, most memory {peak / 1e6:.2f} GB, opened while serving: {len(opened)}")
+    print(f"slowest {slowest:.1f} s of CPU, most memory {peak / 1e6:.2f} GB, opened while serving: {len(opened)}")
     print(*faults, *opened, sep="\n")
     return int(bool(faults or opened or peak > MEMORY_KB))
 

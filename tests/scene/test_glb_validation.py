@@ -141,6 +141,7 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
         (set_at("buffers", 1, {"byteLength": 4, "extensions": {"EXT_meshopt_compression": {}}}), "with meshopt"),
         (without_positions_but_draco, "compressed with Draco"),
         (set_at("extensionsRequired", 5), "not readable"),
+        (set_at("extensionsRequired", [{}]), "needs an extension"),
         (set_at("buffers", 0, "uri", "https://example.org/a.bin"), "everything embedded"),
         (set_at("buffers", 1, {"byteLength": 4}), "everything embedded"),
         (set_at("images", 0, {"uri": "../../../etc/passwd"}), "everything embedded"),
