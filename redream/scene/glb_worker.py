@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing.connection import Connection
 
@@ -64,7 +65,8 @@ def _limit(memory: int) -> None:
     """From here on this process has `memory` bytes, opens no file and no socket, and writes no file."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    with suppress(ValueError, OSError):  # macOS limits no memory
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     for limit in (resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
 
