@@ -110,9 +110,11 @@ def _encode(command: list[str], frames: Iterable[np.ndarray], output: Path, stop
         try:
             process = subprocess.Popen(command, **options)
         except OSError as error:
-            named = "the one that IMAGEIO_FFMPEG_EXE names" if "IMAGEIO_FFMPEG_EXE" in os.environ else command[0]
-            sentence = f"The video encoder, ffmpeg, cannot be started ({named}: {error.strerror})."
-            raise TurntableError(f"{sentence} Install the package imageio-ffmpeg, or name one that works.") from error
+            said = f"The video encoder, ffmpeg, cannot be started ({command[0]}: {error.strerror})."
+            do = "Install the package imageio-ffmpeg"
+            if "IMAGEIO_FFMPEG_EXE" in os.environ:
+                do = "The variable IMAGEIO_FFMPEG_EXE names it; unset it, or name one that works"
+            raise TurntableError(f"{said} {do}.") from error
         feeder = threading.Thread(target=feed, name="redream-ffmpeg", daemon=True)
         try:
             feeder.start()

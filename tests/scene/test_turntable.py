@@ -109,7 +109,8 @@ def test_a_video_that_the_encoder_did_not_finish_is_no_video(kept, tmp_path, ffm
 def test_a_missing_encoder_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "gone"))
     sentence = refused(tmp_path)
-    assert "ffmpeg, cannot be started (the one that IMAGEIO_FFMPEG_EXE names: No such file or directory)" in sentence
+    assert f"ffmpeg, cannot be started ({tmp_path}/gone: No such file or directory)." in sentence
+    assert sentence.endswith("The variable IMAGEIO_FFMPEG_EXE names it; unset it, or name one that works.")
 
     def none():
         raise RuntimeError("No ffmpeg exe could be found.")
