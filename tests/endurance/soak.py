@@ -386,7 +386,9 @@ def plot(rows: list[dict], path: Path) -> None:
 # ---------------------------------------------------------------- all of it
 
 
-def watch(app: App, soak: Soak, options: argparse.Namespace) -> tuple[list[dict], dict]:
+def watch(
+    app: App, soak: Soak, threads: list[threading.Thread], options: argparse.Namespace
+) -> tuple[list[dict], dict]:
     """Sample until the time is over, and once more after a rest; the rows, and that last one."""
     rows, start = [], time.monotonic()
     with (options.out / "samples.csv").open("w", newline="") as file:
@@ -401,14 +403,15 @@ def watch(app: App, soak: Soak, options: argparse.Namespace) -> tuple[list[dict]
             time.sleep(options.every)
         if not app.alive:
             return rows, rows[-1]
-        for run in app.runs.glob("run-*"):  # nothing is left to be made
-            with suppress(Exception):
-                _post(app, "stop", run.name)
         logging.getLogger("soak").info("resting")
-        time.sleep(10)
         end = time.monotonic() + WAIT
-        while time.monotonic() < end and any(_works(run) for run in app.runs.glob("run-*")):
-            time.sleep(1)
+        while time.monotonic() < end and (
+            any(t.is_alive() for t in threads) or any(map(_works, app.runs.glob("run-*")))
+        ):
+            for run in app.runs.glob("run-*"):  # nothing is left to be made
+                with suppress(OSError):
+                    _post(app, "stop", run.name)
+            time.sleep(5)
         time.sleep(REST)
         rest = sample(app, time.monotonic() - start)
         writer.writerow(rest)
@@ -434,8 +437,8 @@ def _works(run: Path) -> bool:
     from redream.runs.run import Run, RunError
 
     try:
-        with Run.open(run).working():
-            return False
+        with Run.open(run)._lock() as free:  # `working` would remove what is left behind
+            return not free
     except (RunError, OSError):
         return True
 
@@ -498,15 +501,13 @@ def main() -> int:
         soak = Soak(app, options)
         threads = soak.start()
         try:
-            rows, rest = watch(app, soak, options)
+            rows, rest = watch(app, soak, threads, options)
         except KeyboardInterrupt:
             soak.end = 0.0
             say("Interrupted.")
             return 1
         plot(rows, options.out / "samples.png")
         good = verdict(app, soak, rows, rest, start, say)
-    for thread in threads:
-        thread.join(5)
     return 0 if good else 1
 
 
