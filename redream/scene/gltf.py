@@ -17,6 +17,7 @@ from redream.scene.materials import Appearance, Material, Sampler, to_srgb
 DTYPES = {5120: np.int8, 5121: np.uint8, 5122: np.int16, 5123: np.uint16, 5125: np.uint32, 5126: np.float32}
 COMPONENTS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 TRIANGLES, STRIP = 4, 5
+FARTHEST_UV = 1e6  # beyond, 32 bits hold no place within a texture
 NO_END = "This GLB is damaged: its triangles name vertices that do not exist. Export it again."
 
 
@@ -84,9 +85,9 @@ def _joined(reader: "_Reader") -> Model:
 
 
 def _uv_of(parts: list[_Part], slot: str) -> Float[np.ndarray, "v 2"]:
-    """Texture coordinates of all parts, 0 where a part has none."""
+    """Texture coordinates of all parts, 0 where a part has none, or none that say where in a texture."""
     uv = np.concatenate([p.uv[slot] if slot in p.uv else np.zeros((len(p.vertices), 2)) for p in parts])
-    return np.nan_to_num(uv, posinf=0, neginf=0).astype(np.float32)
+    return np.where(np.abs(uv) < FARTHEST_UV, uv, 0).astype(np.float32)
 
 
 class _Reader:

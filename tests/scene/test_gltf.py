@@ -356,6 +356,15 @@ def test_texture_transforms_turn_scale_and_move_the_second_set():
             assert np.allclose(shown(asset, x, y)[:3], PICTURE[int(row), int(column)] / 255, atol=2e-3)
 
 
+@pytest.mark.parametrize("far", [3e38, -3e38, np.inf, np.nan])
+def test_coordinates_that_are_no_places_show_a_colour_of_the_texture(far):
+    file = GlbFile()
+    transform = {"extensions": {"KHR_texture_transform": {"scale": [2, 2]}}}
+    texture = file.texture(np.full((2, 2, 3), 51, np.uint8))
+    square(file, file.material(texture={"index": texture, **transform}), attributes={"TEXCOORD_0": [[0, far]] * 4})
+    assert np.allclose(shown(file, 0.1, 0.2), [0.2, 0.2, 0.2, 1], atol=1e-6)
+
+
 @pytest.mark.parametrize("wraps", [(33648, 33071), (33071, 33648), (10497, 33648), (33648, 10497)])
 def test_coordinates_beyond_the_picture_are_looked_up_as_the_sampler_says(wraps):
     """Against the picture extended by NumPy: MIRROR is `symmetric`, CLAMP is `edge`, REPEAT is `wrap`."""
