@@ -1,11 +1,15 @@
 """What a request may send: Gradio limits the size of uploaded files alone, and keeps what broke off."""
 
+import math
+
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UPLOAD = "/gradio_api/upload"
 MAX_BODY = 2_000_000  # bytes of any other request: they become several times as many in memory
+TOO_LARGE = f"This request is too large; the maximum allowed size is {MAX_BODY // 1_000_000} MB."
 
 
 class RequestLimits:
@@ -16,36 +20,25 @@ class RequestLimits:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-        elif scope["path"].rstrip("/").endswith(UPLOAD):
-            await self.app(scope, _upload(receive), send)
-        else:
-            await self.app(scope, _limited(receive), send)
+        await self.app(scope, _limited(scope, receive) if scope["type"] == "http" else receive, send)
 
 
-def _upload(receive: Receive) -> Receive:
-    """The same messages; at a disconnect the error at which Gradio removes the files of an upload."""
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """The same messages, until their bodies are too large or files in them break off.
 
-    async def message() -> Message:
-        received = await receive()
-        if received["type"] == "http.disconnect":
-            raise MultiPartException("The upload broke off.")
-        return received
-
-    return message
-
-
-def _limited(receive: Receive) -> Receive:
-    """The same messages, as long as their bodies are within `MAX_BODY`."""
-    size = 0
+    A `MultiPartException` is what Gradio and Starlette remove a request's files at; at others they leave them.
+    """
+    has_files = Headers(scope=scope).get("content-type", "").startswith("multipart/")
+    most, size = math.inf if scope["path"].rstrip("/").endswith(UPLOAD) else MAX_BODY, 0
 
     async def message() -> Message:
         nonlocal size
         received = await receive()
         size += len(received.get("body", b""))
-        if size > MAX_BODY:
-            raise HTTPException(413, f"This request is too large; the limit is {MAX_BODY // 1_000_000} MB.")
+        if size > most:
+            raise MultiPartException(TOO_LARGE) if has_files else HTTPException(413, TOO_LARGE)
+        if has_files and received["type"] == "http.disconnect":
+            raise MultiPartException("The files broke off.")
         return received
 
     return message

@@ -74,3 +74,10 @@ def test_an_upload_may_be_larger_and_arrives_whole(app, uploads):
 def test_nothing_stays_of_an_upload_that_breaks_off(app, uploads):
     post(app, "/gradio_api/upload", FORM, [PART, b"owl " * MAX_BODY], breaks_off=True)
     assert files(uploads) == []
+
+
+def test_nothing_stays_of_a_recording_that_is_too_large(app, tmp_path, monkeypatch):
+    """Gradio takes recordings of the screen from everyone, into the system's temporary folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, text = post(app, "/gradio_api/process_recording", FORM, [PART, b"owl ", b"owl " * MAX_BODY])
+    assert status == 413 and "too large" in text and files(tmp_path) == []

@@ -9,6 +9,7 @@ import asyncio
 import http.client
 import http.server
 import json
+import os
 import re
 import socket
 import sys
@@ -607,7 +608,8 @@ def main() -> int:
         log = app.log.read_text(errors="replace")
         report.add("tracebacks in the app's log", str(log.count("Traceback (most recent call last)")), True)
         report.add("foreign content in the app's log", str(TOKEN in log), TOKEN not in log)
-    print(f"{report.count} probes, {report.faults} faults. The app's log: {app.log}")
+    load = " ".join(f"{busy:.1f}" for busy in os.getloadavg())
+    print(f"{report.count} probes, {report.faults} faults (load of this machine: {load}). The app's log: {app.log}")
     return 1 if report.faults else 0
 
 

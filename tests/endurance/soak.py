@@ -30,7 +30,6 @@ from redream.runs.run import ID
 
 MEGABYTE = 1 << 20
 WAIT = 600  # seconds for a run of a program, as several may wait
-SESSIONS = 1000  # that app.py lets Gradio keep
 REST = 60  # seconds without clients at the end
 COLUMNS = {  # of samples.csv: (what it is, the most that is allowed an hour; None: only shown)
     "memory_mb": ("memory of the app and its children, MB", 60.0),
@@ -56,6 +55,12 @@ PROMPTS = ("a purple owl", "a red car", "a blue mug", "a green dog", "a pink cat
 EXPECTED = re.compile("runs are waiting already|is being made, or waits|Stopped. There are no results")
 BAD_PROMPTS = ("", "ironman", "owl " * 3000, "\0", "a 🦉", "<script>alert(1)</script>")
 TABS = ("Create", "Compare", "Library", "Prior", "About")
+# What Gradio keeps of visitors who left is no leak, as it is bounded: here by so few that it is reached at once.
+FEW_SESSIONS = """
+import gradio as gr
+launch = gr.Blocks.launch
+gr.Blocks.launch = lambda self, **options: launch(self, **options | {"state_session_capacity": 20})
+"""
 TRACE = """
 import gc, signal, tracemalloc, collections, pathlib
 first = []
@@ -426,12 +431,6 @@ def _post(app: App, call: str, run: str) -> None:
     urllib.request.urlopen(request, timeout=120).close()
 
 
-def fill_sessions(app: App) -> None:
-    """So many visitors that Gradio keeps no more of them: what it needs for those is no leak."""
-    for _ in range(SESSIONS):
-        _post(app, "scores", "none")
-
-
 def _works(run: Path) -> bool:
     """Whether a program works on a run."""
     from redream.runs.run import Run, RunError
@@ -494,9 +493,8 @@ def main() -> int:
         print(line, flush=True)
         logging.getLogger("soak").info(line)
 
-    before = TRACE.replace("{out}", str(options.out / "trace.txt")) if options.trace else ""
+    before = FEW_SESSIONS + TRACE.replace("{out}", str(options.out / "trace.txt")) * options.trace
     with running(options.stack, options.out / "app", before=before) as app:
-        fill_sessions(app)
         start = sample(app, 0)
         soak = Soak(app, options)
         threads = soak.start()
