@@ -207,7 +207,7 @@ def _prior_samples(
 
     from redream.retrieval.fetch import FetchStopped
     from redream.scene.cameras import VIEWS, view_prompt
-    from redream.stack.setup import SetupStopped
+    from redream.stack.fetching import SetupStopped
 
     def along_views(embeddings: dict, adapted: bool) -> list:
         """Images along `VIEW_STEPS`, of {view: Float[Tensor, "1 l d"]}."""

@@ -322,7 +322,7 @@ def test_an_upload_is_validated_once_and_again_when_the_run_is_resumed(models, t
 
 def test_the_index_is_loaded_once_for_a_request_by_uid(tiny_stack, tmp_path, monkeypatch):
     loaded, load = [], Index.load
-    monkeypatch.setattr(Index, "load", lambda folder: loaded.append(folder) or load(folder))
+    monkeypatch.setattr(Index, "load", lambda folder, *rest: loaded.append(folder) or load(folder, *rest))
     run_events = pipeline.generate(PROMPT, stack=tiny_stack, settings=TINY, uids=["tiny-vase"], out=tmp_path / "run")
     assert next(event for event in run_events if isinstance(event, events.Retrieved)).assets[0]["uid"] == "tiny-vase"
     assert len(loaded) == 1

@@ -12,8 +12,9 @@ import gradio as gr
 from redream.app.components import duration, render
 from redream.app.wiring import UNQUEUED, error_sentence
 from redream.stack import environment
+from redream.stack.fetching import SetupProgress
 from redream.stack.inventory import NeededFile, in_bytes, missing_files, total_size
-from redream.stack.setup import SetupProgress, setup
+from redream.stack.setup import setup
 from redream.stack.stack import Stack
 
 FETCH, STOP, STOPPING = "Fetch what is missing", "Stop fetching", "Stopping"

@@ -9,7 +9,8 @@ from huggingface_hub.utils import disable_progress_bars, enable_progress_bars, l
 from tqdm import tqdm
 
 from redream.stack import environment
-from redream.stack.setup import SetupError, setup
+from redream.stack.fetching import SetupError
+from redream.stack.setup import setup
 from redream.stack.stack import Stack, built_index
 
 AFTER_INTERRUPT = "the same command goes on from there"

@@ -42,8 +42,8 @@ from redream.scene.mesh import MeshError
 from redream.scene.turntable import TurntableError
 from redream.scoring.metrics import MetricsError
 from redream.stack import environment
+from redream.stack.fetching import SetupStopped
 from redream.stack.models import Models
-from redream.stack.setup import SetupStopped
 from redream.stack.stack import SCORING_ENTRIES, Stack, StackError
 from redream.stack.vocabulary import ParsedPrompt
 
@@ -139,7 +139,7 @@ class Session:
 
     def _fetch_models(self, *names: str) -> Iterator[Fetching]:
         """Bring the files of models here, by their names in stack.json, unless they are loaded. Raises `SetupStopped`, and as
-        `redream.stack.setup.fetching`."""
+        `redream.stack.fetching.fetching`."""
         for name in names:
             for progress in self.models.fetching(name, self.stop):
                 if progress.total:

@@ -12,8 +12,8 @@ from redream import hub
 from redream.files import sha256, sha256_of_files
 from redream.scoring.scores import MODELS
 from redream.stack import environment
+from redream.stack.fetching import SetupProgress, fetching
 from redream.stack.inventory import MISSING, POINTER, files_in
-from redream.stack.setup import SetupProgress, fetching
 from redream.stack.stack import CLIPS, Stack, StackError, library_folder, picture_memory
 from redream.stack.truncation import truncated
 from redream.stack.vocabulary import ParsedPrompt, parse_prompt
@@ -108,7 +108,7 @@ class Models:
 
     def fetching(self, name: str, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
         """Bring a model's files here, by its name in stack.json: loading it then waits for no network. Raises as
-        `redream.stack.setup.fetching`."""
+        `redream.stack.fetching.fetching`."""
         if name not in self._loaded and self.stack.entry(name).source:
             self._resolved[name] = yield from fetching(self.stack, name, stop)
 

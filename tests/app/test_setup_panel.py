@@ -8,8 +8,8 @@ import pytest
 from redream.app import setup_panel
 from redream.app.setup_panel import FETCH, STOP, SetupJob, SetupPanel, panel_html
 from redream.errors import RedreamError
+from redream.stack.fetching import SetupProgress, SetupStopped
 from redream.stack.inventory import NeededFile
-from redream.stack.setup import SetupProgress, SetupStopped
 from redream.stack.stack import Stack
 
 PRIOR = NeededFile("prior", "unet/<model>.safetensors", "missing", 1_730_000_000, True)

@@ -37,7 +37,7 @@ make_outputs_small()
 import app
 from redream.app import setup_panel
 from redream.stack.inventory import NeededFile
-from redream.stack.setup import SetupProgress, SetupStopped
+from redream.stack.fetching import SetupProgress, SetupStopped
 
 missing = (NeededFile("prior", "unet/model.safetensors", "missing", 8_700_000_000, True),)
 diagnosis = dataclasses.replace(app.choose_stack(), missing=missing)

@@ -23,6 +23,7 @@ from redream.retrieval.clip import Clip
 from redream.retrieval.parts import Job, PartMaker, pack, thumbnail, unpack
 from redream.retrieval.writer import Part
 from redream.scene.assets import load
+from redream.scene.glb_reader import GlbReader
 
 GLBS = {"a": tiny_glb((200, 40, 40)), "b": tiny_glb((40, 60, 200), round_one=False), "c": b"not a GLB", "d": b""}
 COLUMNS = ["author", "license", "source", "file", "path", "sha256", "faces"]
@@ -123,7 +124,8 @@ def test_assets_with_the_same_glb_are_rendered_side_by_side(job, clip_folder, as
     is_right = parts.RemoteAsset.is_right
 
     def render(record: dict):
-        return parts.render_asset(record, None, REPOSITORY, 32)
+        with GlbReader() as reader:
+            return parts.render_asset(record, None, REPOSITORY, 32, reader)
 
     def check(self, path):
         if self.uid == "a":

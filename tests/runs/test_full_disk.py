@@ -14,7 +14,8 @@ from tiny_stack import TINY
 from redream import pipeline
 from redream.runs import events
 from redream.runs.faults import MachineError
-from redream.runs.run import LOCK, Run, RunError
+from redream.runs.locks import LOCK
+from redream.runs.run import Run, RunError
 
 PROMPT = "a purple owl"
 SMALL = TINY.with_(iterations=2, output={"turntable_frames": 2, "preview_every": 2, "checkpoint_every": 1})

@@ -318,10 +318,11 @@ def test_a_stop_ends_a_run_whose_models_stall_and_a_resumed_run_fetches_them(
     stack, released = publish(hub_server, tiny_stack, tmp_path, monkeypatch), threading.Event()
     weights = "unet/diffusion_pytorch_model.safetensors"
     hub_server.faults[weights] = Fault(cut=30_000, pause=lambda: released.wait(20), times=99)
-    begun, stopped = time.monotonic(), []
+    asked, stopped = [], []
 
-    def stop():
-        stopped.extend([time.monotonic()] * (not stopped and time.monotonic() > begun + 1))
+    def stop():  # a second after the weights were asked for
+        asked.extend([time.monotonic()] * (not asked and any(weights in request for request in hub_server.requests)))
+        stopped.extend([time.monotonic()] * (not stopped and bool(asked) and time.monotonic() > asked[0] + 1))
         return bool(stopped)
 
     run_events = list(pipeline.generate(PROMPT, stack=stack, settings=SETTINGS, out=tmp_path / "run", stop=stop))

@@ -13,8 +13,8 @@ from hub_stack import publish
 from redream.distillation.prior import Prior
 from redream.distillation.prior_files import PriorError
 from redream.retrieval.clip import Clip, ClipError
+from redream.stack.fetching import SetupStopped
 from redream.stack.models import Models
-from redream.stack.setup import SetupStopped
 from redream.stack.stack import Stack, StackError
 
 

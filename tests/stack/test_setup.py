@@ -21,10 +21,11 @@ from redream.retrieval.index import Index
 from redream.retrieval.objaverse import Objaverse
 from redream.retrieval.parts import Job, PartMaker
 from redream.scoring import perceptual
-from redream.stack import setup as setups
-from redream.stack.inventory import missing_files, total_size
+from redream.stack import fetching
+from redream.stack.fetching import SetupProgress, SetupStopped
+from redream.stack.inventory import NeededFile, missing_files, total_size
 from redream.stack.models import Models
-from redream.stack.setup import SetupProgress, SetupStopped, setup
+from redream.stack.setup import setup
 from redream.stack.stack import Stack, built_index
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -35,8 +36,8 @@ def quick(monkeypatch):
     """Small chunks, and updates and further attempts at once."""
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)
     monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.01, 0.01))
-    monkeypatch.setattr(setups, "UPDATE_SECONDS", 0.0)
-    monkeypatch.setattr(setups, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(fetching, "UPDATE_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "POLL_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -211,9 +212,9 @@ def test_a_hub_that_is_ill_does_not_make_an_index_be_built(stack, hub_server):
 
 def test_seconds_left_are_what_is_missing_by_the_speed_without_what_was_here_before(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(setups.time, "monotonic", lambda: 10 + clock[0])
-    missing = [setups.NeededFile("prior", name, "missing", 900, True) for name in ("a", "b")]
-    counts = setups._Counts(missing)
+    monkeypatch.setattr(fetching.time, "monotonic", lambda: 10 + clock[0])
+    missing = [NeededFile("prior", name, "missing", 900, True) for name in ("a", "b")]
+    counts = fetching.Counts(missing)
     counts.add("prior", "a", 400, 1000)  # 400 of its 1000 bytes are here from before
     assert counts.progress("prior").seconds_left is None
     clock[0] = 2.0
