@@ -33,7 +33,9 @@ form.max_iterations = lambda preset: 5000
 make_outputs_small()
 """
 MINI = """
-output = {"turntable_frames": 36, "checkpoint_every": 10}
+from redream.scoring import metrics
+metrics.AZIMUTHS = 24  # views that scores are of: most of a short run's time
+output = {"turntable_frames": 24, "turntable_rays": 64, "mesh_resolution": 64, "checkpoint_every": 10}
 settings.PRESETS["mini"] = settings.by_method(
     settings.Settings(iterations=20, adaptation={"steps": 8, "views": 16}, output=output)
 )

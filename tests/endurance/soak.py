@@ -1,6 +1,6 @@
 """Keep the app busy for an hour with mixed clients, and watch its memory, threads, files and folders.
 
-Three programs call generate, continue, stop, retrieve, scores and export, leave in the middle, and upload what is no GLB;
+Programs call generate, continue, stop, retrieve, scores and export, leave in the middle, and upload what is no GLB;
 a browser opens pages, one at a time, and closes them. OUT gets samples.csv, samples.png and soak.log with the verdict:
 slopes over the last two thirds, what is left after a minute of rest, and unhandled errors in the app's log.
 """
@@ -97,28 +97,24 @@ class Soak:
         return time.monotonic() >= self.end or not self.app.alive
 
     def start(self) -> list[threading.Thread]:
-        works = [*((self.program, seed) for seed in range(3)), (self.browser, 3)]
-        threads = [threading.Thread(target=work, args=(random.Random(seed),), daemon=True) for work, seed in works]
+        makers = {self.generate: 5, self.leave: 2, self.continue_: 2}  # they wait for runs most of the time
+        others = {self.retrieve: 8, self.look: 4, self.upload_malformed: 6, self.ask_nonsense: 4}
+        works = [(self.program, makers), (self.program, makers), (self.program, others), (self.browser,)]
+        threads = [
+            threading.Thread(target=work, args=(random.Random(seed), *more), daemon=True)
+            for seed, (work, *more) in enumerate(works)
+        ]
         for thread in threads:
             thread.start()
         return threads
 
     # Programs
 
-    def program(self, chance: random.Random) -> None:
-        """Call after call, with a new client every now and then."""
+    def program(self, chance: random.Random, actions: dict[Callable, int]) -> None:
+        """Call after call, each as often as its weight says, with a new client every now and then."""
         from gradio_client import Client
         from gradio_client.exceptions import AppError
 
-        actions: dict[Callable, int] = {
-            self.generate: 5,
-            self.leave: 2,
-            self.continue_: 2,
-            self.retrieve: 8,
-            self.look: 4,
-            self.upload_malformed: 6,
-            self.ask_nonsense: 4,
-        }
         client = None
         while not self.over:
             if client is None or chance.random() < 0.05:
@@ -138,7 +134,7 @@ class Soak:
                 self.count(f"{name}: {type(error).__name__}")
                 if not self.over:
                     self.strange.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
-            time.sleep(chance.uniform(0, 1))
+            time.sleep(chance.uniform(0, 3))
 
     def count(self, outcome: str) -> None:
         self.outcomes[outcome] += 1
