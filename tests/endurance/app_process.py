@@ -105,6 +105,7 @@ def running(stack: str, out: Path, environ: dict[str, str] | None = None, before
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the app outlives this process
     app = App(address, port, process, folders["runs"], folders["uploads"], folders["temporary"], log)
     try:
         _wait(app)
