@@ -65,8 +65,8 @@ TESTED_BY = {  # a regular expression of whole commands → the test that runs t
     r"\.venv/bin/pip install -r requirements\.txt": f"{HERE}test_the_requirements_can_be_parsed",
     r"\.venv/bin/pip install .* -r requirements-dev\.txt": f"{HERE}test_the_requirements_can_be_parsed",
     r"\.venv/bin/python -m pytest": f"{HERE}test_the_second_set_up_of_the_readme_is_what_the_ci_runs",
-    r"\.venv/bin/python -m pytest -m slow tests/.*": (
-        "tests/test_hub_run.py::test_every_file_came_through_the_hub_as_it_was_published"
+    r"\.venv/bin/python -m pytest -m long": (
+        f"{INDEX}test_two_thousand_records_of_objaverse_killed_at_random_and_ended_by_two_processes"
     ),
     r"\.venv/bin/python app\.py": f"{SERVED}test_the_curl_commands_of_the_readme_retrieve_assets",
     r"hf (auth login|repos create|upload)( .*)?": f"{SPACE}test_the_hf_commands_of_the_readme_do_the_same",

@@ -189,7 +189,7 @@ def two_thousand(stack, hub_server, tmp_path) -> list[str]:
     return ["build", "objaverse", *options.split(), "--pictures", str(tmp_path / "objathor.parquet"), "--out"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_thousand_records_of_objaverse_killed_at_random_and_ended_by_two_processes(
     two_thousand, hub_server, tmp_path, capsys
 ):

@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_at_the_first_write_of_each_kind_costs_nothing_that_
     refuse_writes(models, tmp_path, SMALL.with_(method="sds"), one_of_each_kind=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("method, one_of_each_kind", [("sds", False), ("redream", True)])
 def test_a_disk_that_is_full_at_any_write_costs_nothing_that_was_saved(models, tmp_path, method, one_of_each_kind):
     refuse_writes(models, tmp_path, SMALL.with_(method=method), one_of_each_kind)
