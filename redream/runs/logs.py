@@ -29,7 +29,7 @@ def configure(level: str, prompts: bool = False) -> None:
     """Write this package's log from a level of `LEVELS` on to stderr; with `prompts`, also the texts of prompts."""
     package, handler = logging.getLogger("redream"), logging.StreamHandler()
     handler.setFormatter(_Formatter(prompts))
-    package.handlers = [handler]
+    package.handlers, package.propagate = [handler], False  # a library may give the root logger a handler too
     package.setLevel(level.upper())
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 
 import pytest
 from tiny_stack import TINY
@@ -26,7 +27,7 @@ def package_logger():
     package = logging.getLogger("redream")
     before = package.level
     yield
-    package.handlers = []
+    package.handlers, package.propagate = [], True
     package.setLevel(before)
 
 
@@ -47,6 +48,11 @@ def test_each_event_is_one_line_with_the_runs_id_and_without_the_prompt(tmp_path
     ]
     assert "secret" not in str(lines)
     assert lines[0].endswith("started iteration=0 total=4") and lines[3].endswith('sentence="The disk is full."')
+
+
+def test_a_line_is_written_once_whatever_a_library_does_with_the_root_logger(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(sys.stderr)])
+    assert len(logged(tmp_path, capsys, "--log-level", "info")) == 5
 
 
 def test_frequent_events_are_logged_at_the_level_debug(tmp_path, capsys):
