@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 from app_process import App, running
 
+from redream.runs import locks
 from redream.runs.run import ID
 
 MEGABYTE = 1 << 20
@@ -45,7 +46,7 @@ COLUMNS = {  # of samples.csv: (what it is, the most that is allowed an hour; No
 }
 SHORT = 1200  # seconds: a slope of less says nothing of a leak
 OWN = re.compile(  # what a run's folder holds
-    r"(settings|retrieved|orientation|scores|record)\.json|events\.jsonl|\.lock|sprite\.jpg|asset-\d(-turned)?\.png"
+    r"(settings|retrieved|orientation|prior|scores|record)\.json|events\.jsonl|\.(lock|queued|stop)|sprite\.jpg|asset-\d(-turned)?\.png"
     r"|(turntable-\d\.mp4|mesh-\d\.(glb|stl|usdz|zip)|upload-\d\.glb)|mesh-\d-\d+mm\.stl|preview/\d{6}\.png"
     r"|checkpoint/\d{6}/state\.(json|safetensors)"
 )
@@ -329,7 +330,7 @@ def split(runs: Path) -> tuple[float, float]:
     own = stray = 0
     for path, size in files_below(runs):
         run, _, name = path.relative_to(runs).as_posix().partition("/")
-        hidden = any(part.startswith(".") and part != ".lock" for part in name.split("/"))
+        hidden = any(part.startswith(".") for part in name.split("/"))
         with suppress(OSError):
             if (ID.fullmatch(run) and OWN.fullmatch(name)) or (hidden and time.time() - path.stat().st_mtime < 600):
                 own += size
@@ -407,7 +408,7 @@ def watch(
         logging.getLogger("soak").info("resting")
         end = time.monotonic() + WAIT
         while time.monotonic() < end and (
-            any(t.is_alive() for t in threads) or any(map(_works, app.runs.glob("run-*")))
+            any(t.is_alive() for t in threads) or any(map(locks.is_busy, app.runs.glob("run-*")))
         ):
             for run in app.runs.glob("run-*"):  # nothing is left to be made
                 with suppress(OSError):
@@ -425,17 +426,6 @@ def _post(app: App, call: str, run: str) -> None:
         f"{app.address}/gradio_api/call/{call}", body, {"Content-Type": "application/json"}
     )
     urllib.request.urlopen(request, timeout=120).close()
-
-
-def _works(run: Path) -> bool:
-    """Whether a program works on a run."""
-    from redream.runs.run import Run, RunError
-
-    try:
-        with Run.open(run)._lock() as free:  # `working` would remove what is left behind
-            return not free
-    except (RunError, OSError):
-        return True
 
 
 def verdict(app: App, soak: Soak, rows: list[dict], rest: dict, start: dict, say: Callable[[str], None]) -> bool:
