@@ -1,4 +1,4 @@
-"""Pools of worker processes: they begin as told, and end when they are left."""
+"""Pools of worker processes: they begin with what is asked, and end when they are left."""
 
 import multiprocessing
 import os

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from redream.files import read_json, remove_leftovers, replacing, sha256, write_json
 from redream.retrieval import workers
 from redream.retrieval.build import BuildError
-from redream.retrieval.index import file_names
+from redream.retrieval.index_files import file_names
 from redream.retrieval.objaverse import Objaverse
 from redream.retrieval.own import Folder
 from redream.retrieval.parts import Job, Part, unpack

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from redream.files import replacing, sha256, write_json
 from redream.retrieval import vectors
-from redream.retrieval.index import FORMAT, TABLE, file_names
+from redream.retrieval.index_files import FORMAT, TABLE, file_names
 from redream.retrieval.table import GROUP_ROWS
 from redream.retrieval.vectors import IMAGE_BITS, TextCoder, TransformCoder
 
@@ -45,7 +45,7 @@ def write(
     """Write the index of `parts()`, which is called twice, into `folder`. The manifest comes last: until then there is none.
 
     `embedding` is name and sha256 of the CLIP; `root` the assets' folder relative to `folder`; `repository` where assets
-    without a file are, `sources` the Hub's repositories that records came from (see `redream.retrieval.index`). `progress` gets how many of all assets are written.
+    without a file are, `sources` the Hub's repositories that records came from (see `redream.retrieval.index_files`). `progress` gets how many of all assets are written.
     """
     survey = _Survey()
     for part in parts():
