@@ -36,6 +36,14 @@ class PipelineError(RedreamError):
     """A combination that makes no run; the message says why."""
 
 
+class UploadError(PipelineError):
+    """A GLB of one's own that cannot be used."""
+
+    def __init__(self, file: Path, sentence: str) -> None:
+        super().__init__(sentence)
+        self.file = file
+
+
 @dataclass(frozen=True)
 class BeforeAfter:
     """Samples of the prior before and after adaptation, one batch for each of `VIEW_STEPS`."""
@@ -308,12 +316,18 @@ def _validated(
 ) -> tuple[tuple[UploadedAsset, ...], dict[str, bytes]]:
     """Uploaded assets as a request names them, and {file: GLB}, validated and reduced to what is drawn.
 
-    Raises `PipelineError` for a caption that is too long; the default is the prompt as the models get it.
+    Raises `UploadError`; `PipelineError` for a caption that is too long; the default is the prompt as the models get it.
     """
     from redream.scene.glb_reader import GlbReader
 
+    files = {}
     with GlbReader() as reader:
-        files = {f"upload-{number}.glb": reader.validate(Path(path)) for number, (path, _) in enumerate(assets)}
+        for number, (path, _) in enumerate(assets):
+            try:
+                files[f"upload-{number}.glb"] = reader.validate(Path(path))
+            except RedreamError as error:
+                which = f"{Path(path).name}: " if len(assets) > 1 else ""
+                raise UploadError(Path(path), f"{which}{error}") from error
     uploads, prompt = [], models.truncated(parsed).prompt
     for file, (path, caption) in zip(files, assets, strict=True):
         caption = caption.strip() or prompt

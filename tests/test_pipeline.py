@@ -301,8 +301,15 @@ def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malform
             pipeline.generate(PROMPT, settings=settings, assets=[(file, "")], out=tmp_path / "run", models=models)
     with pytest.raises(pipeline.PipelineError, match="limit is 3"):
         pipeline.generate(PROMPT, settings=TINY, assets=[(file, "")] * 4, out=tmp_path / "run", models=models)
-    with pytest.raises(GlbError):
-        pipeline.generate(PROMPT, settings=TINY, assets=[(file, "")], out=tmp_path / "run", models=models)
+    (tmp_path / "owl.glb").write_bytes(tiny_glb((90, 20, 160)))
+    for others, sentence in (
+        ([], "This file is not a GLB"),
+        ([(tmp_path / "owl.glb", "")], "bad.glb: This file is not a GLB"),
+    ):
+        with pytest.raises(pipeline.UploadError, match=f"^{sentence}") as error:
+            assets = [*others, (file, "")]
+            pipeline.generate(PROMPT, settings=TINY, assets=assets, out=tmp_path / "run", models=models)
+        assert error.value.file == file
     assert not (tmp_path / "run").exists()
 
 

@@ -7,6 +7,7 @@ import gradio as gr
 
 from redream import pipeline
 from redream.app.form import METHOD_LABELS, GenerationForm, fitting, preset_of
+from redream.app.limits import removes_refused_uploads
 from redream.app.run_page import RunPage
 from redream.app.wiring import EXPORTING, STREAMING, raises_gradio_errors
 from redream.runs.queue import QueueError, Worker, find_run
@@ -71,7 +72,9 @@ class Endpoints:
         settings = form.settings(preset_of(self.worker))
         if minutes:
             settings = fitting(settings, float(minutes), self.worker)
-        yield from self._follow(self.worker.submit(prompt or "", settings, **start))
+        with removes_refused_uploads():
+            run = self.worker.submit(prompt or "", settings, **start)
+        yield from self._follow(run)
 
     def resume(self, run: str, iterations: int = 0) -> Iterator[Answer]:
         """Continue a run from its last checkpoint, also one that is paused. Streams and ends as generate does.

@@ -1,6 +1,7 @@
 """The tab Create: from a prompt to its object. The left column asks, the right one shows the run."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import gradio as gr
 
@@ -8,6 +9,7 @@ from redream.app.browser_runs import BrowserRuns, existing_runs, is_pending, rem
 from redream.app.components import script
 from redream.app.form import GenerationForm
 from redream.app.form_widgets import STOPPING, FormColumn
+from redream.app.limits import removes_refused_uploads
 from redream.app.run_view import MORE, RunView
 from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_html, reports_errors
 from redream.errors import RedreamError
@@ -43,7 +45,7 @@ class CreateTab:
         filled = [form.prompt, *form.assets.values, *form.values, current, form.error_box]
         restoring = demo.load(restore, [known, current], filled, **STREAMING, **PRIVATE)
         inputs = [known, current, form.prompt, form.assets.files, *form.assets.values, *form.values]
-        outputs = [current, known, form.seed, form.error_box]
+        outputs = [current, known, form.seed, form.assets.files, form.error_box]
         starts = [form.create_button.click, form.prompt.submit]
         gr.on(starts, submit, inputs, outputs, cancels=restoring, **RETRIGGER, **STREAMING, **PRIVATE)
 
@@ -80,9 +82,12 @@ class CreateTab:
                 gr.Info(PENDING)
                 yield {self.form.error_box: ""}
                 return
-            run = self.worker.submit(prompt or "", settings, **start)
+            with removes_refused_uploads():
+                run = self.worker.submit(prompt or "", settings, **start)
         except RedreamError as error:
-            yield {self.form.error_box: error_html(error, "Nothing was started.")}
+            kept = [file for file in files or () if Path(file).is_file()]
+            refused = {self.form.assets.files: kept or None} if len(kept) < len(files or ()) else {}
+            yield {self.form.error_box: error_html(error, "Nothing was started."), **refused}
             return
         updates = {self.browser.known: remembered([run], known), self.form.seed: int(form.seed or 0)}
         updates |= {self.form.error_box: ""}

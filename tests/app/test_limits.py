@@ -8,7 +8,8 @@ import pytest
 from gradio.routes import App
 from starlette.middleware import Middleware
 
-from redream.app.limits import MAX_BODY, RequestLimits
+from redream.app.limits import MAX_BODY, RequestLimits, removes_refused_uploads
+from redream.pipeline import UploadError
 
 JSON = (b"content-type", b"application/json")
 FORM = (b"content-type", b"multipart/form-data; boundary=x")
@@ -81,3 +82,19 @@ def test_nothing_stays_of_a_recording_that_is_too_large(app, tmp_path, monkeypat
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     status, text = post(app, "/gradio_api/process_recording", FORM, [PART, b"owl ", b"owl " * MAX_BODY])
     assert status == 413 and "too large" in text and files(tmp_path) == []
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_refused_upload_is_removed_at_once_but_no_other_file(uploads, tmp_path_factory, kept):
+    file = (tmp_path_factory.mktemp("home") if kept else uploads) / "owl.glb"
+    file.write_bytes(b"no GLB")
+    with pytest.raises(UploadError), removes_refused_uploads():
+        raise UploadError(file, "This file is not a GLB.")
+    assert file.exists() == kept
+
+
+def test_an_upload_stays_if_something_else_is_refused(uploads):
+    (uploads / "owl.glb").write_bytes(b"a GLB")
+    with pytest.raises(ValueError, match="the prompt"), removes_refused_uploads():
+        raise ValueError("the prompt")
+    assert files(uploads) == ["owl.glb"]
