@@ -2,6 +2,7 @@
 
 import inspect
 
+import gradio as gr
 import pytest
 from gradio.utils import get_function_description
 
@@ -28,6 +29,15 @@ def test_the_app_offers_the_endpoints_under_their_names_and_no_event_of_a_tab(mo
     assert names == list(inspect.signature(Endpoints.generate).parameters)[1:]
 
 
+@pytest.mark.parametrize("on_zerogpu", [False, True])
+def test_the_events_of_many_pages_may_wait_beside_each_other(models, tmp_path, monkeypatch, on_zerogpu):
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
+    monkeypatch.setattr(gr.utils, "is_zero_gpu_space", lambda: on_zerogpu)
+    demo = app.build(Worker(models, pipeline.generate, pipeline.resume), "")
+    events_of_a_page = sum(("load" in str(fn.targets)) for fn in demo.fns.values())
+    assert events_of_a_page > 3 and demo._queue.max_size >= 100 * events_of_a_page
+
+
 @pytest.mark.parametrize("variable", ["REDREAM_RUNS", "GRADIO_TEMP_DIR"])
 def test_the_app_refuses_a_folder_below_a_file_before_anything_else(variable, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
@@ -35,6 +45,6 @@ def test_the_app_refuses_a_folder_below_a_file_before_anything_else(variable, tm
         monkeypatch.setenv(name, str(tmp_path / ("file/below" if name == variable else name)))
     monkeypatch.setattr(app, "choose_stack", lambda: pytest.fail("it went on"))
     with pytest.raises(SystemExit) as end:
-        app.main()
+        app.main([])
     sentence = f"The folder {tmp_path}/file/below would lie below a file; set {variable} to a folder of yours."
     assert end.value.code == sentence  # Python prints it, with exit status 1

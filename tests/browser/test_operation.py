@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +16,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from gradio_client import Client
-from served import START, WAIT, finished, serving, sync_api, visitor
+from served import START, WAIT, button, finished, serving, status_line, sync_api, visitor, wait_until_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 PREFIX = "/redream"
+LATE_SECONDS = 0.5  # between the end of a page's stream of updates and the page's knowing of it: answers overtake it
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length"}
 
 
@@ -46,6 +48,8 @@ def proxy(address: str) -> Iterator[str]:
             self.send_header("Connection", "close")
             self.end_headers()
             while part := answer.read1(65536):  # events come as they are sent
+                if b"close_stream" in part:
+                    time.sleep(LATE_SECONDS)
                 self.wfile.write(part)
                 self.wfile.flush()
             upstream.close()
@@ -85,6 +89,10 @@ def test_the_page_and_its_video_work_behind_a_proxy_with_a_path_prefix(browser, 
         page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
         assert page.locator("video").first.get_attribute("src").startswith(f"{app[0]}/gradio_api/file=")
         sync_api.expect(page.locator("canvas").first).to_be_visible(timeout=WAIT)  # of the 3D viewer
+        button(page, "Continue for 200 more").click()
+        sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
+        button(page, "Stop and keep").click()
+        wait_until_done(page, "Stopped. These are the results so far.")
         assert not [url for url in failed if "/gradio_api/" in url or "/assets/" in url]
 
 
