@@ -88,14 +88,15 @@ class Endpoints:
         yield from self._follow(self.worker.resume(str(run), more))
 
     def stop(self, run: str) -> dict:
-        """Stop a run; its results are made of what there is. {stopping}: whether it was being made or waited.
+        """Stop a run; its results are made of what there is. {stopping}: whether it was being made or waited. A paused run
+        gets its results by continue.
 
         Args:
             run: its id
         """
         stopping = self.worker.queue_position(str(run)) is not None
         self.worker.stop(str(run))
-        return {"stopping": stopping}
+        return {"stopping": stopping or self.worker.stopping(str(run))}
 
     def scores(self, run: str) -> dict:
         """The scores of a run's objects, and the reasons for scores that are not available.

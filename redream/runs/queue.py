@@ -16,7 +16,7 @@ from queue import Empty, Queue
 from redream.errors import RedreamError
 from redream.runs import locks
 from redream.runs.eta import RuntimeEstimator
-from redream.runs.events import Event, Finished, Progress, events_after
+from redream.runs.events import Event, Finished, Paused, Progress, events_after
 from redream.runs.retention import prune
 from redream.runs.run import RunError, find_run, new_id, runs_folder
 from redream.settings import MAX_WAITING, PRESETS, Settings
@@ -87,7 +87,8 @@ class Worker:
         self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, models.device_name)
         self.ready = False  # whether the models that every run needs are loaded
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
-        self._changed = threading.Condition()  # guards _jobs
+        self._stopped_paused: set[str] = set()  # paused runs that were stopped: the next session makes their results
+        self._changed = threading.Condition()  # guards both
         self._submit_lock = threading.Lock()  # one submission after the other
         for _ in range(parallel):
             threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
@@ -154,10 +155,13 @@ class Worker:
                 raise QueueError(
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
+            if run in self._stopped_paused:
+                stop.set()
             run_events, queued = begin(stop.is_set), ExitStack()
             with suppress(RunError, OSError):  # other work than a run has no folder
                 queued.enter_context(locks.queued(find_run(run).folder))
             with self._changed:
+                self._stopped_paused.discard(run)
                 self._jobs[run] = Job(run_events, stop, seconds, queued)
                 self._changed.notify_all()
         return run
@@ -199,7 +203,8 @@ class Worker:
     def stop(self, run: str) -> None:
         """Let a run end: what was optimised so far becomes its result; one that still waits ends at once, without any.
 
-        One of another program is asked to end. Unknown and ended runs are ignored.
+        One of another program is asked to end. A paused one gets its results when it is resumed. Unknown and ended runs are
+        ignored.
         """
         with self._changed:
             if job := self._jobs.get(run):
@@ -211,11 +216,14 @@ class Worker:
                 return
         if self.is_elsewhere(run):
             locks.request_stop(find_run(run).folder)
+        elif _is_paused(run):
+            with self._changed:
+                self._stopped_paused.add(run)
 
     def stopping(self, run: str) -> bool:
         """Whether a run was stopped and has not ended yet."""
         with self._changed:
-            if (job := self._jobs.get(run)) and job.stop.is_set():
+            if run in self._stopped_paused or ((job := self._jobs.get(run)) and job.stop.is_set()):
                 return True
         return self.queue_position(run) is not None and locks.stop_requested(find_run(run).folder)
 
@@ -282,8 +290,10 @@ class Worker:
             with self._changed:
                 run, job = self._changed.wait_for(self._next)
                 job.started = True
+            last = None
             try:
                 while (event := job.next_event()) is not None:  # the pipeline writes each one into events.jsonl
+                    last = event
                     if isinstance(event, Progress) and event.seconds_left is not None:
                         job.seconds_left = event.seconds_left
                     self._stop_as_requested()
@@ -292,6 +302,8 @@ class Worker:
             with suppress(RunError, OSError):  # it was removed meanwhile
                 self.eta.learn(find_run(run))
             with self._changed:
+                if isinstance(last, Paused) and job.stop.is_set():  # too late for this session
+                    self._stopped_paused.add(run)
                 self._remove(run)
 
     def _stop_as_requested(self) -> None:
@@ -304,6 +316,14 @@ class Worker:
 
     def _remove(self, run: str) -> None:
         self._jobs.pop(run).queued.close()
+
+
+def _is_paused(run: str) -> bool:
+    try:
+        *_, last = find_run(run).events()
+    except (RunError, ValueError):  # ValueError: no event
+        return False
+    return isinstance(last, Paused)
 
 
 def _prune_regularly(days: float) -> None:

@@ -103,7 +103,7 @@ class Session:
                 yield from self._retrieve(retrieved_assets)
                 yield from self._orient(retrieved_assets)
             if self._time_is_over():  # a session that only prepares the run
-                yield Finished(stopped=True) if self.stop() else Paused()
+                yield Finished(stopped=True) if self.stop() and not done else Paused()
                 return
             yield Progress("loading", done, total)
             yield from self._fetch_models("prior")

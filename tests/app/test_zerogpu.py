@@ -62,6 +62,12 @@ def test_stop_ends_the_call_and_keeps_the_results(space):
     assert stopped["stopped"] and not stopped["marker"]
 
 
+def test_stop_between_two_calls_keeps_the_results_in_the_next_one(space):
+    stopped = space["stopped_between"]
+    assert stopped["was_paused"] and stopped["iterations"] == 2
+    assert stopped["status"] == "Stopped. These are the results so far." and stopped["files"] == 2
+
+
 def test_a_spent_quota_is_a_sentence_that_says_what_to_do(space):
     status = space["refused"]["sentence"]["status"]
     assert status.startswith("This needs 75 s of your GPU quota, and 20 s are left. Log in to Hugging Face")

@@ -100,6 +100,18 @@ def stopped(worker: Worker) -> dict:
     return last_state(run) | {"stopped": find_run(run).read_json("record.json")["stopped"], "marker": marker}
 
 
+def stopped_between(worker: Worker) -> dict:
+    """Stop between two calls."""
+    with changed(Session, _time_is_over=device_api.over_after(IN_CALLS)):
+        run = worker.submit(PROMPT, LONG)
+        follow(worker, run)
+        paused = last_state(run)["paused"]
+        worker.stop(run)
+        worker.resume(run)
+        follow(worker, run)
+    return last_state(run) | {"was_paused": paused, "iterations": find_run(run).read_json("record.json")["done"]}
+
+
 def refused(worker: Worker) -> dict:
     """Without enough quota; with a quota that is enough for a shorter call; and in a request of nobody."""
     with changed(rules, left=20):
@@ -171,7 +183,7 @@ def main() -> None:
     LocalContext.request.set(SimpleNamespace(headers=Headers({"x-ip-token": "a.b.c"})))
     with changed(zerogpu, ENABLED=True):
         worker = Worker(zerogpu.load(stack, "cpu"), zerogpu.generate, zerogpu.resume, parallel=zerogpu.PARALLEL)
-    for scenario in (chunked, stopped, refused, overrun, deadline, samples):
+    for scenario in (chunked, stopped, stopped_between, refused, overrun, deadline, samples):
         began = time.perf_counter()
         outcome[scenario.__name__] = scenario(worker)
         print(scenario.__name__, time.perf_counter() - began)

@@ -10,7 +10,7 @@ from tiny_stack import TINY
 
 from redream import pipeline
 from redream.runs import queue
-from redream.runs.events import Failed, Finished, Progress, Warned, events_after
+from redream.runs.events import Failed, Finished, Paused, Progress, Warned, events_after
 from redream.runs.queue import Queued, QueueError, Worker
 from redream.runs.run import Request, Run, RunError
 from redream.settings import MAX_WAITING, Settings
@@ -139,6 +139,39 @@ def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
     fake.go.set()
     assert all_of(worker.follow(third))[-1] == Finished(stopped=False)
     assert fake.made == ["a", "c"]
+
+
+@pytest.mark.parametrize("stopped_in_time", [False, True])
+def test_a_run_that_is_stopped_about_the_end_of_a_call_is_stopped_at_once_in_the_next_one(
+    models, runs_folder, stopped_in_time
+):
+    begun, ends, stops = threading.Event(), threading.Event(), []
+
+    def pausing(prompt, *, settings, out, stop, models):
+        def run_events(run):
+            begun.set()
+            ends.wait(10)
+            yield run.log(Paused())  # it did not look for a stop any more
+
+        return run_events(Run.create(Request(prompt, Settings(), "tiny", {}), out))
+
+    def resuming(folder, iterations, *, stop, models):
+        stops.append(stop())
+        return iter([Run.open(folder).log(Finished(stopped=True))])
+
+    worker = Worker(models, pausing, resuming)
+    run = worker.submit("a")
+    begun.wait(10)
+    if stopped_in_time:
+        worker.stop(run)
+    ends.set()
+    assert all_of(worker.follow(run))[-1] == Paused()
+    worker.stop(run)
+    assert worker.stopping(run)
+    for _ in range(2):
+        worker.resume(run, 1)
+        all_of(worker.follow(run))
+    assert stops == [True, False] and not worker.stopping(run)
 
 
 def test_a_run_beyond_the_queues_limit_is_refused_and_makes_no_folder(worker, fake, runs_folder):
