@@ -7,21 +7,17 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from redream import __version__
-from redream.hub import HubError
-from redream.retrieval.clip import ClipError
 from redream.retrieval.fetch import FetchProgress, FetchStopped
 from redream.retrieval.licences import attribution
 from redream.retrieval.orientation import Alignment
 from redream.runs import outputs, retrieved
 from redream.runs.eta import RESULTS, RuntimeEstimator, SessionClock
 from redream.runs.events import (
-    Artefact,
     Event,
     Fetching,
     Finished,
@@ -30,35 +26,24 @@ from redream.runs.events import (
     Preview,
     Progress,
     Retrieved,
-    Scored,
     Started,
     Warned,
 )
+from redream.runs.results import UNSCORED, Results
 from redream.runs.retrieved import RetrievedAsset
 from redream.runs.run import Run, RunError
+from redream.runs.timing import StageTimes
 from redream.runs.upgrade import FORMAT
-from redream.scene import export, turntable
-from redream.scene.mesh import MeshError
-from redream.scene.turntable import TurntableError
-from redream.scoring.metrics import MetricsError
 from redream.stack import environment
 from redream.stack.fetching import SetupStopped
 from redream.stack.models import Models
-from redream.stack.stack import SCORING_ENTRIES, Stack, StackError
+from redream.stack.stack import SCORING_ENTRIES, Stack
 from redream.stack.vocabulary import ParsedPrompt
 
 T = TypeVar("T")
 ALIGNMENT = ("yaw_deg", "margin", "clear")  # what orientation.json keeps of an asset's `Alignment`
 # Models that chose and oriented the assets: a later session may load none of them.
 ORIENTED_BY = ("index", "own library", "clips.retrieval")
-NO_SHAPE = "Try another seed, more iterations, or ReDream with its initialisation."
-FILM_UPDATES = 10  # while a turntable is rendered
-UNSCORED = (
-    ClipError,
-    HubError,
-    MetricsError,
-    StackError,
-)  # why there are no scores: the run is worth keeping without them
 
 
 def is_previewed(iteration: int, every: int) -> bool:
@@ -80,7 +65,7 @@ class Session:
     uploads_validated: bool = False  # and stored by this call; a resumed run's folder may have been changed since
     assets: list[dict] = field(default_factory=list)  # for the record: retrieved.json's entries and their orientation
     oriented_by: dict[str, dict] = field(default_factory=dict)  # for the record: provenance of `ORIENTED_BY`
-    timings: dict[str, float] = field(default_factory=dict)  # seconds by stage
+    times: StageTimes = field(default_factory=StageTimes)
     unscored: Exception | None = None  # why there will be no scores
     clock: SessionClock = field(init=False)
 
@@ -116,7 +101,7 @@ class Session:
             yield Finished(stopped=True)
             return
 
-        with self._timed("loading"):
+        with self.times.measure("loading"):
             from redream.distillation.loop import Distillation  # takes seconds: by now the assets are on the page
 
             captioned = [asset.captioned for asset in retrieved_assets]
@@ -133,7 +118,8 @@ class Session:
             yield Paused()
             return
         if done:  # else there is nothing to make results of
-            yield from self._make_results(distillation)
+            results = Results(run, self.parsed, self.models, self.stop, self.clock, self.times)
+            yield from results.make(distillation.particles, done, self.unscored)
         run.write_json("record.json", self._record(done))
         yield Finished(stopped=done < total)
 
@@ -148,7 +134,7 @@ class Session:
     def _retrieve(self, assets: list[RetrievedAsset]) -> Iterator[Event]:
         """Fill `assets` with those named by uid and the uploaded ones, those of the first session, or the best hits."""
         run, prompt, warnings = self.run, self.parsed.prompt, []
-        with self._timed("retrieval"):
+        with self.times.measure("retrieval"):
             if run.request.uids:
                 assets += yield from self._fetch(retrieved.by_uid(run.request.uids, prompt, self.models, self.stop))
             if run.request.assets:
@@ -189,7 +175,7 @@ class Session:
         """Replace each asset by the same with its front at +x, which the run's first session has found."""
         settings, known = self.run.request.settings, self._known_alignments()
         for number, asset in enumerate(list(assets)):
-            with self._timed("orientation"):
+            with self.times.measure("orientation"):
                 oriented, alignment = retrieved.oriented(asset, self.models, settings, known.get(number))
                 strip = f"asset-{number}-turned.png"
                 self._save_strip(oriented, strip)
@@ -264,7 +250,7 @@ class Session:
         self.clock = SessionClock(settings, request.extra, learned)
         steps, last = distillation.steps(request.extra, self._ends), time.perf_counter()
         while not self._ends():
-            with self._timed("distillation"):
+            with self.times.measure("distillation"):
                 step = next(steps, None)
             if step is None:
                 break
@@ -293,7 +279,7 @@ class Session:
     def _preview(self, distillation, clip) -> Preview:
         """Render a preview; without a CLIP (None) it has no score."""
         settings, iteration = self.run.request.settings, distillation.iteration
-        with self._timed("previews"):
+        with self.times.measure("previews"):
             number = iteration // settings.output.preview_every
             particle, camera = number % settings.particles, outputs.preview_camera(settings, number)
             image = outputs.preview(distillation.particles[particle], camera)  # (1, 3, h, w)
@@ -304,72 +290,9 @@ class Session:
 
     def _save(self, distillation) -> int:
         """Save a checkpoint; return its iteration."""
-        with self._timed("checkpoints"), self.run.checkpoint(distillation.iteration) as folder:
+        with self.times.measure("checkpoints"), self.run.checkpoint(distillation.iteration) as folder:
             distillation.save(folder)
         return distillation.iteration
-
-    def _make_results(self, distillation) -> Iterator[Event]:
-        """Make a turntable, a mesh and scores of every particle; if one cannot be scored, there is no scores.json."""
-        run, done, total = self.run, distillation.iteration, self.run.request.total
-        scored, unscored, size = [], self.unscored, 64
-        if unscored is None:
-            try:
-                size = self.models.score_size
-            except UNSCORED as error:
-                unscored = error
-        for number, particle in enumerate(distillation.particles):
-            views = outputs.CachedViews(particle, run.request.settings, size)
-            yield from self._make_turntable(views, number, done)
-            if outputs.fills_its_box(particle, run.request.settings):
-                yield Warned(f"Object {number} fills its whole box: no shape was found. {NO_SHAPE}")
-            yield from self._make_mesh(particle, number, done)
-            if unscored is None:
-                yield Progress("scoring", done, total)
-                try:
-                    with self._timed("scores"):
-                        scored.append(outputs.scores_of(views, self.parsed.prompt, self.models, self.parsed.has_front))
-                except UNSCORED as error:
-                    unscored = error
-        for sentence in self.models.unavailable.values():
-            yield Warned(f"A-LPIPS lacks one of its networks. {sentence}")
-        if unscored is not None:
-            (run.folder / "scores.json").unlink(missing_ok=True)  # one of an earlier session
-            yield Warned(f"There are no scores. {unscored}")
-            return
-        scores = {"prompt": self.parsed.prompt, "objects": scored}
-        run.write_json("scores.json", scores)
-        yield Scored(scores)
-
-    def _make_turntable(self, views: outputs.CachedViews, number: int, done: int) -> Iterator[Event]:
-        """Render and write the turntable of one particle; that of the first also as the gallery's sprites."""
-        run, count, frames = self.run, self.run.request.settings.output.turntable_frames, []
-        file = run.folder / f"turntable-{number}.mp4"
-        try:
-            with self._timed("turntables"):
-                for frame in views.frames():
-                    if len(frames) % math.ceil(count / FILM_UPDATES) == 0:
-                        left = self._seconds_left(number, filmed=len(frames) / count)
-                        yield Progress("filming", done, run.request.total, left)
-                    frames.append(frame)
-                if number == 0:
-                    outputs.save_sprites(frames, run.folder / "sprite.jpg")
-                turntable.write(frames, file, stop=self.stop)
-            yield Artefact("turntable", number, file.name)
-        except TurntableError as error:
-            file.unlink(missing_ok=True)  # one of an earlier session
-            yield Warned(f"There is no turntable. {error} Then resume the run, which makes it.")
-
-    def _make_mesh(self, particle: outputs.Renderable, number: int, done: int) -> Iterator[Event]:
-        run, file = self.run, self.run.folder / f"mesh-{number}.glb"
-        yield Progress("meshing", done, run.request.total, self._seconds_left(number, filmed=1.0))
-        export.remove_exports(file)  # of an earlier session
-        try:
-            with self._timed("meshes"):
-                outputs.save_mesh(particle, run.request.settings, file)
-            yield Artefact("mesh", number, file.name)
-        except MeshError as error:
-            file.unlink(missing_ok=True)  # one of an earlier session
-            yield Warned(f"Object {number} has no mesh. {error} {NO_SHAPE}")
 
     def _ends(self) -> bool:
         return self.stop() or self._time_is_over()
@@ -381,13 +304,6 @@ class Session:
     def _seconds_of_results(self) -> float:
         """Estimate the seconds that the results take; 0 if unknown."""
         return sum(self.clock.finishing(stage) or 0.0 for stage in RESULTS)
-
-    def _seconds_left(self, number: int, filmed: float) -> float | None:
-        """Estimate the seconds left while results of particle `number` are made; `filmed`: how much of its turntable is
-        rendered, 0 to 1."""
-        particles = self.run.request.settings.particles
-        stages = [self.clock.finishing(stage) for stage in RESULTS]  # of all particles
-        return None if None in stages else (sum(stages) * (particles - number) - stages[0] * filmed) / particles
 
     def _record(self, done: int) -> dict:
         """Everything that reproduces the run, and how long its parts took in this session."""
@@ -409,14 +325,6 @@ class Session:
             "versions": environment.versions(),
             "done": done,
             "stopped": done < request.total,
-            "seconds": {stage: round(seconds, 3) for stage, seconds in self.timings.items()},
+            "seconds": {stage: round(seconds, 3) for stage, seconds in self.times.seconds.items()},
             "seconds_per_iteration": {part: round(seconds, 6) for part, seconds in per_iteration.items()},
         }
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - start
