@@ -1,27 +1,36 @@
-"""How an index of Objaverse's size does: PYTHONPATH=. python tests/benchmark/index_at_scale.py FOLDER [--assets N] [--isotropic] [--json FILE]
+"""How an index of Objaverse's size does: PYTHONPATH=. python tests/benchmark/index_at_scale.py FOLDER [--assets N] [--isotropic]
+[--killed] [--json FILE]
 
 Vectors are seeded: clusters of sixteen captions whose cosines with a query are .75 to .95, with variances falling as 1/i (or
 equal: --isotropic); images share a part of their caption's direction. uids, hashes and captions are as long as Objaverse's and
-Cap3D's. The index is written by `redream.retrieval.writer`, opened and asked by `redream.retrieval.index`, and compared with
-exact search over the same vectors in half precision.
+Cap3D's. The index is built as `index build` does, by `redream.retrieval.assemble`, with a CLIP that has each caption's vector
+already; it is opened and asked by `redream.retrieval.index`, and compared with exact search over the same vectors in half
+precision. --killed builds it once more, in a process that is killed with half of the parts made and again with half of the
+index written, and compares the files.
 """
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
+from redream.files import sha256
+from redream.retrieval import assemble
 from redream.retrieval.clip import Clip
 from redream.retrieval.index import Index
-from redream.retrieval.writer import Part, write
+from redream.retrieval.parts import Job
+from redream.retrieval.records import BuildProgress, Records
 
 DIM, CLUSTER, PART, QUERIES = 768, 16, 8192, 500
 EMBEDDING = {"name": "seeded", "sha256": "0" * 64}
@@ -43,6 +52,9 @@ WORDS = [
     "of",
     "blue",
 ]
+
+
+REPOSITORY = {"source": "allenai/objaverse", "revision": "0" * 40, "kind": "dataset"}
 
 
 class QueryClip(Clip):
@@ -79,39 +91,88 @@ def vectors(start: int, isotropic: bool) -> tuple[np.ndarray, np.ndarray, np.nda
     return texts.astype(np.float16), images.astype(np.float16), members[:, CLUSTER]
 
 
-def table(start: int, count: int) -> pa.Table:
-    """Rows with the entropy of Objaverse's: uids and hashes are random, captions are words."""
+class CaptionClip(Clip):
+    """A caption that ends in "n" has the n-th vector."""
+
+    device, size = torch.device("cpu"), 224
+
+    def __init__(self, isotropic: bool) -> None:
+        self.vectors = functools.lru_cache(2)(functools.partial(vectors, isotropic=isotropic))
+
+    def embed_texts(self, prompts):
+        places = [int(prompt.rpartition(" ")[2]) if prompt[-1].isdigit() else 0 for prompt in prompts]
+        rows = [self.vectors(place - place % PART)[0][place % PART] for place in places]
+        return torch.from_numpy(np.stack(rows).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Records with the entropy of Objaverse's: uids and hashes are random, captions are words."""
+
+    assets: int
+
+    def read(self):
+        yield BuildProgress("reading", 0, 1)
+        tables = [_records(start, min(PART, self.assets - start)) for start in range(0, self.assets, PART)]
+        return Records(pa.concat_tables(tables), {}, REPOSITORY)
+
+
+def _records(start: int, count: int) -> pa.Table:
     generator = np.random.default_rng(10**6 + start)
-    prefixes = range(start, start + count)
+    places = range(start, start + count)
     tails, hashes = (generator.bytes(count * size) for size in (12, 32))
-    words = generator.integers(0, len(WORDS), (count, 14))
+    words = generator.integers(0, len(WORDS), (count, 13))
+    captions = [[" ".join(WORDS[w] for w in row) + f" {place}"] for place, row in zip(places, words, strict=True)]
     return pa.table(
         {
-            "uid": [f"{place:08x}{tails[i * 12 : i * 12 + 12].hex()}" for i, place in enumerate(prefixes)],
-            "caption": [" ".join(WORDS[w] for w in row) for row in words],
+            "uid": [f"{place:08x}{tails[i * 12 : i * 12 + 12].hex()}" for i, place in enumerate(places)],
             "author": [f"author {n}" for n in generator.integers(0, 100_000, count)],
             "license": [LICENCES[n] for n in generator.integers(0, len(LICENCES), count)],
             "source": [""] * count,
             "file": [""] * count,
-            "path": [f"glbs/000-{place % 160:03d}/" for place in prefixes],
+            "path": [f"glbs/000-{place % 160:03d}/" for place in places],
             "sha256": [hashes[i * 32 : i * 32 + 32].hex() for i in range(count)],
+            "captions": pa.array(captions, pa.list_(pa.string())),
         }
     )
 
 
-def parts(assets: int, pictured: int, isotropic: bool):
-    for start in range(0, assets, PART):
-        count = min(PART, assets - start)
-        texts, images, _ = vectors(start, isotropic)
-        images[max(0, pictured - start) :] = 0
-        yield Part(table(start, count), texts[:count], np.arange(count), images[:count])
+def write_images(path: Path, assets: int, pictured: int, isotropic: bool) -> None:
+    """The file of image embeddings."""
+    schema = pa.schema([("uid", pa.string()), ("image", pa.list_(pa.float16(), DIM))])
+    with pq.ParquetWriter(path, schema) as file:
+        for start in range(0, pictured, PART):
+            count = min(PART, assets - start)
+            images = vectors(start, isotropic)[1][:count][: pictured - start]
+            uids = _records(start, count)["uid"].combine_chunks()[: len(images)]
+            arrays = [uids, pa.FixedSizeListArray.from_arrays(pa.array(images.ravel()), DIM)]
+            file.write_table(pa.table(arrays, schema=schema))
 
 
-def build(folder: Path, assets: int, pictured: int, isotropic: bool) -> None:
+def build(folder: Path, images: Path, assets: int, isotropic: bool) -> None:
+    """Build, or go on; prints what is done, and at last seconds and peak."""
     began = time.perf_counter()
-    write(lambda: parts(assets, pictured, isotropic), folder, embedding=EMBEDDING)
+    job = Job(functools.partial(CaptionClip, isotropic))
+    steps = assemble.build(Seeded(assets), folder, job, embedding=EMBEDDING, images=images)
+    for step in steps:
+        print(json.dumps({"stage": step.stage, "fraction": step.done / step.total}), flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"seconds": time.perf_counter() - began, "peak_gb": peak}))
+    print(json.dumps({"seconds": time.perf_counter() - began, "peak_gb": peak}), flush=True)
+
+
+def built(folder: Path, kill_at: tuple[str, float] | None = None) -> dict:
+    """Seconds and peak of a build in a process of its own, which is killed at a fraction of a stage."""
+    command = [sys.executable, __file__, str(folder), *sys.argv[2:], "--build-only"]
+    began, stages = time.perf_counter(), {}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "seconds" in (said := json.loads(line)):
+                return said | {"stages": stages}
+            stages[said["stage"]] = round(time.perf_counter() - began, 1)
+            if kill_at and said["stage"] == kill_at[0] and said["fraction"] >= kill_at[1]:
+                process.kill()
+                return {"killed_after": time.perf_counter() - began, "stages": stages}
+    raise SystemExit("The build ended without an index.")
 
 
 def exact(queries: np.ndarray, assets: int, isotropic: bool, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,15 +199,25 @@ def main() -> None:
     parser.add_argument("--pictured", type=int, help="assets that have a picture; all by default")
     parser.add_argument("--isotropic", action="store_true")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--killed", action="store_true", help="build once more, killed twice")
     parser.add_argument("--build-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     pictured = options.assets if options.pictured is None else options.pictured
+    images = options.folder.with_name(f"{options.folder.name.removesuffix('-killed')}-images.parquet")
     if options.build_only:
-        build(options.folder, options.assets, pictured, options.isotropic)
+        build(options.folder, images, options.assets, options.isotropic)
         return
+    options.folder.parent.mkdir(parents=True, exist_ok=True)
+    write_images(images, options.assets, pictured, options.isotropic)
     result = {"assets": options.assets, "pictured": pictured, "isotropic": options.isotropic}
-    command = [sys.executable, __file__, *sys.argv[1:], "--build-only"]
-    result["build"] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    result["build"] = built(options.folder)
+    if options.killed:
+        other = options.folder.with_name(f"{options.folder.name}-killed")
+        sessions = [built(other, kill) for kill in (("embedding", 0.5), ("writing", 0.5), None)]
+        same = [
+            sha256(path) == sha256(other / path.name) for path in sorted(options.folder.iterdir()) if path.is_file()
+        ]
+        result["killed"] = {"sessions": sessions, "files": len(same), "equal": sum(same)}
     result["megabytes"] = (sizes := megabytes(options.folder)) | {"all": sum(sizes.values())}
 
     for which in ("first", "later"):  # the first opening hashes the files
