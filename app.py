@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-MAX_EVENTS = 1000  # that wait; a page has several. Gradio's default is 1 on ZeroGPU, and refuses what comes beside it
+MAX_EVENTS = (
+    1000  # that may wait in Gradio's queue; on ZeroGPU its default is 1, and a second visitor's would be refused
+)
 AT_ONCE = lambda *_: os._exit(130)  # an interrupted import may raise anything
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, AT_ONCE)  # until the page is served
@@ -28,7 +30,7 @@ from redream.app.limits import RequestLimits
 from redream.app.prior import PriorTab
 from redream.app.setup_panel import SetupJob, SetupPanel
 from redream.app.theme import theme
-from redream.app.wiring import PRIVATE, STREAMING, error_sentence, keep_stream_open
+from redream.app.wiring import error_sentence
 from redream.cli.common import Parser, add_log_options, configure_log
 from redream.errors import RedreamError
 from redream.files import require_writable
@@ -62,7 +64,6 @@ def build(worker: Worker, reason: str, missing: Sequence[NeededFile] = ()) -> gr
     prior_samples = (zerogpu if zerogpu.ENABLED else pipeline).prior_samples
     with gr.Blocks(title="Redream", delete_cache=(3600, 86400)) as demo:
         api.register(worker)  # first: an event of a tab that has an endpoint's name gets another one
-        demo.load(keep_stream_open, **STREAMING, **PRIVATE)
         browser = BrowserRuns.create()
         gr.Markdown("# Redream\nA sentence becomes a 3D object.")
         if missing:
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_file_size="100mb",
         app_kwargs={"middleware": [Middleware(RequestLimits)], "routes": [health_route(worker)]},
         enable_monitoring=False,  # which calls were made, for everyone to see
-        max_threads=800,  # events at once: two for each page that follows a run
+        max_threads=400,  # one for each page that follows a run
         state_session_capacity=300,  # Gradio keeps a megabyte of each visitor, also of those who left
         footer_links=["api"],
         run_history=False,

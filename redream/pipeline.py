@@ -37,7 +37,7 @@ class PipelineError(RedreamError):
 
 
 class UploadError(PipelineError):
-    """A GLB of one's own that cannot be used."""
+    """An uploaded GLB that cannot be used; `file` is its path."""
 
     def __init__(self, file: Path, sentence: str) -> None:
         super().__init__(sentence)
@@ -318,6 +318,7 @@ def _validated(
 
     Raises `UploadError`; `PipelineError` for a caption that is too long; the default is the prompt as the models get it.
     """
+    from redream.scene.glb import AssetError, GlbError
     from redream.scene.glb_reader import GlbReader
 
     files = {}
@@ -325,7 +326,7 @@ def _validated(
         for number, (path, _) in enumerate(assets):
             try:
                 files[f"upload-{number}.glb"] = reader.validate(Path(path))
-            except RedreamError as error:
+            except (GlbError, AssetError) as error:
                 which = f"{Path(path).name}: " if len(assets) > 1 else ""
                 raise UploadError(Path(path), f"{which}{error}") from error
     uploads, prompt = [], models.truncated(parsed).prompt

@@ -19,7 +19,7 @@ from redream.runs.locks import LOCK
 from redream.runs.run import Run, RunError
 from redream.scene import assets
 from redream.scene.glb import GlbError
-from redream.scene.glb_reader import GlbReader
+from redream.scene.glb_reader import GlbReader, ReaderUnavailable
 from redream.settings import DISTILLATION, PRESETS, WARM_UP
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
@@ -311,6 +311,13 @@ def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malform
             pipeline.generate(PROMPT, settings=TINY, assets=assets, out=tmp_path / "run", models=models)
         assert error.value.file == file
     assert not (tmp_path / "run").exists()
+
+
+def test_an_upload_that_cannot_be_read_now_is_no_bad_one(models, tmp_path, monkeypatch):
+    (tmp_path / "owl.glb").write_bytes(tiny_glb((90, 20, 160)))
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: (_ for _ in ()).throw(BlockingIOError()))
+    with pytest.raises(ReaderUnavailable, match="the computer starts no more processes"):
+        pipeline.generate(PROMPT, settings=TINY, assets=[(tmp_path / "owl.glb", "")], models=models)
 
 
 def test_an_upload_is_validated_once_and_again_when_the_run_is_resumed(models, tmp_path, monkeypatch):

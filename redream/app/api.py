@@ -7,9 +7,10 @@ import gradio as gr
 
 from redream import pipeline
 from redream.app.form import METHOD_LABELS, GenerationForm, fitting, preset_of
-from redream.app.limits import removes_refused_uploads
+from redream.app.limits import remove_uploads
 from redream.app.run_page import RunPage
 from redream.app.wiring import EXPORTING, STREAMING, raises_gradio_errors
+from redream.errors import RedreamError
 from redream.runs.queue import QueueError, Worker, find_run
 from redream.scene import export
 
@@ -72,12 +73,16 @@ class Endpoints:
         settings = form.settings(preset_of(self.worker))
         if minutes:
             settings = fitting(settings, float(minutes), self.worker)
-        with removes_refused_uploads():
+        try:
             run = self.worker.submit(prompt or "", settings, **start)
+        except RedreamError:
+            remove_uploads([asset] if asset else [])
+            raise
         yield from self._follow(run)
 
     def resume(self, run: str, iterations: int = 0) -> Iterator[Answer]:
-        """Continue a run from its last checkpoint, also one that is paused. Streams and ends as generate does.
+        """Continue a run from its last checkpoint, also one that is paused. Streams and ends as generate does. One that was
+        stopped while it was paused gets its results, and no further iterations.
 
         Args:
             run: its id
@@ -88,8 +93,8 @@ class Endpoints:
         yield from self._follow(self.worker.resume(str(run), more))
 
     def stop(self, run: str) -> dict:
-        """Stop a run; its results are made of what there is. {stopping}: whether it was being made or waited. A paused run
-        gets its results by continue.
+        """Stop a run; its results are made of what there is. {stopping}: whether it will end, as it was being made, waited, or
+        is paused. Those of a paused run are made by continue.
 
         Args:
             run: its id

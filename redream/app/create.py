@@ -9,10 +9,11 @@ from redream.app.browser_runs import BrowserRuns, existing_runs, is_pending, rem
 from redream.app.components import script
 from redream.app.form import GenerationForm
 from redream.app.form_widgets import STOPPING, FormColumn
-from redream.app.limits import removes_refused_uploads
+from redream.app.limits import remove_uploads
 from redream.app.run_view import MORE, RunView
-from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_html, reports_errors
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, chained_updates, error_html, reports_errors
 from redream.errors import RedreamError
+from redream.pipeline import UploadError
 from redream.runs.queue import Worker, find_run
 
 PENDING = "This object is being made already, or waits for its turn."
@@ -49,15 +50,12 @@ class CreateTab:
         starts = [form.create_button.click, form.prompt.submit]
         gr.on(starts, submit, inputs, outputs, cancels=restoring, **RETRIGGER, **STREAMING, **PRIVATE)
 
-        resume = reports_errors(form.error_box)(self.resume)
-        resuming = view.continue_button.click(resume, current, form.error_box, **STREAMING, **PRIVATE)
-        resumed = resuming.then(follow, current, view.outputs, **STREAMING, **PRIVATE)
-        # In a request of its own: what a visitor's request is allowed on ZeroGPU is for one call.
-        calling = view.pause.change(
-            reports_errors(form.error_box)(self.next_call), current, form.error_box, **STREAMING, **PRIVATE
-        )
-        called = calling.then(follow, current, view.outputs, **STREAMING, **PRIVATE)
-        following = {"cancels": [resumed, called]} | RETRIGGER | STREAMING | PRIVATE
+        resume, next_call = (reports_errors(form.error_box, form.idle)(call) for call in (self.resume, self.next_call))
+        resuming = view.continue_button.click(resume, current, view.outputs, **STREAMING, **PRIVATE)
+        # In a request of its own, as what ZeroGPU allows a visitor's request is for one call; the last one has not ended yet.
+        at_once = {"trigger_mode": "multiple"} | STREAMING | PRIVATE
+        calling = view.pause.change(next_call, current, view.outputs, **at_once)
+        following = {"cancels": [resuming, calling]} | RETRIGGER | STREAMING | PRIVATE
         current.change(follow, current, view.outputs, **following)
         known.change(None, None, None, js=script("show_results.js"))
         form.stop_button.click(self.stop, current, form.stop_button, **UNQUEUED)
@@ -82,38 +80,41 @@ class CreateTab:
                 gr.Info(PENDING)
                 yield {self.form.error_box: ""}
                 return
-            with removes_refused_uploads():
-                run = self.worker.submit(prompt or "", settings, **start)
+            run = self.worker.submit(prompt or "", settings, **start)
         except RedreamError as error:
-            kept = [file for file in files or () if Path(file).is_file()]
-            refused = {self.form.assets.files: kept or None} if len(kept) < len(files or ()) else {}
-            yield {self.form.error_box: error_html(error, "Nothing was started."), **refused}
+            updates = {self.form.error_box: error_html(error, "Nothing was started.")}
+            if isinstance(error, UploadError):
+                remove_uploads([error.file])
+                updates[self.form.assets.files] = [file for file in files if Path(file) != error.file] or None
+            yield updates
             return
         updates = {self.browser.known: remembered([run], known), self.form.seed: int(form.seed or 0)}
         updates |= {self.form.error_box: ""}
         if self.worker.queue_position(current or "") is None or self.worker.is_elsewhere(current or ""):
-            yield updates | {self.browser.current: run}
+            yield from chained_updates(updates | {self.browser.current: run})
         else:
             gr.Info(QUEUED)
             yield updates
 
     def resume(self, run: str) -> Iterator:
-        """Continue from the last checkpoint, beyond the plan if that is done."""
+        """Continue from the last checkpoint, beyond the plan if that is done, and show the run."""
         self.worker.resume(run, MORE if find_run(run).finished else None)
-        yield {self.form.error_box: ""}
+        yield from self.view.follow(run)
 
     def next_call(self, run: str | None) -> Iterator:
-        """Continue a paused run, unless another page has done so."""
-        if run and self.worker.queue_position(run) is None:
+        """Continue a paused run, unless another page has done so, and show it."""
+        if not run:
+            return
+        if self.worker.queue_position(run) is None:
             self.worker.resume(run)
-        yield {self.form.error_box: ""}
+        yield from self.view.follow(run)
 
     def restore(self, known: list[str], current: str | None, request: gr.Request) -> Iterator:
         """Show the run that the address names, or this browser's latest one, and fill the form with its request."""
         if current:
             return
         for run in existing_runs([request.query_params.get("run", ""), *known])[:1]:
-            yield self.form.restored(run.request) | {self.browser.current: run.folder.name}
+            yield from chained_updates(self.form.restored(run.request) | {self.browser.current: run.folder.name})
 
     def stop(self, run: str | None) -> dict:
         """Stop the run that is shown; its results are made of what there is."""

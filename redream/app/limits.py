@@ -1,8 +1,7 @@
 """What a request may send: Gradio limits the size of uploaded files alone, and keeps what broke off or was refused."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from gradio.utils import get_upload_folder
@@ -11,22 +10,17 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from redream.pipeline import UploadError
-
 UPLOAD = "/gradio_api/upload"
 MAX_BODY = 2_000_000  # bytes of any other request: they become several times as many in memory
 TOO_LARGE = f"This request is too large; the maximum allowed size is {MAX_BODY // 1_000_000} MB."
 
 
-@contextmanager
-def removes_refused_uploads() -> Iterator[None]:
-    """Remove the GLB of an `UploadError` at once, if it was uploaded: Gradio keeps files for a day."""
-    try:
-        yield
-    except UploadError as error:
-        if error.file.resolve().is_relative_to(Path(get_upload_folder()).resolve()):
-            error.file.unlink(missing_ok=True)
-        raise
+def remove_uploads(files: Iterable[str | Path]) -> None:
+    """Remove what was uploaded and is of no use; Gradio keeps uploads for a day. Other files are left alone."""
+    uploads = Path(get_upload_folder()).resolve()
+    for file in map(Path, files):
+        if file.resolve().is_relative_to(uploads):
+            file.unlink(missing_ok=True)
 
 
 class RequestLimits:

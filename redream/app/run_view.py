@@ -10,7 +10,7 @@ from redream.app import run_page
 from redream.app.downloads import Downloads
 from redream.app.form_widgets import STOP, STOPPING, FormColumn
 from redream.app.run_page import RunPage
-from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, delayed_updates, reports_errors
+from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, chained_updates, delayed_updates, reports_errors
 from redream.retrieval.licences import attribution
 from redream.runs.queue import Worker, find_run
 
@@ -102,7 +102,7 @@ class RunView:
             changed = {w: value for w, value in contents.items() if w not in before or before[w] != value}
             yield running | changed  # in any case something, so that a closed page is noticed
             before = contents
-        yield {self.pause: time.time()} if page.paused else self._ended(run, page)
+        yield from chained_updates({self.pause: time.time()}) if page.paused else [self._ended(run, page)]
 
     def show_object(self, run: str, number: int) -> Iterator[dict]:
         """Updates that show another object of a run."""

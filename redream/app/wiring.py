@@ -1,11 +1,10 @@
 """How Gradio events are wired, and how errors reach people and scripts: always as one sentence."""
 
-import asyncio
 import functools
 import inspect
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import gradio as gr
@@ -18,7 +17,7 @@ PRIVATE = {"api_visibility": "private"}
 # Other formats are made one after the other: each takes seconds of a core, and a file's name in a run's folder is the same
 # for every visitor.
 EXPORTING = {"concurrency_limit": 1, "concurrency_id": "export", "show_progress": "hidden"}
-ALIVE_SECONDS = 10.0  # between two looks whether a page is still open
+CHAINING_SECONDS = 1.0  # within which the page has begun the other event
 UNQUEUED = {"queue": False, "show_progress": "hidden"} | PRIVATE
 # For events that come again before they are answered: they are answered once more afterwards, where Gradio otherwise
 # drops them. Not for what takes `gr.EventData`, of which Gradio gives the second answer none, nor for what must not be
@@ -89,13 +88,12 @@ def _as_gradio_errors() -> Iterator[None]:
         raise gr.Error(error_sentence(error), print_exception=False) from error
 
 
-async def keep_stream_open() -> AsyncIterator[None]:
-    """An event that goes on as long as its page is open. Gradio closes a page's stream of updates when its last event ends,
-    and a page that learns of it late, as behind a proxy, waits for ever for the updates of an event it has begun meanwhile.
-    """
-    while True:
-        yield
-        await asyncio.sleep(ALIVE_SECONDS)
+def chained_updates(updates: Mapping) -> Iterator[dict]:
+    """Updates at which the page begins another event. Gradio closes a page's stream of updates when its last event ends: if
+    this one ended at once, a page that learns of that late, as behind a proxy, would wait for ever for the other one's
+    updates, which it expects from the closed stream."""
+    yield dict(updates)
+    time.sleep(CHAINING_SECONDS)
 
 
 def delayed_updates(updates: Mapping, viewer: gr.Model3D) -> Iterator[dict]:

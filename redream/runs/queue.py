@@ -87,7 +87,9 @@ class Worker:
         self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, models.device_name)
         self.ready = False  # whether the models that every run needs are loaded
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
-        self._stopped_paused: set[str] = set()  # paused runs that were stopped: the next session makes their results
+        # By run, from before it is queued until its session has ended; beyond that where the run was stopped and paused
+        # nevertheless, or while it was paused: the next session then makes its results.
+        self._stops: dict[str, threading.Event] = {}
         self._changed = threading.Condition()  # guards both
         self._submit_lock = threading.Lock()  # one submission after the other
         for _ in range(parallel):
@@ -149,19 +151,23 @@ class Worker:
 
     def _enqueue(self, run: str, begin: Callable[[Stop], Iterator[Event]], seconds: float | None) -> str:
         """Put a run at the end of the queue; if `begin` raises, it is not queued."""
-        stop = threading.Event()
         with self._submit_lock:
             if len(self._jobs) > MAX_WAITING:
                 raise QueueError(
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
-            if run in self._stopped_paused:
-                stop.set()
-            run_events, queued = begin(stop.is_set), ExitStack()
+            with self._changed:
+                known, stop = self._jobs.get(run), self._stops.setdefault(run, threading.Event())
+            try:
+                run_events, queued = begin(stop.is_set), ExitStack()
+            except BaseException:
+                with self._changed:
+                    if known is None and not stop.is_set():
+                        self._stops.pop(run, None)
+                raise
             with suppress(RunError, OSError):  # other work than a run has no folder
                 queued.enter_context(locks.queued(find_run(run).folder))
             with self._changed:
-                self._stopped_paused.discard(run)
                 self._jobs[run] = Job(run_events, stop, seconds, queued)
                 self._changed.notify_all()
         return run
@@ -207,8 +213,9 @@ class Worker:
         ignored.
         """
         with self._changed:
-            if job := self._jobs.get(run):
-                job.stop.set()
+            if stop := self._stops.get(run):
+                stop.set()
+            if run in self._jobs:
                 if self._position(run) > 0:
                     with suppress(RunError):
                         find_run(run).log(Finished(stopped=True))
@@ -218,12 +225,12 @@ class Worker:
             locks.request_stop(find_run(run).folder)
         elif _is_paused(run):
             with self._changed:
-                self._stopped_paused.add(run)
+                self._stops.setdefault(run, threading.Event()).set()
 
     def stopping(self, run: str) -> bool:
         """Whether a run was stopped and has not ended yet."""
         with self._changed:
-            if run in self._stopped_paused or ((job := self._jobs.get(run)) and job.stop.is_set()):
+            if run in self._stops and self._stops[run].is_set():
                 return True
         return self.queue_position(run) is not None and locks.stop_requested(find_run(run).folder)
 
@@ -298,13 +305,12 @@ class Worker:
                         job.seconds_left = event.seconds_left
                     self._stop_as_requested()
             except Exception as error:  # its sentence is in events.jsonl; the next run has its turn
+                last = None
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not isinstance(error, RedreamError))
             with suppress(RunError, OSError):  # it was removed meanwhile
                 self.eta.learn(find_run(run))
             with self._changed:
-                if isinstance(last, Paused) and job.stop.is_set():  # too late for this session
-                    self._stopped_paused.add(run)
-                self._remove(run)
+                self._remove(run, keep_stop=isinstance(last, Paused) and job.stop.is_set())
 
     def _stop_as_requested(self) -> None:
         """Stop the waiting runs that another program asked to end; those being made see it themselves."""
@@ -314,8 +320,10 @@ class Worker:
             if locks.stop_requested(runs_folder() / run):
                 self.stop(run)
 
-    def _remove(self, run: str) -> None:
+    def _remove(self, run: str, keep_stop: bool = False) -> None:
         self._jobs.pop(run).queued.close()
+        if not keep_stop:
+            del self._stops[run]
 
 
 def _is_paused(run: str) -> bool:

@@ -30,7 +30,7 @@ UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there are no s
 
 @dataclass
 class Results:
-    """Makes the results of a run, instead of those of an earlier session."""
+    """Makes a run's results. An earlier session's files are replaced, or removed where they cannot be made again."""
 
     run: Run
     parsed: ParsedPrompt

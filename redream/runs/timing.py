@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class StageTimes:
-    """Seconds by stage, of all its parts together."""
+    """Seconds spent in each stage, summed over all its blocks."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 

@@ -38,6 +38,10 @@ class ReadingStopped(RedreamError):
     """The caller's `stop` was true while a file was read."""
 
 
+class ReaderUnavailable(RedreamError):
+    """No process can be started that reads a file."""
+
+
 def can_start() -> bool:
     """Whether files are read in a process of their own here: on POSIX, but not in the processes that ZeroGPU forks."""
     return os.name == "posix" and not os.environ.get("SPACES_ZERO_GPU")
@@ -152,6 +156,6 @@ class GlbReader:
             )
         except OSError as error:
             self._connection.close()
-            raise AssetError("This file cannot be read now: the computer starts no more processes.") from error
+            raise ReaderUnavailable("No file can be read now: the computer starts no more processes.") from error
         finally:
             theirs.close()

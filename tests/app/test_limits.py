@@ -8,8 +8,7 @@ import pytest
 from gradio.routes import App
 from starlette.middleware import Middleware
 
-from redream.app.limits import MAX_BODY, RequestLimits, removes_refused_uploads
-from redream.pipeline import UploadError
+from redream.app.limits import MAX_BODY, RequestLimits, remove_uploads
 
 JSON = (b"content-type", b"application/json")
 FORM = (b"content-type", b"multipart/form-data; boundary=x")
@@ -84,17 +83,10 @@ def test_nothing_stays_of_a_recording_that_is_too_large(app, tmp_path, monkeypat
     assert status == 413 and "too large" in text and files(tmp_path) == []
 
 
-@pytest.mark.parametrize("kept", [False, True])
-def test_a_refused_upload_is_removed_at_once_but_no_other_file(uploads, tmp_path_factory, kept):
-    file = (tmp_path_factory.mktemp("home") if kept else uploads) / "owl.glb"
-    file.write_bytes(b"no GLB")
-    with pytest.raises(UploadError), removes_refused_uploads():
-        raise UploadError(file, "This file is not a GLB.")
-    assert file.exists() == kept
-
-
-def test_an_upload_stays_if_something_else_is_refused(uploads):
-    (uploads / "owl.glb").write_bytes(b"a GLB")
-    with pytest.raises(ValueError, match="the prompt"), removes_refused_uploads():
-        raise ValueError("the prompt")
-    assert files(uploads) == ["owl.glb"]
+def test_uploads_are_removed_but_no_other_file(uploads, tmp_path_factory):
+    upload, own = uploads / "a" / "owl.glb", tmp_path_factory.mktemp("home") / "owl.glb"
+    upload.parent.mkdir()
+    for file in (upload, own):
+        file.write_bytes(b"a GLB")
+    remove_uploads([upload, str(own), upload.with_name("gone.glb")])
+    assert not upload.exists() and own.exists()

@@ -5,8 +5,8 @@ Vectors are seeded: clusters of sixteen captions whose cosines with a query are 
 equal: --isotropic); images share a part of their caption's direction. uids, hashes and captions are as long as Objaverse's and
 Cap3D's. The index is built as `index build` does, by `redream.retrieval.assemble`, with a CLIP that has each caption's vector
 already; it is opened and asked by `redream.retrieval.index`, and compared with exact search over the same vectors in half
-precision. --killed builds it once more, in a process that is killed with half of the parts made and again with half of the
-index written, and compares the files.
+precision. --killed builds it once more, in a process that is killed with half of the parts made and again while it writes the
+index, which reads the parts twice, and compares the files.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def vectors(start: int, isotropic: bool) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 class CaptionClip(Clip):
-    """A caption that ends in "n" has the n-th vector."""
+    """A caption that ends in "n" has the n-th vector; any other text has the first, as only their dimension is wanted."""
 
     device, size = torch.device("cpu"), 224
 
@@ -160,13 +160,16 @@ def build(folder: Path, images: Path, assets: int, isotropic: bool) -> None:
     print(json.dumps({"seconds": time.perf_counter() - began, "peak_gb": peak}), flush=True)
 
 
-def built(folder: Path, kill_at: tuple[str, float] | None = None) -> dict:
+def built(folder: Path, assets: int, isotropic: bool, kill_at: tuple[str, float] | None = None) -> dict:
     """Seconds and peak of a build in a process of its own, which is killed at a fraction of a stage."""
-    command = [sys.executable, __file__, str(folder), *sys.argv[2:], "--build-only"]
+    command = [sys.executable, __file__, str(folder), "--assets", str(assets), "--build-only"]
+    command += ["--isotropic"] * isotropic
     began, stages = time.perf_counter(), {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if "seconds" in (said := json.loads(line)):
+                if kill_at:
+                    raise SystemExit("The build ended before it could be killed; ask for more assets.")
                 return said | {"stages": stages}
             stages[said["stage"]] = round(time.perf_counter() - began, 1)
             if kill_at and said["stage"] == kill_at[0] and said["fraction"] >= kill_at[1]:
@@ -192,6 +195,10 @@ def megabytes(folder: Path) -> dict[str, float]:
     return {path.name: path.stat().st_size / 1e6 for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path) for path in folder.iterdir() if not path.name.startswith(".")}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -210,14 +217,12 @@ def main() -> None:
     options.folder.parent.mkdir(parents=True, exist_ok=True)
     write_images(images, options.assets, pictured, options.isotropic)
     result = {"assets": options.assets, "pictured": pictured, "isotropic": options.isotropic}
-    result["build"] = built(options.folder)
+    result["build"] = built(options.folder, options.assets, options.isotropic)
     if options.killed:
         other = options.folder.with_name(f"{options.folder.name}-killed")
-        sessions = [built(other, kill) for kill in (("embedding", 0.5), ("writing", 0.5), None)]
-        same = [
-            sha256(path) == sha256(other / path.name) for path in sorted(options.folder.iterdir()) if path.is_file()
-        ]
-        result["killed"] = {"sessions": sessions, "files": len(same), "equal": sum(same)}
+        kills = (("embedding", 0.5), ("writing", 0.75), None)
+        sessions = [built(other, options.assets, options.isotropic, kill_at) for kill_at in kills]
+        result["killed"] = {"sessions": sessions, "equal": hashes(other) == hashes(options.folder)}
     result["megabytes"] = (sizes := megabytes(options.folder)) | {"all": sum(sizes.values())}
 
     for which in ("first", "later"):  # the first opening hashes the files

@@ -85,6 +85,7 @@ def test_the_page_and_its_video_work_behind_a_proxy_with_a_path_prefix(browser, 
     with visitor(browser, app[0] + "/") as page:
         failed = []
         page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+        page.wait_for_timeout(1000 * LATE_SECONDS + 500)  # what the page asks for at its start is answered
         finished(page, "a blue mug", "DreamFusion (SDS)")
         page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
         assert page.locator("video").first.get_attribute("src").startswith(f"{app[0]}/gradio_api/file=")

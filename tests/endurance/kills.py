@@ -31,7 +31,7 @@ from files_check import fault_of
 from redream.distillation import checkpoint
 from redream.distillation.loop import is_read
 from redream.runs import events
-from redream.runs.locks import CONTROL_FILES
+from redream.runs.locks import LOCK
 from redream.runs.run import Run
 from redream.settings import DISTILLATION, PRESETS, WARM_UP, Settings
 
@@ -223,7 +223,7 @@ class Reader(threading.Thread):
 def contents(folder: Path) -> Iterator[Path]:
     """The relative names of a run's files, also of those that should not be left."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in CONTROL_FILES:
+        if path.is_file() and path.name != LOCK:
             yield path.relative_to(folder)
 
 

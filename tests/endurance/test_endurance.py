@@ -1,4 +1,4 @@
-"""The long proofs, which are run by hand, fit the package as it is."""
+"""The endurance scripts, which are run by hand, fit the package as it is."""
 
 import runpy
 from pathlib import Path
@@ -9,7 +9,7 @@ SCRIPTS = sorted(path.name for path in Path(__file__).parent.glob("*.py") if pat
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_what_a_script_imports_is_there(script, monkeypatch):
+def test_what_a_script_imports_first_is_there(script, monkeypatch):
     folder = Path(__file__).parent
     for path in (folder.parent / "browser", folder.parent, folder):
         monkeypatch.syspath_prepend(str(path))

@@ -141,11 +141,9 @@ def test_a_waiting_run_that_is_stopped_never_begins(worker, fake):
     assert fake.made == ["a", "c"]
 
 
-@pytest.mark.parametrize("stopped_in_time", [False, True])
-def test_a_run_that_is_stopped_about_the_end_of_a_call_is_stopped_at_once_in_the_next_one(
-    models, runs_folder, stopped_in_time
-):
-    begun, ends, stops = threading.Event(), threading.Event(), []
+@pytest.mark.parametrize("stopped", ["too late for the session", "while paused", "while it is taken on again"])
+def test_a_stop_about_a_pause_is_that_of_the_next_session(models, runs_folder, stopped):
+    begun, ends, seen = threading.Event(), threading.Event(), []
 
     def pausing(prompt, *, settings, out, stop, models):
         def run_events(run):
@@ -156,22 +154,52 @@ def test_a_run_that_is_stopped_about_the_end_of_a_call_is_stopped_at_once_in_the
         return run_events(Run.create(Request(prompt, Settings(), "tiny", {}), out))
 
     def resuming(folder, iterations, *, stop, models):
-        stops.append(stop())
-        return iter([Run.open(folder).log(Finished(stopped=True))])
+        if stopped == "while it is taken on again" and not seen:
+            worker.stop(run)
+
+        def run_events():
+            seen.append(stop())
+            yield Run.open(folder).log(Finished(stopped=stop()))
+
+        return run_events()
 
     worker = Worker(models, pausing, resuming)
     run = worker.submit("a")
-    begun.wait(10)
-    if stopped_in_time:
+    assert begun.wait(10)
+    if stopped == "too late for the session":
         worker.stop(run)
     ends.set()
     assert all_of(worker.follow(run))[-1] == Paused()
-    worker.stop(run)
-    assert worker.stopping(run)
+    if stopped == "while paused":
+        worker.stop(run)
+    assert worker.stopping(run) == (stopped != "while it is taken on again")
     for _ in range(2):
         worker.resume(run, 1)
         all_of(worker.follow(run))
-    assert stops == [True, False] and not worker.stopping(run)
+    assert seen == [True, False] and not worker.stopping(run)
+
+
+def test_a_stop_of_a_paused_session_that_then_fails_is_not_kept(models, runs_folder):
+    """As where ZeroGPU refuses the call for which the session was prepared."""
+    begun, ends = threading.Event(), threading.Event()
+
+    def failing(prompt, *, settings, out, stop, models):
+        def run_events(run):
+            yield run.log(Paused())
+            begun.set()
+            ends.wait(10)
+            run.log(Failed("No GPU is free."))
+            raise RunError("No GPU is free.")
+
+        return run_events(Run.create(Request(prompt, Settings(), "tiny", {}), out))
+
+    worker = Worker(models, failing, pipeline.resume)
+    run = worker.submit("a")
+    assert begun.wait(10)
+    worker.stop(run)
+    ends.set()
+    assert all_of(worker.follow(run))[-1] == Failed("No GPU is free.")
+    assert not worker.stopping(run)
 
 
 def test_a_run_beyond_the_queues_limit_is_refused_and_makes_no_folder(worker, fake, runs_folder):
