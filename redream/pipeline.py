@@ -20,7 +20,7 @@ from redream.stack.models import Models
 from redream.stack.stack import Entry, Stack
 from redream.stack.vocabulary import ParsedPrompt, parse_prompt
 
-FAULT = "The run broke off by a fault of this program; resume it."
+FAULT = "The run broke off by a fault of this program, which its log names. Continue goes on from its last checkpoint."
 
 # Prior samples go from the back by the side to the front: the embeddings of two views are interpolated.
 VIEW_STEPS = (  # (view, next view, weight of the next view)
@@ -90,7 +90,8 @@ def generate(
     settings = settings or PRESETS[stack.preset]["redream"]
     parsed = parse_prompt(prompt, stack.vocabulary)
     if (assets or uids) and not settings.uses_assets:
-        raise PipelineError("Assets are used by ReDream's initialisation and adaptation only; switch one of them on.")
+        do = "choose ReDream" if settings.method != "redream" else "start from them, or adapt to them"
+        raise PipelineError(f"Assets are of no use here: {do}, or leave them out.")
     if (count := len(assets) + len(uids)) > MAX_ASSETS:
         raise PipelineError(f"These are {count} assets; the limit is {MAX_ASSETS}.")
     if uids:

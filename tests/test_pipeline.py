@@ -289,7 +289,7 @@ def test_for_commercial_use_only_assets_are_retrieved_whose_licence_is_known_to_
 def test_without_any_asset_for_commercial_use_a_sentence_says_so(tiny_stack, tmp_path):
     make_stack_with_licences(tiny_stack, tmp_path / "stack", ["by-nc"] * 6)
     run_events = pipeline.generate(PROMPT, stack=tmp_path / "stack", settings=TINY, commercial_use=True)
-    with pytest.raises(AssetUnavailable, match="No asset of the library has a licence that allows commercial use"):
+    with pytest.raises(LicenceError, match="No asset of the library has a licence that allows commercial use"):
         follow(run_events)
 
 
@@ -297,7 +297,7 @@ def test_uploaded_assets_are_refused_if_the_method_uses_none_or_they_are_malform
     file = tmp_path / "bad.glb"
     file.write_bytes(b"not a glb")
     for settings in (TINY.with_(method="vsd"), TINY.with_(initialise=False, adapt=False)):
-        with pytest.raises(pipeline.PipelineError, match="initialisation"):
+        with pytest.raises(pipeline.PipelineError, match="or leave them out"):
             pipeline.generate(PROMPT, settings=settings, assets=[(file, "")], out=tmp_path / "run", models=models)
     with pytest.raises(pipeline.PipelineError, match="limit is 3"):
         pipeline.generate(PROMPT, settings=TINY, assets=[(file, "")] * 4, out=tmp_path / "run", models=models)

@@ -109,7 +109,7 @@ class Endpoints:
         Args:
             run: its id
         """
-        return find_run(str(run)).read_json("scores.json")
+        return find_run(str(run)).scores()
 
     def export(self, run: str, format: str, height_mm: float = 100.0, number: int = 0) -> tuple[str, str]:
         """A model of a run in another format, and a sentence on it. OBJ comes with its texture as ZIP; OBJ and USDZ are y up

@@ -125,11 +125,12 @@ class RunView:
     def _ended(self, run: str, page: RunPage) -> dict:
         """Updates for a run that has ended: its objects to choose from, and what can be done with it."""
         record, objects = find_run(run).folder / "record.json", range(page.object_count)
+        lacks = find_run(run).lacks_results
         choices = [(str(number + 1), number) for number in objects]
         return self.form.idle | {
             self.number: gr.update(choices=choices, value=0, visible=len(objects) > 1),
             self.actions: gr.update(visible=True),
-            self.continue_button: f"Continue for {MORE} more" if page.complete else "Continue",
+            self.continue_button: f"Continue for {MORE} more" if page.complete and not lacks else "Continue",
             self.record: gr.update(value=str(record) if record.is_file() else None, interactive=record.is_file()),
             self.command: gr.update(value=find_run(run).request.command, visible=True),
             self.attribution: gr.update(value=attribution(page.assets), visible=bool(page.assets)),

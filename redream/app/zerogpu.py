@@ -51,6 +51,7 @@ SENTENCES = {  # by the titles of what `spaces` raises
     "ZeroGPU client error": "This request got no GPU: none is free, or the page was open for too long. Reload the page and "
     "try again.",
 }
+NO_SAMPLES = "The samples could not be made, by a fault of this program, which its log names. Try again."
 OVERRUN = "The GPU's time was over before anything was saved. Try again; if that does not help, choose a shorter time."
 
 _models: Models | None = None  # those of `load`: forked processes inherit them
@@ -208,7 +209,7 @@ def _samples_of_call(
                     update = BeforeAfter(*(list(map(torch.from_numpy, i)) for i in (update.before, update.after)))
                 yield update
     except gr.Error as error:
-        raise ZeroGpuError(pipeline.FAULT if _is_fault(error) else _sentence(error)) from error
+        raise ZeroGpuError(NO_SAMPLES if _is_fault(error) else _sentence(error)) from error
 
 
 def _within_quota(call: Callable[..., Iterator], *arguments, seconds: int) -> Iterator:
@@ -246,10 +247,10 @@ def _sentence(error: gr.Error) -> str:
     if error.message == ABORTED:
         return OVERRUN
     if found := QUOTA.search(error.message):
-        requested, left, wait = found.groups()
+        _, left, wait = found.groups()
         return (
-            f"This needs {requested} s of your GPU quota, and {left} s are left. Log in to Hugging Face for more of it, wait "
-            f"{wait} (h:min:s), or choose a shorter time, and try again."
+            f"{left} s of your GPU quota are left, too little for the shortest call. Log in to Hugging Face for more of it, or "
+            f"try again in {wait} (h:min:s)."
         )
     return SENTENCES.get(error.title, str(error.message))
 

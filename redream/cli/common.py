@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from redream.errors import RedreamError
+from redream.retrieval.licences import LicenceError
 from redream.runs import events
 from redream.runs.logs import LEVELS, configure
 from redream.scoring.scores import QUANTITIES, keys_of, quantities_on
@@ -112,7 +113,7 @@ def follow(updates: Iterator[events.Event]) -> bool:
         for event in _shown(updates):
             folder = Path(event.run) if isinstance(event, events.Started) else folder
     except BaseException as error:
-        if folder is not None and _can_resume(error):
+        if folder is not None and _can_resume(error, folder):
             error.add_note(f"Go on with: {_resume_command(folder)}")
         raise
     return folder is not None
@@ -160,13 +161,15 @@ def _resume_command(folder: Path) -> str:
     return f"python -m redream resume {shlex.quote(str(folder))}"
 
 
-def _can_resume(error: BaseException) -> bool:
-    """Whether a run that this ended can go on: unless all of its checkpoints are damaged."""
+def _can_resume(error: BaseException, folder: Path) -> bool:
+    """Whether a run that this ended can go on: unless it would end again, or its folder is gone."""
     if not isinstance(error, RedreamError):
         return True
-    from redream.distillation.checkpoint import CheckpointError  # takes seconds, of a run that has not come so far
+    # takes seconds, of a run that has not come so far
+    from redream.distillation.checkpoint import CheckpointError
+    from redream.distillation.loop import DivergenceError
 
-    return not isinstance(error, CheckpointError)
+    return folder.is_dir() and not isinstance(error, (CheckpointError, DivergenceError, LicenceError))
 
 
 def _progress_line(progress: events.Progress) -> str:

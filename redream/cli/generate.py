@@ -4,6 +4,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from redream import pipeline
@@ -79,9 +80,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _minutes(text: str) -> float:
     """A positive number of minutes."""
-    if not 0 < (minutes := float(text)) < math.inf:
-        raise ValueError
-    return minutes
+    with suppress(ValueError):
+        if 0 < (minutes := float(text)) < math.inf:
+            return minutes
+    raise argparse.ArgumentTypeError(f"{text} is no positive number of minutes")
 
 
 def _captioned(files: Sequence[str], captions: Sequence[str]) -> list[tuple[str, str]]:

@@ -219,10 +219,11 @@ class Distillation:
         self._field_steps = 0
         self._without_effect = self._without_effect + iterations if without_effect else 0
         if self._without_effect >= PATIENCE:
-            d, name = self.settings.distillation, "distillation"
+            d = self.settings.distillation
             raise DivergenceError(
                 f"The last {self._without_effect} iterations gave no finite numbers. Start a new run with another seed, a lower "
-                f"{name}.learning_rate_grid (now {d.learning_rate_grid}) or {name}.guidance (now {d.guidance:g})."
+                f"guidance (distillation.guidance, now {d.guidance:g}) or a lower learning rate "
+                f"(distillation.learning_rate_grid, now {d.learning_rate_grid})."
             )
         return {name: sum(v) / len(v) for name, v in finite.items() if v}, overflows, int(skipped)
 

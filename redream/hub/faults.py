@@ -70,12 +70,18 @@ def _explained(error: Exception, name: str, revision: str | None) -> HubError:
         case RevisionNotFoundError():
             return HubError(f"The Hub's {name} has no revision {revision}; name an existing branch, tag or commit.")
         case GatedRepoError():
-            return HubError(f"The Hub's {name} asks for consent; accept its terms on its page and log in.")
+            return HubError(
+                f"The Hub's {name} asks for consent; accept its terms on its page and log in (hf auth login)."
+            )
         case RepositoryNotFoundError() | HFValidationError():
-            sentence = f"The Hub has no public repository {name}; check its name, or log in if it is private."
+            sentence = (
+                f"The Hub has no public repository {name}; check its name, or log in (hf auth login) if it is private."
+            )
             return HubRepositoryMissing(sentence)
         case EntryNotFoundError() if isinstance(error, HfHubHTTPError):
-            return HubFileMissing(f"The Hub's {name} lacks a file that is needed; check its name and revision.")
+            return HubFileMissing(
+                f"The Hub's {name} lacks a file that is needed, which may have been removed from there."
+            )
         case HfHubHTTPError() if error.response.status_code == 429:
             return HubError(f"The Hub answers no more requests for now; fetch {name} again in a few minutes.")
         case HfHubHTTPError() if error.response.status_code in (401, 403):

@@ -32,6 +32,7 @@ from redream.hub.faults import HubError, retried
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
+WHERE = "stack.json, or REDREAM_PRIOR or REDREAM_INDEX where that is set"
 # No pickle in any of them.
 SAFE = ("*.json", "*.json.gz", "*.safetensors", "*.txt", "*.csv", "*.parquet", "*.faiss", "*.npy", "*.glb")
 VERIFIED, REMEMBERED = ".verified.json", 2**26  # a file of hashes that were right, of files of so many bytes
@@ -139,7 +140,7 @@ def resolve(
     folder = None
     if Path(source).is_absolute():
         if not Path(source).is_dir():
-            raise HubError(f"The folder {Path(source).name} does not exist; check the path.")
+            raise HubError(f"The folder {source} does not exist; check {WHERE}.")
         folder = Path(source)
     elif is_inside(source) and (base / source).is_dir():
         folder = base / source
@@ -149,8 +150,8 @@ def resolve(
     if HUB_ID.fullmatch(source):
         return _download(source, revision, list(allow_patterns or SAFE), check, watch)
     if not is_inside(source):
-        raise HubError(f"The folder {source} is outside the stack; give it as an absolute path or move it inside.")
-    raise HubError(f"There is no folder {source} here, and it is not a Hub id of the form owner/name.")
+        raise HubError(f"The folder {source} is outside the stack; give its absolute path in {WHERE}.")
+    raise HubError(f"There is no folder {source} here, and it is no Hub id of the form owner/name; check {WHERE}.")
 
 
 def cached(name: str, revision: str | None = None) -> Cached:

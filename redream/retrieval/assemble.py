@@ -117,7 +117,9 @@ def build(
     folder = out / PARTS
     work = Work.open(folder)
     if work is None and (out / "index.json").exists():
-        raise BuildError(f"There is an index in {out.name} already; remove it, or choose another folder.")
+        raise BuildError(
+            f"There is an index in {out.name} already. Remove its index.json to build it anew, or choose another folder."
+        )
     if images and not images.is_file():
         raise BuildError(f"There is no file {images.name}; check the path.")
     request = {
@@ -131,7 +133,9 @@ def build(
     if work is None:
         work = yield from _prepare(source, folder, request)
     if work.plan["request"] != request:
-        raise BuildError(f"{out.name} holds parts of another build; remove it, or choose another folder.")
+        raise BuildError(
+            f"The folder {PARTS} in {out.name} is of a build with other options. Remove it, or choose another folder."
+        )
     job = replace(job, repository=work.plan["repository"])
     yield from _make_parts(work, job, images, shard, processes, address)
     try:
@@ -183,7 +187,9 @@ def _prepare(source: Objaverse | Folder, folder: Path, request: dict) -> Generat
     records: Records = yield from source.read()
     if not len(records.table):
         reasons = ", ".join(f"{count} {name}" for name, count in records.left_out.items())
-        raise BuildError(f"No asset is left for the index ({reasons or 'there is none'}); ask for less.")
+        if not reasons:
+            raise BuildError("There is no asset for the index, such as a .glb in the folder; check the path.")
+        raise BuildError(f"No asset is left for the index ({reasons}); relax some of the filters.")
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "records.parquet") as path:
         pq.write_table(records.table, path, row_group_size=request["part_assets"])

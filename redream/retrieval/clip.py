@@ -61,7 +61,7 @@ def text_check(folder: Path) -> Callable[[str], bool]:
 
 
 def _unreadable(folder: Path) -> ClipError:
-    return ClipError(f"The CLIP {folder.name} cannot be read; its files do not fit together.")
+    return ClipError(f"The files of the CLIP {folder.name} are damaged or do not belong together; fetch them again.")
 
 
 class Clip:
@@ -87,12 +87,10 @@ class Clip:
         """
         weights = find_weights(folder)
         try:
-            model = open_clip.create_model(
-                f"local-dir:{folder}", device=device
-            )  # prefers files in the order of WEIGHTS
+            model = open_clip.create_model(f"local-dir:{folder}")  # prefers files in the order of WEIGHTS
         except (KeyError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
             raise _unreadable(folder) from error
-        return Clip(model, load_tokenizer(folder), weights)
+        return Clip(model.to(device), load_tokenizer(folder), weights)
 
     @cached_property
     def sha256(self) -> str:

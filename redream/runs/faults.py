@@ -42,11 +42,11 @@ def explained(error: Exception, run: Run) -> MachineError | None:
 def smaller(settings: Settings) -> str:
     """The settings that lower the memory that a run takes, with what they are."""
     pixels = max(pixels for _, pixels in settings.rendering.resolutions)
-    names = [f"fewer particles (now {settings.particles})"] * (settings.particles > 1)
-    names += [f"a lower rendering.resolutions (now up to {pixels} pixels)"]
-    names += [f"a smaller rendering.samples_per_ray (now {settings.rendering.samples_per_ray})"]
+    names = [f"fewer objects at once (particles, now {settings.particles})"] * (settings.particles > 1)
+    names += [f"a lower render resolution (rendering.resolutions, now up to {pixels} pixels)"]
+    names += [f"fewer samples of a ray (rendering.samples_per_ray, now {settings.rendering.samples_per_ray})"]
     if settings.uses_assets and settings.adapt:
-        names += [f"a smaller adaptation.batch (now {settings.adaptation.batch})"]
+        names += [f"a smaller batch of the adaptation (adaptation.batch, now {settings.adaptation.batch})"]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 

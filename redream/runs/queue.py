@@ -140,7 +140,7 @@ class Worker:
         def begin(stop: Stop) -> Iterator[Event]:
             if self.queue_position(run) is not None:
                 raise QueueError("This run is being made, or waits for its turn; stop it first.")
-            if iterations is None and stored.finished:
+            if iterations is None and stored.finished and not stored.lacks_results:
                 raise QueueError("This run is finished; say how many more iterations it shall have.")
             return self._resume(stored.folder, iterations, stop=stop, models=self.models)
 

@@ -24,6 +24,7 @@ from redream.stack.stack import StackError
 from redream.stack.vocabulary import ParsedPrompt
 
 NO_SHAPE = "Try another seed, more iterations, or ReDream with its initialisation."
+CONTINUE = "Once that is mended, continue the run (python -m redream resume), which makes what is missing."
 FILM_UPDATES = 10  # while a turntable is rendered
 UNSCORED = (ClipError, HubError, MetricsError, StackError)  # why there are no scores: a run is worth keeping without
 
@@ -56,7 +57,7 @@ class Results:
             views = CachedViews(particle, run.request.settings, size)
             yield from self._make_turntable(views, number, done)
             if outputs.fills_its_box(particle, run.request.settings):
-                yield Warned(f"Object {number} fills its whole box: no shape was found. {NO_SHAPE}")
+                yield Warned(f"{self._name(number)} fills its whole box: no shape was found. {NO_SHAPE}")
             yield from self._make_mesh(particle, number, done)
             if unscored is None:
                 yield Progress("scoring", done, total)
@@ -69,7 +70,7 @@ class Results:
             yield Warned(f"A-LPIPS lacks one of its networks. {sentence}")
         if unscored is not None:
             (run.folder / "scores.json").unlink(missing_ok=True)
-            yield Warned(f"There are no scores. {unscored}")
+            yield Warned(f"There are no scores. {unscored} {CONTINUE}")
             return
         scores = {"prompt": self.parsed.prompt, "objects": scored}
         run.write_json("scores.json", scores)
@@ -92,7 +93,7 @@ class Results:
             yield Artefact("turntable", number, file.name)
         except TurntableError as error:
             file.unlink(missing_ok=True)
-            yield Warned(f"There is no turntable. {error} Then resume the run, which makes it.")
+            yield Warned(f"There is no turntable. {error} {CONTINUE}")
 
     def _make_mesh(self, particle: Renderable, number: int, done: int) -> Iterator[Event]:
         run, file = self.run, self.run.folder / f"mesh-{number}.glb"
@@ -104,7 +105,11 @@ class Results:
             yield Artefact("mesh", number, file.name)
         except MeshError as error:
             file.unlink(missing_ok=True)
-            yield Warned(f"Object {number} has no mesh. {error} {NO_SHAPE}")
+            yield Warned(f"{self._name(number)} has no mesh. {error} {NO_SHAPE}")
+
+    def _name(self, number: int) -> str:
+        particles = self.run.request.settings.particles
+        return "The object" if particles == 1 else f"Object {number + 1} of {particles}"
 
     def _seconds_left(self, number: int, filmed: float) -> float | None:
         """Estimate the seconds left while results of particle `number` are made; `filmed`: how much of its turntable is

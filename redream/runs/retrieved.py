@@ -7,6 +7,7 @@ from pathlib import Path
 from redream.retrieval.build import ring_pictures
 from redream.retrieval.fetch import AssetUnavailable, AssetUnreachable, FetchProgress, FetchStopped, finished, never
 from redream.retrieval.index import Hit, retrieved_json
+from redream.retrieval.licences import LicenceError
 from redream.retrieval.orientation import Alignment, align
 from redream.runs.run import UploadedAsset
 from redream.scene.assets import Asset, AssetError
@@ -54,7 +55,9 @@ def searching(
     licences = models.index.commercial_licences if commercial_use else None
     waiting = models.index.search(prompt, models.clip("retrieval"), candidates, candidates, licences)
     if not waiting:
-        raise AssetUnavailable("No asset of the library has a licence that allows commercial use; allow all licences.")
+        raise LicenceError(
+            "No asset of the library has a licence that allows commercial use; start a new run that may use all of them."
+        )
     failed: dict[str, AssetUnavailable] = {}
     if unseen := [hit.uid for hit in waiting if hit.similarity is None]:
         failed = yield from _look_at(unseen, models, stop)

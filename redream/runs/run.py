@@ -153,7 +153,7 @@ class Run:
         name = Path(folder_or_id).name
         folder = next((f for f in (Path(folder_or_id), runs_folder() / name) if (f / "settings.json").is_file()), None)
         if folder is None:
-            raise RunError(f"There is no run {name}: a run's folder has a settings.json.")
+            raise RunError(f"There is no run {name} here; check its folder or id. Old ones may have been removed.")
         try:
             return Run(folder.resolve(), Request.from_json((folder / "settings.json").read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -199,6 +199,14 @@ class Run:
         return not all(file.is_file() for file in (self.folder / "scores.json", *turntables))
 
     # Files
+
+    def scores(self) -> dict:
+        """The scores of its objects. Raises `RunError` if there are none."""
+        if not (self.folder / "scores.json").is_file():
+            raise RunError(
+                "This run has no scores yet. They are made when it ends; if it has ended, its warnings say why there are none."
+            )
+        return self.read_json("scores.json")
 
     def mesh(self, number: int = 0) -> Path:
         """The GLB of an object, counted from 0. Raises `RunError` if there is none."""
@@ -281,7 +289,7 @@ class Run:
 def find_run(run: str) -> Run:
     """Open a run by its id alone, never by a path: ids come from untrusted clients. Raises `RunError`."""
     if not ID.fullmatch(run):
-        raise RunError("There is no such run.")
+        raise RunError("There is no such run; check its id.")
     return Run.open(runs_folder() / run)
 
 

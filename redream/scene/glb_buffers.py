@@ -67,11 +67,11 @@ class Buffers:
         self._stated = self._within(entries(document, "accessors"))
         self._numbers: dict[int, int] = {}  # of the drawn ones, by their number in the file
 
-    def spend(self, what: str, amount: int, limit: int) -> None:
+    def spend(self, what: str, amount: int, limit: int, advice: str = "Simplify it") -> None:
         """Keep the total of what a file asks for in proportion, however often it names the same bytes."""
         self.spent[what] = self.spent.get(what, 0) + amount
         if self.spent[what] > limit:
-            raise GlbError(too_many(what + " in all", self.spent[what], limit, "Simplify it"))
+            raise GlbError(too_many(what + " in all", self.spent[what], limit, advice))
 
     def view_of(self, data: bytes) -> int:
         """The number of a new view that holds `data`."""
@@ -165,5 +165,7 @@ class Buffers:
 
     def _within(self, listed: list[dict]) -> list[dict]:
         if len(listed) > self.limits.entries:
-            raise GlbError(too_many("entries in a list", len(listed), self.limits.entries, "Merge some of them"))
+            raise GlbError(
+                too_many("entries in a list", len(listed), self.limits.entries, "Join its objects into fewer")
+            )
         return listed

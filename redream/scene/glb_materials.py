@@ -122,7 +122,7 @@ class Materials:
                 f"A picture in this GLB has {width} × {height} pixels; the limit is {side} × {side}. "
                 "Make it smaller and try again."
             )
-        self._buffers.spend("pixels", width * height, self._buffers.limits.pixels)
+        self._buffers.spend("pixels", width * height, self._buffers.limits.pixels, "Make its textures smaller")
         self._image_numbers[number] = len(self.images)
         self.images.append({"bufferView": view})
         return self._image_numbers[number]

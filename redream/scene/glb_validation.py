@@ -61,8 +61,8 @@ def read(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
         if isinstance(source, Path):
             with open(source, "rb") as file:
                 source = file.read(limits.size + 1)
-    except OSError:
-        raise GlbError("This file cannot be read. Choose it again.") from None
+    except OSError as error:
+        raise GlbError(f"The file {source.name} cannot be read ({error.strerror}); choose it again.") from None
     if len(source) > limits.size:
         raise GlbError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
     return source
@@ -106,7 +106,7 @@ class _Reduction:
     def _list(self, name: str, limit: int) -> list[dict]:
         found = entries(self.document, name)
         if len(found) > limit:
-            raise GlbError(too_many(name, len(found), limit, "Merge some of them"))
+            raise GlbError(too_many(name, len(found), limit, "Join its objects into fewer"))
         return found
 
     def _mesh(self, mesh: dict, targets: list[int]) -> dict:

@@ -36,6 +36,7 @@ _OUTPUT = [
 ]
 _OUTPUT += ["-movflags", "+faststart", "-flush_packets", "1"]  # so that the file grows as long as it works
 # Without a frame taken or a byte written; the latter once a stop is asked for while the encoder works.
+ANOTHER = "Another ffmpeg may be better: IMAGEIO_FFMPEG_EXE names it."
 PATIENCE_SECONDS, PATIENCE_STOPPED_SECONDS = 30.0, 1.5
 POLL_SECONDS = 0.02
 
@@ -79,9 +80,7 @@ def write(
         command = [_ffmpeg(), "-y", "-v", "error", *source, "-i", "-", "-an", *_OUTPUT, str(temporary)]
         _encode(command, even, temporary, stop)
         if _frames_in(temporary) != len(frames):
-            raise TurntableError(
-                "The video encoder, ffmpeg, ended without a whole video. Another ffmpeg may be better."
-            )
+            raise TurntableError(f"The video encoder, ffmpeg, ended without a whole video. {ANOTHER}")
 
 
 def _ffmpeg() -> str:
@@ -124,7 +123,9 @@ def _encode(command: list[str], frames: Iterable[np.ndarray], output: Path, stop
                     done, since = now, time.monotonic()
                 patience = PATIENCE_STOPPED_SECONDS if stop() and not was_stopped else PATIENCE_SECONDS
                 if (idle := time.monotonic() - since) > patience:
-                    raise TurntableError(f"The video encoder, ffmpeg, did nothing for {idle:.0f} s and was ended.")
+                    raise TurntableError(
+                        f"The video encoder, ffmpeg, did nothing for {idle:.0f} s and was ended. {ANOTHER}"
+                    )
                 time.sleep(POLL_SECONDS)
         finally:
             process.kill()  # nothing if it has ended
@@ -141,7 +142,7 @@ def _raise_failure(messages: str, status: int, output: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
     lines = [line.strip() for line in messages.splitlines() if line.strip() not in ("", "Conversion failed!")]
     said = lines[-1].rstrip(".") if lines else f"exit status {status}"
-    raise TurntableError(f"The video encoder, ffmpeg, failed: {said}. Another ffmpeg may be better.")
+    raise TurntableError(f"The video encoder, ffmpeg, failed: {said}. {ANOTHER}")
 
 
 def _frames_in(path: Path) -> int:

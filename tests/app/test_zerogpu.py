@@ -70,8 +70,10 @@ def test_stop_between_two_calls_keeps_the_results_in_the_next_one(space):
 
 def test_a_spent_quota_is_a_sentence_that_says_what_to_do(space):
     status = space["refused"]["sentence"]["status"]
-    assert status.startswith("This needs 75 s of your GPU quota, and 20 s are left. Log in to Hugging Face")
-    assert "wait 5:00:00" in status and "choose a shorter time" in status
+    assert status.startswith(
+        "20 s of your GPU quota are left, too little for the shortest call. Log in to Hugging Face"
+    )
+    assert "try again in 5:00:00" in status
     assert space["refused"]["nobody"]["status"].startswith("No GPU quota is left for this request. Log in")
 
 

@@ -86,7 +86,7 @@ def test_a_spent_quota_is_a_sentence_and_continue_goes_on_once_there_is_some_aga
     quota(20)
     with visitor(browser, app[0], headers={"x-ip-token": "a.b.c"}) as page:
         submit(page, "a blue cat")
-        sync_api.expect(status_line(page)).to_contain_text("20 s are left. Log in to Hugging Face", timeout=WAIT)
+        sync_api.expect(status_line(page)).to_contain_text("20 s of your GPU quota are left", timeout=WAIT)
         sync_api.expect(button(page, "Continue")).to_be_visible(timeout=WAIT)
         shoot(page, "quota-spent")
         quota(None)

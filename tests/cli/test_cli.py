@@ -107,11 +107,13 @@ def test_bad_input_ends_with_2_and_one_sentence(tiny_stack, capsys, tmp_path):
     assert "10,000 characters" in refused(capsys, "generate", "o" * 10_000, *tiny)
     assert "kinds of things" in refused(capsys, "generate", "an ironman", *tiny)
     assert "not empty" in refused(capsys, "generate", "an owl", *tiny, "--out", tmp_path / "mine")
-    assert "initialisation" in refused(capsys, "generate", "an owl", *tiny, "--method", "vsd", "--asset", "a.glb")
+    assert "choose ReDream" in refused(capsys, "generate", "an owl", *tiny, "--method", "vsd", "--asset", "a.glb")
     assert "cannot be" in refused(capsys, "generate", "an owl", *tiny, "--asset", tmp_path / "none.glb")
     assert "particles" in refused(capsys, "generate", "an owl", *tiny, "--particles", "9")
     assert "not allowed with" in refused(capsys, "generate", "an owl", *tiny, "--iterations", "9", "--minutes", "1")
-    assert "invalid" in refused(capsys, "generate", "an owl", *tiny, "--minutes", "-1")
+    for minutes in ("-1", "soon"):
+        sentence = f"Argument --minutes: {minutes} is no positive number of minutes; see"
+        assert sentence in refused(capsys, "generate", "an owl", *tiny, "--minutes", minutes)
     assert "t_min" in refused(capsys, "generate", "an owl", *tiny, "--set", "distillation.t_min=2")
     assert "no setting" in refused(capsys, "generate", "an owl", *tiny, "--set", "distillation.hope=2")
     assert "There is no stack" in refused(capsys, "generate", "an owl", "--stack", "none")

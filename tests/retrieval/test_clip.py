@@ -89,5 +89,5 @@ def test_weights_of_another_model_are_refused_in_a_sentence(tmp_path):
     config = json.loads((folder / "open_clip_config.json").read_text())
     config["model_cfg"]["vision_cfg"]["layers"] = 3
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(ClipError, match="do not fit together"):
+    with pytest.raises(ClipError, match="do not belong together"):
         Clip.load(folder)

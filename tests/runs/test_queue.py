@@ -324,7 +324,13 @@ def test_another_worker_resumes_a_run_by_its_id_if_iterations_are_left_or_added(
         other.resume(run, 3)
     updates = all_of(other.follow(run))
     assert [type(event) for event in updates].count(Finished) == 2 and updates[-1] == Finished(stopped=False)
-    assert Run.open(run).read_json("record.json")["done"] == TINY.iterations + 3
+    stored = Run.open(run)
+    assert stored.read_json("record.json")["done"] == TINY.iterations + 3
+    (stored.folder / "scores.json").unlink()  # as if the scoring models had been missing
+    with pytest.raises(RunError, match="no scores yet"):
+        stored.scores()
+    other.resume(run)
+    assert all_of(other.follow(run))[-1] == Finished(stopped=False) and stored.scores()["objects"]
 
 
 def test_a_prepared_worker_estimates_the_time_of_its_first_run(models):

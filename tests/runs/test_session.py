@@ -22,6 +22,7 @@ from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.runs import events, outputs, retrieved, session
 from redream.runs.faults import MachineError, explained, smaller
+from redream.runs.results import CONTINUE
 from redream.runs.run import Run, RunError
 from redream.runs.session import Session
 from redream.settings import PRESETS, setting_names
@@ -95,9 +96,8 @@ def test_a_run_that_cannot_be_scored_warns_and_keeps_its_other_results(models, t
 
     monkeypatch.setattr(outputs, "scores_of", fail)
     run_events = list(pipeline.resume(tmp_path, 1, models=models))
-    assert warnings(run_events) == [f"There are no scores. {error}"] and run_events[-1] == events.Finished(
-        stopped=False
-    )
+    assert warnings(run_events) == [f"There are no scores. {error} {CONTINUE}"]
+    assert run_events[-1] == events.Finished(stopped=False)
     assert run.read_json("record.json")["done"] == 5 and not (tmp_path / "scores.json").exists()
     assert [event.kind for event in run_events if isinstance(event, events.Artefact)] == ["turntable", "mesh"]
 
@@ -114,7 +114,7 @@ def test_without_the_scoring_clips_a_run_lacks_scores_alone(models, tmp_path, mo
     run_events = list(pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models))
     assert warnings(run_events) == [
         "Previews have no score. The Hub did not answer.",
-        "There are no scores. The Hub did not answer.",
+        f"There are no scores. The Hub did not answer. {CONTINUE}",
     ]
     previews = [event for event in run_events if isinstance(event, events.Preview)]
     assert [preview.clip_score for preview in previews] == [None] * 4
@@ -219,7 +219,7 @@ def test_a_missing_encoder_costs_the_turntable_alone_and_a_resumed_run_makes_it(
         run_events = list(pipeline.generate(PROMPT, settings=SETTINGS, out=tmp_path, models=models))
     (sentence,) = warnings(run_events)
     assert sentence.startswith("There is no turntable. The video encoder, ffmpeg, cannot be started")
-    assert sentence.endswith("Then resume the run, which makes it.")
+    assert sentence.endswith(CONTINUE)
     assert {"mesh-0.glb", "scores.json", "record.json", "sprite.jpg"} <= {path.name for path in tmp_path.iterdir()}
     scores = (tmp_path / "scores.json").read_bytes()
     run_events = list(pipeline.resume(tmp_path, models=models))
@@ -252,7 +252,10 @@ def test_a_run_whose_memory_runs_out_names_smaller_settings_and_goes_on(models, 
         patch.setattr(Distillation, "_score_gradient", score)
         list(pipeline.generate(PROMPT, settings=settings, out=tmp_path / "broken", models=models))
     said = str(failed.value)
-    assert said.startswith(sentence) and "goes on from iteration 3; or start a new one with fewer particles" in said
+    assert (
+        said.startswith(sentence)
+        and "goes on from iteration 3; or start a new one with fewer objects at once (particles, now 2)" in said
+    )
     assert list(Run.open(tmp_path / "broken").events())[-1] == events.Failed(said)
     assert list(pipeline.resume(tmp_path / "broken", models=models))[-1] == events.Finished(stopped=False)
     assert same_results(tmp_path / "broken", begin(models, tmp_path / "whole", settings=settings).folder)
@@ -260,8 +263,8 @@ def test_a_run_whose_memory_runs_out_names_smaller_settings_and_goes_on(models, 
 
 def test_settings_that_take_less_memory_are_named_with_what_they_are():
     assert smaller(PRESETS["sd21"]["redream"]) == (
-        "a lower rendering.resolutions (now up to 512 pixels), a smaller rendering.samples_per_ray (now 256) or "
-        "a smaller adaptation.batch (now 4)"
+        "a lower render resolution (rendering.resolutions, now up to 512 pixels), fewer samples of a ray "
+        "(rendering.samples_per_ray, now 256) or a smaller batch of the adaptation (adaptation.batch, now 4)"
     )
     names = set(re.findall(r"[a-z]+\.[a-z_]+", smaller(TINY.with_(particles=2))))
     assert names <= setting_names(asdict(TINY)) and "adaptation.batch" not in smaller(TINY.with_(method="sds"))
@@ -339,9 +342,9 @@ def test_a_stop_ends_a_run_whose_models_stall_and_a_resumed_run_fetches_them(
     [
         (
             {"density_scale": -1e4, "density_radius": 1e3},
-            "Object 0 has no mesh. There is no surface yet: the object is transparent from every side.",
+            "The object has no mesh. There is no surface yet: the object is transparent from every side.",
         ),
-        ({"density_scale": 1e4, "density_radius": 1e3}, "Object 0 fills its whole box: no shape was found."),
+        ({"density_scale": 1e4, "density_radius": 1e3}, "The object fills its whole box: no shape was found."),
         ({}, None),
     ],
 )
