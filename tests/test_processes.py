@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import platform
+import resource
 import time
+from pathlib import Path
 
 import pytest
 
-from redream.processes import worker_pool
+from redream.processes import release_memory, worker_pool
 
 
 def test_workers_begin_as_told_and_end_with_the_block(monkeypatch):
@@ -29,3 +32,16 @@ def test_a_generator_that_is_given_up_ends_its_workers_at_once():
     assert time.monotonic() - start < 10 and multiprocessing.active_children() == []
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others give it back by themselves")
+def test_freed_memory_goes_back_to_the_system():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    held = [bytes(100_000) for _ in range(2000)]
+    last = bytes(100_000)  # keeps what lies before it from being given back at once
+    del held
+    before = resident()
+    release_memory()
+    assert before - resident() > 100_000_000, last[0]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from queue import Empty, Queue
 
 from redream.errors import RedreamError
+from redream.processes import release_memory
 from redream.runs import locks
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Finished, Paused, Progress, events_after
@@ -309,6 +310,7 @@ class Worker:
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not isinstance(error, RedreamError))
             with suppress(RunError, OSError):  # it was removed meanwhile
                 self.eta.learn(find_run(run))
+            release_memory()
             with self._changed:
                 self._remove(run, keep_stop=isinstance(last, Paused) and job.stop.is_set())
 
