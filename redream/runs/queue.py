@@ -310,9 +310,9 @@ class Worker:
                 logging.getLogger(__name__).warning("%s broke off", run, exc_info=not isinstance(error, RedreamError))
             with suppress(RunError, OSError):  # it was removed meanwhile
                 self.eta.learn(find_run(run))
-            release_memory()
             with self._changed:
                 self._remove(run, keep_stop=isinstance(last, Paused) and job.stop.is_set())
+            release_memory()
 
     def _stop_as_requested(self) -> None:
         """Stop the waiting runs that another program asked to end; those being made see it themselves."""
