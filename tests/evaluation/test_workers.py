@@ -26,8 +26,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _small_workers(monkeypatch):
-    """Worker processes make outputs as small as this process does."""
+    """Worker processes make outputs as small as this process does; a trial is shorter than the usual time between looks."""
     monkeypatch.setattr(workers, "_start_worker", start_small_worker)
+    monkeypatch.setattr(workers, "POLL_SECONDS", 0.05)
 
 
 def evaluate(out, models, **changes):
