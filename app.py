@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-MAX_EVENTS = (
-    1000  # that may wait in Gradio's queue; on ZeroGPU its default is 1, and a second visitor's would be refused
-)
+MAX_EVENTS = 1000  # that may wait in Gradio's queue; its default on ZeroGPU, 1, refuses a second visitor's
 AT_ONCE = lambda *_: os._exit(130)  # an interrupted import may raise anything
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, AT_ONCE)  # until the page is served

@@ -97,9 +97,8 @@ class CreateTab:
             yield updates
 
     def resume(self, run: str) -> Iterator:
-        """Continue from the last checkpoint, make what results are missing, or go beyond the plan; and show the run."""
-        stored = find_run(run)
-        self.worker.resume(run, MORE if stored.finished and not stored.lacks_results else None)
+        """Continue from the last checkpoint, beyond the plan if that is done, and show the run."""
+        self.worker.resume(run, MORE if find_run(run).finished else None)
         yield from self.view.follow(run)
 
     def next_call(self, run: str | None) -> Iterator:

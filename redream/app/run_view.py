@@ -102,7 +102,10 @@ class RunView:
             changed = {w: value for w, value in contents.items() if w not in before or before[w] != value}
             yield running | changed  # in any case something, so that a closed page is noticed
             before = contents
-        yield from chained_updates({self.pause: time.time()}) if page.paused else [self._ended(run, page)]
+        if page.paused:
+            yield from chained_updates({self.pause: time.time()})
+        else:
+            yield self._ended(run, page)
 
     def show_object(self, run: str, number: int) -> Iterator[dict]:
         """Updates that show another object of a run."""
@@ -125,12 +128,11 @@ class RunView:
     def _ended(self, run: str, page: RunPage) -> dict:
         """Updates for a run that has ended: its objects to choose from, and what can be done with it."""
         record, objects = find_run(run).folder / "record.json", range(page.object_count)
-        lacks = find_run(run).lacks_results
         choices = [(str(number + 1), number) for number in objects]
         return self.form.idle | {
             self.number: gr.update(choices=choices, value=0, visible=len(objects) > 1),
             self.actions: gr.update(visible=True),
-            self.continue_button: f"Continue for {MORE} more" if page.complete and not lacks else "Continue",
+            self.continue_button: f"Continue for {MORE} more" if page.complete else "Continue",
             self.record: gr.update(value=str(record) if record.is_file() else None, interactive=record.is_file()),
             self.command: gr.update(value=find_run(run).request.command, visible=True),
             self.attribution: gr.update(value=attribution(page.assets), visible=bool(page.assets)),

@@ -158,18 +158,19 @@ class Worker:
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
             with self._changed:
-                known, stop = self._jobs.get(run), self._stops.setdefault(run, threading.Event())
+                stop = self._stops.setdefault(run, threading.Event())
             try:
                 run_events, queued = begin(stop.is_set), ExitStack()
             except BaseException:
                 with self._changed:
-                    if known is None and not stop.is_set():
+                    if run not in self._jobs and not stop.is_set():
                         self._stops.pop(run, None)
                 raise
             with suppress(RunError, OSError):  # other work than a run has no folder
                 queued.enter_context(locks.queued(find_run(run).folder))
             with self._changed:
                 self._jobs[run] = Job(run_events, stop, seconds, queued)
+                self._stops[run] = stop  # a session that ended meanwhile has removed it
                 self._changed.notify_all()
         return run
 
@@ -325,7 +326,7 @@ class Worker:
     def _remove(self, run: str, keep_stop: bool = False) -> None:
         self._jobs.pop(run).queued.close()
         if not keep_stop:
-            del self._stops[run]
+            self._stops.pop(run, None)
 
 
 def _is_paused(run: str) -> bool:

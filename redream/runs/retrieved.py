@@ -49,7 +49,7 @@ def searching(
 ) -> Generator[FetchProgress, None, tuple[list[RetrievedAsset], list[str]]]:
     """As `search`, also of those alone whose licence allows commercial use; yields the progress of downloads.
 
-    Candidates without a picture are fetched and looked at first. Raises `FetchStopped` too.
+    Candidates without a picture are fetched and looked at first. Raises `FetchStopped` and `LicenceError` too.
     """
     wanted, candidates = settings.retrieval.assets, settings.retrieval.candidates
     licences = models.index.commercial_licences if commercial_use else None

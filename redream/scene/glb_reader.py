@@ -74,7 +74,7 @@ class GlbReader:
         self.close()
 
     def validate(self, source: Path | bytes, limits: Limits = LIMITS) -> bytes:
-        """As `glb_validation.validate`. Raises `AssetError` too."""
+        """As `glb_validation.validate`. Raises `AssetError` and `ReaderUnavailable` too."""
         if not can_start():
             return glb_validation.validate(source, limits)
         return self._asked("validate", glb_validation.read(source, limits), limits, None)
@@ -87,7 +87,8 @@ class GlbReader:
         validated: bool = False,
         stop: Callable[[], bool] | None = None,
     ) -> Asset:
-        """As `assets.load`, or `assets.load_validated`. Once `stop` is True, `ReadingStopped` is raised."""
+        """As `assets.load`, or `assets.load_validated`. Raises `ReaderUnavailable` too, and `ReadingStopped` once `stop` is
+        True."""
         is_ours = isinstance(source, Path) and source.resolve().is_relative_to(SHIPPED)
         if is_ours or not can_start():
             if validated:

@@ -36,9 +36,9 @@ _OUTPUT = [
 ]
 _OUTPUT += ["-movflags", "+faststart", "-flush_packets", "1"]  # so that the file grows as long as it works
 # Without a frame taken or a byte written; the latter once a stop is asked for while the encoder works.
-ANOTHER = "Another ffmpeg may be better: IMAGEIO_FFMPEG_EXE names it."
 PATIENCE_SECONDS, PATIENCE_STOPPED_SECONDS = 30.0, 1.5
 POLL_SECONDS = 0.02
+ANOTHER = "Another ffmpeg may be better: IMAGEIO_FFMPEG_EXE names it."
 
 
 class TurntableError(RedreamError):
