@@ -119,8 +119,8 @@ def resume(
     """Continue a run, by its folder or id, from its last checkpoint; yields the events of this session.
 
     The result is that of an uninterrupted run. `iterations` adds so many per particle to those planned, at the end values
-    of the schedules. A finished run without more to do has no events; results that it lacks are made. `models` are used if they are of the run's stack,
-    `deadline` is that of `generate`. Raises a `RedreamError`.
+    of the schedules. A finished run without more to do has no events; results that it lacks are made. `models` are used if
+    they are of the run's stack, `deadline` is that of `generate`. Raises a `RedreamError`.
     """
     run = Run.open(folder)
     request = run.request

@@ -210,15 +210,11 @@ class Index:
         """Rows of the `candidates` allowed assets with the nearest captions, and the cosine of each one's nearest."""
         # Among so many captions there are enough different assets, however many captions some have.
         many = candidates * self._captions_per_asset
-        while True:
-            cosines, places = self.texts.nearest(query, many)
-            nearest: dict[int, float] = {}
-            for row, value in zip(self.text_assets[places].tolist(), cosines.tolist(), strict=True):
-                if allowed is None or allowed[row]:
-                    nearest.setdefault(row, value)
-            if len(nearest) >= candidates or many >= len(self.texts):
-                return dict(list(nearest.items())[:candidates])
-            many *= 8
+        cosines, places = self.texts.nearest(query, many, None if allowed is None else allowed[self.text_assets])
+        nearest: dict[int, float] = {}
+        for row, value in zip(self.text_assets[places].tolist(), cosines.tolist(), strict=True):
+            nearest.setdefault(row, value)
+        return dict(list(nearest.items())[:candidates])
 
     def _picture_cosines(self, query: Float[np.ndarray, "d"], rows: Int[np.ndarray, "k"]) -> Float[np.ndarray, "k"]:
         """Cosines of assets' mean image embeddings with a unit vector, NaN where there is none."""

@@ -12,12 +12,14 @@ from typing import Protocol, runtime_checkable
 
 import faiss
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from scipy.special import ndtr, ndtri
 
 GROUP = 4  # dimensions that share a product code
 GROUP_BITS = 4
 REFINED = 400, 32  # so many at least are compared again, and so many for each that is asked for
+WIDENING = 8  # how many times as many are looked at where too few of them were allowed
+BLOCK = 4096  # vectors decoded at once: 50 MB, with 768 dimensions
 TEXT_BITS, IMAGE_BITS = 6.5, 9.5  # of transform codes, for each dimension in the mean
 MOST_BITS = 16  # for one dimension
 STRAY = 0.1  # how much of the captions' variance a query is expected to have in every direction
@@ -41,9 +43,9 @@ class SearchableVectors(Vectors, Protocol):
     """Vectors among which the nearest ones are found."""
 
     def nearest(
-        self, query: Float32[np.ndarray, "d"], count: int
+        self, query: Float32[np.ndarray, "d"], count: int, allowed: Bool[np.ndarray, "n"] | None = None
     ) -> tuple[Float32[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
-        """The cosines of the `count` vectors nearest to a unit vector, best first, and their places."""
+        """The cosines of the `count` allowed vectors nearest to a unit vector, best first, and their places."""
         ...
 
 
@@ -60,9 +62,10 @@ class Exact:
         return self.vectors[places]
 
     def nearest(
-        self, query: Float32[np.ndarray, "d"], count: int
+        self, query: Float32[np.ndarray, "d"], count: int, allowed: Bool[np.ndarray, "n"] | None = None
     ) -> tuple[Float32[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
-        return _best(self.vectors @ query, np.arange(len(self)), count)
+        places = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
+        return _best((self.vectors @ query)[places], places, count)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,10 @@ class TransformCoder:
 
     def decode(self, codes: UInt8[np.ndarray, "n s"]) -> Float32[np.ndarray, "n d"]:
         """The vectors of codes, nearly."""
+        starts = range(0, max(len(codes), 1), BLOCK)
+        return np.concatenate([self._decode_block(codes[start : start + BLOCK]) for start in starts])
+
+    def _decode_block(self, codes: UInt8[np.ndarray, "n s"]) -> Float32[np.ndarray, "n d"]:
         bits = np.zeros((len(codes), MOST_BITS * len(self.bits)), np.uint8)
         bits[:, self._kept] = np.unpackbits(codes, axis=1, count=len(self._kept))
         levels = np.packbits(bits, axis=1).view(">u2").astype(np.float32)
@@ -187,12 +194,28 @@ class TextCodes:
         return self._coder.product.sa_decode(codes) + self._coder.rest.decode(rest)
 
     def nearest(
-        self, query: Float32[np.ndarray, "d"], count: int
+        self, query: Float32[np.ndarray, "d"], count: int, allowed: Bool[np.ndarray, "n"] | None = None
     ) -> tuple[Float32[np.ndarray, "k"], Int64[np.ndarray, "k"]]:
         least, each = REFINED
-        _, found = self._search.search(query[None], min(len(self), max(least, each * count)))
-        places = np.sort(found[0][found[0] >= 0])  # in the order of the disk
+        refined = max(least, each * count)
+        places = self._nearest_codes(query, refined, allowed)
         return _best(self.take(places) @ query, places, count)
+
+    def _nearest_codes(
+        self, query: Float32[np.ndarray, "d"], count: int, allowed: Bool[np.ndarray, "n"] | None
+    ) -> Int64[np.ndarray, "k"]:
+        """The places of the `count` allowed captions that are nearest by their product codes, in the order of the disk."""
+        looked_at = min(len(self), count)
+        while True:
+            _, found = self._search.search(query[None], looked_at)  # best first, -1 for none
+            places = found[0][found[0] >= 0]
+            if allowed is not None:  # FAISS's fast scan knows no filter
+                places = places[allowed[places]]
+            if len(places) >= count or looked_at == len(self):
+                return np.sort(places[:count])
+            if allowed is None:
+                return np.sort(places)
+            looked_at = min(len(self), WIDENING * looked_at)
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def job(clip_folder):
 
 @pytest.fixture
 def assets_hub(hub_server, monkeypatch):
-    monkeypatch.setattr(hub.faults, "RETRY_WAITS", ())
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.0,))  # threads share a client, which huggingface_hub may close
     hub_server.add("owner/assets", {f"glbs/{uid}.glb": glb for uid, glb in GLBS.items() if glb}, "datasets")
     return hub_server
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from redream.retrieval.vectors import MOST_BITS, TextCoder, TransformCoder
+from redream.retrieval import vectors
+from redream.retrieval.vectors import MOST_BITS, TextCoder, TextCodes, TransformCoder
 
 DIM, COUNT = 16, 4000
 
@@ -76,3 +77,26 @@ def test_a_coder_is_restored_from_its_arrays():
     assert (TransformCoder.of(coder.arrays("image"), "image").encode(x) == coder.encode(x)).all()
     restored = TextCoder.of(text.arrays).encode(x)
     assert all((one == other).all() for one, other in zip(restored, text.encode(x), strict=True))
+
+
+def test_vectors_are_decoded_in_blocks_as_at_once(monkeypatch):
+    coder = TransformCoder.train(normal(0), normal(1), 7.0)
+    codes = coder.encode(normal(2))
+    whole = coder.decode(codes)
+    monkeypatch.setattr(vectors, "BLOCK", 999)
+    assert coder.decode(codes) == pytest.approx(whole, abs=1e-6) and coder.decode(codes[:0]).shape == (0, DIM)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 1.0])
+def test_of_allowed_captions_the_nearest_are_found_and_few_are_decoded(share, monkeypatch):
+    x = normal(0, count=20_000)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    coder = TextCoder.train(x[:COUNT])
+    codes, allowed, decoded = TextCodes(coder, *coder.encode(x)), np.random.default_rng(1).random(len(x)) < share, []
+    take = TextCodes.take
+    monkeypatch.setattr(TextCodes, "take", lambda self, places: decoded.append(len(places)) or take(self, places))
+    _, places = codes.nearest(x[0], 5, allowed)
+    wanted = np.flatnonzero(allowed)
+    wanted = wanted[np.argsort(-x[wanted] @ x[0])][:5]
+    assert len(places) == len(wanted) and len(set(places) & set(wanted)) >= 0.8 * len(wanted)
+    assert decoded == [min(400, allowed.sum())]
