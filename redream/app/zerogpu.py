@@ -9,9 +9,11 @@ Assets are found and oriented on the CPU before the call. What comes later is co
 the unwrapping of the GLB too. Elsewhere than on ZeroGPU the app calls `redream.pipeline` itself.
 """
 
+import logging
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -52,6 +54,7 @@ SENTENCES = {  # by the titles of what `spaces` raises
     "try again.",
 }
 NO_SAMPLES = "The samples could not be made, by a fault of this program, which its log names. Try again."
+NO_CALL = "ZeroGPU gave no GPU, by a fault that this program's log names. Continue tries again."
 OVERRUN = "The GPU's time was over before anything was saved. Try again; if that does not help, choose a shorter time."
 
 _models: Models | None = None  # those of `load`: forked processes inherit them
@@ -183,12 +186,13 @@ def _call(run: Run, stop: Callable[[], bool], models: Models) -> Iterator[Event]
                 (run.folder / STOP).touch()
             yield event
     except gr.Error as error:
-        if _is_fault(error):
-            raise ZeroGpuError(pipeline.FAULT) from error  # which the forked process has logged
-        if error.message != ABORTED or _last_checkpoint(run) == saved:
-            raise _failed(run, _sentence(error)) from error
-        yield run.log(Paused())
-        return
+        if error.message == ABORTED and _last_checkpoint(run) != saved:
+            yield run.log(Paused())
+            return
+        raise _failed(run, pipeline.FAULT if _is_fault(error) else _sentence(error)) from error
+    except Exception as error:  # of `spaces` itself, as when the device API does not answer
+        logging.getLogger(__name__).exception("%s got no GPU", run.folder.name)
+        raise _failed(run, NO_CALL) from error
     if isinstance(event, Finished):
         (run.folder / STOP).unlink(missing_ok=True)
     if isinstance(event, Paused) and _last_checkpoint(run) == saved:  # it would be so for ever
@@ -256,5 +260,8 @@ def _sentence(error: gr.Error) -> str:
 
 
 def _failed(run: Run, sentence: str) -> ZeroGpuError:
-    run.log(Failed(sentence))
+    """The error of a call, which is the run's last event then, as the forked process may have logged it before."""
+    last = deque(run.events(), maxlen=1)
+    if not (last and isinstance(last[0], Failed)):
+        run.log(Failed(sentence))
     return ZeroGpuError(sentence)

@@ -94,6 +94,15 @@ def test_a_call_pauses_before_its_time_is_over(space):
     assert space["deadline"]["left"]  # the iteration times for the next call's duration
 
 
+@pytest.mark.parametrize(
+    ("fault", "sentence"), [("start", pipeline.FAULT), ("api", zerogpu.NO_CALL), ("run", pipeline.FAULT)]
+)
+def test_a_fault_ends_the_run_in_one_sentence_and_no_further_call_is_asked_for(space, fault, sentence):
+    """A page that saw the run paused, as its preparation left it, would ask for call after call."""
+    outcome = space["faulty"][fault]
+    assert outcome["status"] == sentence and not outcome["paused"] and outcome["failures"] == 1
+
+
 def test_the_samples_of_the_prior_come_from_a_call(space):
     assert space["samples"]["updates"] > 1 and space["samples"]["tensors"]
     assert space["samples"]["shapes"] == [[1, 3, 64, 64]] * 2

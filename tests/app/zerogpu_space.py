@@ -158,6 +158,25 @@ def deadline(worker: Worker) -> dict:
     return last_state(run) | {"left": Path(find_run(run).folder, "record.json").is_file()}
 
 
+def faulty(worker: Worker) -> dict:
+    """Processes that do not come as far as the run, a device API that does not answer, and a fault within the run."""
+
+    def fail(*_, **__):
+        raise ConnectionError("no answer")
+
+    outcome = {}
+    faults = {"start": spaces.zero.torch, "api": spaces.zero.client, "run": Session}
+    names = {"start": "init", "api": "schedule", "run": "_distil"}
+    for fault, target in faults.items():
+        with changed(target, **{names[fault]: fail}):
+            run = worker.submit(PROMPT, TINY)
+            follow(worker, run)
+        outcome[fault] = last_state(run) | {
+            "failures": sum(isinstance(e, events.Failed) for e in find_run(run).events())
+        }
+    return outcome
+
+
 def samples(worker: Worker) -> dict:
     """The tab Prior's samples."""
     with changed(pipeline, VIEW_STEPS=pipeline.VIEW_STEPS[:1]):
@@ -183,7 +202,7 @@ def main() -> None:
     LocalContext.request.set(SimpleNamespace(headers=Headers({"x-ip-token": "a.b.c"})))
     with changed(zerogpu, ENABLED=True):
         worker = Worker(zerogpu.load(stack, "cpu"), zerogpu.generate, zerogpu.resume, parallel=zerogpu.PARALLEL)
-    for scenario in (chunked, stopped, stopped_between, refused, overrun, deadline, samples):
+    for scenario in (chunked, stopped, stopped_between, refused, overrun, deadline, faulty, samples):
         began = time.perf_counter()
         outcome[scenario.__name__] = scenario(worker)
         print(scenario.__name__, time.perf_counter() - began)
