@@ -16,7 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 WAIT_SECONDS = 5 * 3600  # until a spent quota is full again
 
 
-rules = SimpleNamespace(left=None, limit=None)  # a visitor's quota, and the time of a process, in seconds; None: enough
+# A visitor's quota, and the time of a process, in seconds (None: enough); whether a request's token is good for one call only.
+rules = SimpleNamespace(left=None, limit=None, once=False)
 asked: list[tuple[str, dict]] = []  # paths and parameters
 timers: dict[str, threading.Timer] = {}  # by token
 
@@ -36,9 +37,13 @@ class DeviceApi(BaseHTTPRequestHandler):
     def rules(self, values):
         """Not ZeroGPU's: another process changes the rules."""
         rules.left = int(values["left"]) if "left" in values else None
+        rules.once = "once" in values
         self.answer(200)
 
     def schedule(self, values):
+        tokens = [other["token"] for path, other in asked if path == "/schedule" and "token" in other]
+        if rules.once and tokens.count(values.get("token")) > 1:
+            return self.answer(401)
         if rules.left is not None and int(values["durationSeconds"]) > rules.left:
             headers = {"X-Approve-Result": "quota-exceeded", "X-Authenticated": "regular"}
             return self.answer(429, {"left": rules.left, "wait": WAIT_SECONDS}, headers)

@@ -11,7 +11,16 @@ from redream.app.browser_runs import BrowserRuns, existing_runs, remembered, run
 from redream.app.components import script
 from redream.app.create import CreateTab
 from redream.app.form import estimate, preset_of, with_estimate
-from redream.app.wiring import PRIVATE, RETRIGGER, STREAMING, UNQUEUED, error_box, error_html, reports_errors
+from redream.app.wiring import (
+    PRIVATE,
+    RETRIGGER,
+    STREAMING,
+    UNQUEUED,
+    chained_updates,
+    error_box,
+    error_html,
+    reports_errors,
+)
 from redream.errors import RedreamError
 from redream.runs.queue import Worker
 from redream.runs.run import Run
@@ -28,6 +37,7 @@ class CompareTab:
     def __init__(self, worker: Worker, tab: gr.Tab, browser: BrowserRuns) -> None:
         self.worker, self.browser, self.preset = worker, browser, preset_of(worker)
         self.runs = gr.State({})  # ids of the compared runs by variant
+        self.pause = gr.State(None)  # when one of them paused: a change asks for its next GPU call
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
                 self._form()
@@ -50,9 +60,13 @@ class CompareTab:
 
     def _connect(self, tab: gr.Tab) -> None:
         values = [self.prompt, self.seed, self.base, self.ticks, self.browser.known]
-        outputs = [self.error_box, self.runs, self.browser.known, self.grid, self.progress]
+        outputs = [self.error_box, self.runs, self.browser.known, self.grid, self.progress, self.pause]
         starts = [self.compare_button.click, self.prompt.submit]
-        gr.on(starts, reports_errors(self.error_box)(self.compare), values, outputs, **STREAMING, **PRIVATE)
+        compare, next_calls = (reports_errors(self.error_box)(call) for call in (self.compare, self.next_calls))
+        gr.on(starts, compare, values, outputs, **STREAMING, **PRIVATE)
+        # In a request of its own, as in Create; the last one has not ended yet.
+        at_once = {"trigger_mode": "multiple"} | STREAMING | PRIVATE
+        self.pause.change(next_calls, self.runs, outputs, **at_once)
         self.stop_button.click(self.stop, self.runs, None, **UNQUEUED)
         changes = [widget.change for widget in (self.prompt, self.seed, self.base, self.ticks, self.runs)]
         gr.on([tab.select, *changes], self.button_label, values, self.compare_button, **RETRIGGER, **UNQUEUED)
@@ -65,7 +79,7 @@ class CompareTab:
         create.view.compare_button.click(self.open_with, inputs, outputs, **UNQUEUED)
 
     def compare(self, prompt: str, seed: int | None, base: str | None, ticks: list[str], known: list[str]) -> Iterator:
-        """Find or submit the runs, then show them until all of them are over."""
+        """Find or submit the runs, then show them until all of them are over, or one is paused."""
         ids: dict[str, str] = {}
         try:
             wanted = self._wanted(base, seed, ticks)
@@ -76,9 +90,16 @@ class CompareTab:
                 yield {self.runs: ids, self.browser.known: remembered(ids_here, known)}
         except RedreamError as error:  # what was submitted before is followed nevertheless
             yield {self.error_box: error_html(error)}
+        yield from self._follow(ids)
+
+    def next_calls(self, ids: dict[str, str]) -> Iterator:
+        """Ask for the next GPU call of the runs that are paused, and show all of them again."""
+        comparison.continue_paused(self.worker, ids.values())
+        yield from self._follow(ids)
+
+    def _follow(self, ids: dict[str, str]) -> Iterator[dict]:
         pending, before = bool(ids), None
         while pending:
-            comparison.continue_paused(self.worker, ids.values())
             pending = any(
                 self.worker.queue_position(run) is not None for run in ids.values()
             )  # before the runs are read
@@ -88,6 +109,9 @@ class CompareTab:
             if finished != before:
                 updates[self.grid] = gr.update(value=comparison.grid_html(runs), visible=True)
             yield updates
+            if comparison.paused(self.worker, ids.values()):
+                yield from chained_updates({self.pause: time.time()})
+                return
             before = finished
             time.sleep(REFRESH_SECONDS)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from redream.app.browser_runs import existing_runs
 from redream.app.components import SHOWN_QUANTITIES, data_uri, hint, queue_status, render
 from redream.app.form import GenerationForm
-from redream.app.run_page import stage_name
+from redream.app.run_page import PAUSED, stage_name
 from redream.errors import RedreamError
 from redream.files import read_json
 from redream.runs.events import Event, Failed, Finished, Paused, Progress, events_after
@@ -110,6 +110,8 @@ def _status(run: Run, position: int | None) -> str:
             return ""
         case Failed(sentence):
             return sentence
+        case Paused() if position is None:
+            return PAUSED
     return "Starting." if position == 0 else "It was stopped before it was finished."
 
 
@@ -121,11 +123,16 @@ def _latest(run: Run) -> Event | None:
     return next((event for event in reversed(events) if isinstance(event, known)), None)
 
 
+def paused(worker: Worker, ids: Iterable[str]) -> list[str]:
+    """The runs that wait for their next GPU call to be asked for."""
+    names = [run.folder.name for run in existing_runs(ids) if isinstance(_latest(run), Paused)]
+    return [name for name in names if worker.queue_position(name) is None]
+
+
 def continue_paused(worker: Worker, ids: Iterable[str]) -> None:
     """Ask for the next GPU call of each run that is paused. Raises as `Worker.resume`."""
-    for run in existing_runs(ids):
-        if worker.queue_position(run.folder.name) is None and isinstance(_latest(run), Paused):
-            worker.resume(run.folder.name)
+    for run in paused(worker, ids):
+        worker.resume(run)
 
 
 # ---------------------------------------------------------------- HTML

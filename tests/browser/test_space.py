@@ -1,6 +1,8 @@
 """The page on a ZeroGPU Space, with the real package `spaces` and a stand-in for what is behind it."""
 
+import itertools
 import re
+import secrets
 import urllib.request
 
 import pytest
@@ -10,6 +12,7 @@ from served import (
     button,
     fill_iterations,
     free_port,
+    open_tab,
     serving,
     shoot,
     status_line,
@@ -55,22 +58,33 @@ def app(tiny_stack, tmp_path_factory, device_port):
 
 
 @pytest.fixture
-def quota(device_port):
-    """Set the seconds that are left of the visitor's quota."""
+def rules(device_port):
+    """Change what ZeroGPU grants: left, the seconds of the visitor's quota; once, whether a request is good for one call."""
 
-    def change(left: int | None) -> None:
-        parameters = "" if left is None else f"?left={left}"
-        urllib.request.urlopen(f"http://127.0.0.1:{device_port}/rules{parameters}", b"").close()
+    def change(parameters: str = "") -> None:
+        urllib.request.urlopen(f"http://127.0.0.1:{device_port}/rules?{parameters}", b"").close()
 
     yield change
-    change(None)
+    change()
+
+
+def give_each_request_a_token(page) -> None:
+    """As the Hub does."""
+    numbers = itertools.count()
+
+    def add(route) -> None:
+        route.continue_(headers=route.request.headers | {"x-ip-token": f"a.{secrets.token_hex(4)}.{next(numbers)}"})
+
+    page.route("**/queue/join*", add)
 
 
 def latest_run(folder) -> Run:
     return Run.open(max(folder.glob("run-*"), key=lambda path: path.stat().st_mtime))
 
 
-def test_the_page_asks_for_one_call_after_the_other_until_the_run_is_finished(page, app):
+def test_the_page_asks_for_one_call_after_the_other_until_the_run_is_finished(page, app, rules):
+    give_each_request_a_token(page)
+    rules("once=1")
     submit(page, "a red owl")
     sync_api.expect(button(page, "Stop and keep")).to_be_visible(timeout=WAIT)
     sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
@@ -81,15 +95,27 @@ def test_the_page_asks_for_one_call_after_the_other_until_the_run_is_finished(pa
     sync_api.expect(page.locator(".scores tr")).to_have_count(5, timeout=WAIT)
 
 
-def test_a_spent_quota_is_a_sentence_and_continue_goes_on_once_there_is_some_again(browser, app, quota):
+def test_each_call_of_compared_runs_has_a_request_of_its_own(page, rules):
+    give_each_request_a_token(page)
+    rules("once=1")
+    open_tab(page, "Compare")
+    for name in ("ReDream", "without adaptation"):
+        page.get_by_role("checkbox", name=name, exact=True).uncheck()
+    page.get_by_label("Prompt", exact=True).fill("a red car")
+    page.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
+    sync_api.expect(page.locator(".grid .sprite")).to_have_count(1, timeout=2 * WAIT)
+    shoot(page, "compared-in-calls")
+
+
+def test_a_spent_quota_is_a_sentence_and_continue_goes_on_once_there_is_some_again(browser, app, rules):
     """The Hub adds a header to the requests of a visitor it knows."""
-    quota(20)
+    rules("left=20")
     with visitor(browser, app[0], headers={"x-ip-token": "a.b.c"}) as page:
         submit(page, "a blue cat")
         sync_api.expect(status_line(page)).to_contain_text("20 s of your GPU quota are left", timeout=WAIT)
         sync_api.expect(button(page, "Continue")).to_be_visible(timeout=WAIT)
         shoot(page, "quota-spent")
-        quota(None)
+        rules()
         button(page, "Continue").click()
         wait_until_done(page)
 
