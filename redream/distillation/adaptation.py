@@ -7,7 +7,9 @@
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -45,13 +47,15 @@ class StoredViews:
         return rgba[:, :3] + (1 - rgba[:, 3:]) * backgrounds[:, :, None, None]
 
 
-def store_views(asset: Asset, settings: Settings, size: int, generator: torch.Generator) -> StoredViews:
-    """`adaptation.views` renders at equally spaced azimuths and the training cameras' elevations and framing (A)."""
-    ranges = CameraRange.of(settings.cameras)
-    cameras = tuple(ranges.uniform(settings.adaptation.views, generator))
+def store_views(asset: Asset, cameras: Sequence[Camera], size: int) -> StoredViews:
+    """Renders of an asset, `size` pixels square, cast by all cores."""
     black = torch.zeros(3)
-    rgba = [torch.cat(asset.render(camera, size, black), dim=1) for camera in cameras]  # n × (1, 4, h, w)
-    return StoredViews((torch.cat(rgba) * 255).round().to(torch.uint8), cameras)
+
+    def cast(camera: Camera) -> UInt8[Tensor, "1 4 h w"]:
+        return (torch.cat(asset.render(camera, size, black), dim=1) * 255).round().to(torch.uint8)
+
+    with ThreadPoolExecutor() as pool:
+        return StoredViews(torch.cat(list(pool.map(cast, cameras))), tuple(cameras))
 
 
 def sample_background(generator: torch.Generator, count: int = 1) -> Float[Tensor, "n 3"]:
@@ -71,10 +75,16 @@ class Adaptation:
         self.steps_done = 0
         with torch.no_grad():
             self._empty = prior.embed([""])  # (1, l, d): ∅
-        self.views = [store_views(r.asset, settings, prior.size, generators.host) for r in assets]
-        self.latents = self._encoded()  # (n, c, hl, wl), one background each
-        self.asset_of = [i for i, v in enumerate(self.views) for _ in v.cameras]  # (n,)
-        self.view_of = [camera.view for v in self.views for camera in v.cameras]  # (n,)
+        self._assets, ranges, count = (
+            [r.asset for r in assets],
+            CameraRange.of(settings.cameras),
+            settings.adaptation.views,
+        )
+        # At equally spaced azimuths, with the training cameras' elevations and framing (A).
+        self.cameras = [ranges.uniform(count, generators.host) for _ in assets]  # N × n
+        self._backgrounds = [sample_background(generators.host, count) for _ in assets]  # N × (n, 3)
+        self.asset_of = [i for i, cameras in enumerate(self.cameras) for _ in cameras]  # (N n,)
+        self.view_of = [camera.view for cameras in self.cameras for camera in cameras]  # (N n,)
         self.prefixes = nn.ParameterDict({view: nn.Parameter(prior.token_embeddings(f"{view} view")) for view in VIEWS})
         self.prefixes.requires_grad_(settings.adaptation.prefix_learned)
         self._captions = prior.tokens([r.caption for r in assets], room=len(self.prefixes[VIEWS[0]]))  # (N, l) ids
@@ -103,6 +113,18 @@ class Adaptation:
         self.steps_done += 1
         return loss
 
+    @cached_property
+    def latents(self) -> Float[Tensor, "n c hl wl"]:
+        """The stored views of all assets, encoded, over one background each. Made at first use: a run that is continued
+        after its adaptation needs none."""
+        latents = []
+        for asset, cameras, backgrounds in zip(self._assets, self.cameras, self._backgrounds, strict=True):
+            views, backgrounds = store_views(asset, cameras, self.prior.size), backgrounds.to(self.prior.device)
+            for rows in torch.arange(len(cameras)).split(25):
+                with torch.no_grad():
+                    latents.append(self.prior.encode(views.on(rows.tolist(), backgrounds[rows])))
+        return torch.cat(latents)
+
     @property
     def finished(self) -> bool:
         """Whether ω and e_ψ are final: they are learned for a fixed number of steps, then frozen."""
@@ -126,15 +148,6 @@ class Adaptation:
         loss = (predicted - noise).square().mean()
         optimizer_step(loss, self.optimizer)
         return loss.detach()
-
-    def _encoded(self) -> Tensor:
-        latents = []
-        for views in self.views:
-            backgrounds = sample_background(self.generators.host, len(views.cameras)).to(self.prior.device)
-            for rows in torch.arange(len(views.cameras)).split(25):
-                with torch.no_grad():
-                    latents.append(self.prior.encode(views.on(rows.tolist(), backgrounds[rows])))
-        return torch.cat(latents)
 
     def _balanced_rows(self, count: int) -> list[int]:
         host = self.generators.host

@@ -102,6 +102,11 @@ class Distillation:
         """Iterations planned, over all particles."""
         return self.settings.iterations * self.settings.particles
 
+    def store_views(self) -> None:
+        """Render and encode the views that ω learns from, unless it is final; the first iteration does it otherwise."""
+        if self.adaptation and not self.adaptation.finished:
+            _ = self.adaptation.latents
+
     def steps(self, extra: int = 0, stop: Callable[[], bool] = lambda: False) -> Iterator[Step]:
         """Iterate until the plan is done, and `extra` times per particle beyond it at the schedule's end values.
 

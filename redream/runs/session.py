@@ -109,6 +109,7 @@ class Session:
             self._require_same_prior()
             distillation = Distillation(prior, settings, prompt, captioned)
             yield from self._load(distillation, checkpoints)
+            distillation.store_views()
         yield from self._distil(distillation)
         done, before = distillation.iteration, done
         halfway = done < total and not self.stop()

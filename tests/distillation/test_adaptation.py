@@ -4,11 +4,12 @@ import pytest
 import torch
 from tiny_stack import TINY
 
+from redream.distillation import adaptation as adaptation_module
 from redream.distillation.adaptation import Adaptation, CaptionedAsset, sample_background, store_views
 from redream.distillation.generators import Generators
 from redream.distillation.prior import Prior
 from redream.scene.assets import load
-from redream.scene.cameras import VIEWS
+from redream.scene.cameras import VIEWS, CameraRange
 
 
 @pytest.fixture
@@ -25,16 +26,30 @@ def assets(tiny_stack):
 
 
 def test_stored_views_are_the_assets_renders_on_any_background(assets, generator):
-    asset = assets[0].asset
-    views = store_views(asset, TINY, 16, generator)
-    background = torch.tensor([0.2, 0.9, 0.4])
-    direct, _ = asset.render(views.cameras[1], 16, background)
-    assert torch.allclose(views.on([1], background[None]), direct, atol=2 / 255)
+    asset, cameras = assets[0].asset, CameraRange.of(TINY.cameras).uniform(5, generator)
+    views, background = store_views(asset, cameras, 16), torch.tensor([0.2, 0.9, 0.4])
+    for row, camera in enumerate(cameras):
+        direct, _ = asset.render(camera, 16, background)
+        assert torch.allclose(views.on([row], background[None]), direct, atol=2 / 255)
 
 
-def test_stored_views_go_once_around_the_asset(assets, generator):
-    azimuths = [camera.azimuth_deg for camera in store_views(assets[0].asset, TINY, 8, generator).cameras]
-    assert azimuths == [360 * i / TINY.adaptation.views for i in range(TINY.adaptation.views)]
+def test_stored_views_go_once_around_the_asset(prior, assets):
+    for cameras in Adaptation(prior, TINY, assets, Generators(0)).cameras:
+        azimuths = [camera.azimuth_deg for camera in cameras]
+        assert azimuths == [360 * i / TINY.adaptation.views for i in range(TINY.adaptation.views)]
+
+
+def test_views_are_rendered_once_and_not_for_an_adaptation_that_is_final(prior, assets, monkeypatch):
+    rendered = []
+    original = adaptation_module.store_views
+    monkeypatch.setattr(adaptation_module, "store_views", lambda *a: rendered.append(a) or original(*a))
+    final = Adaptation(prior, TINY, assets, Generators(0))
+    final.steps_done = TINY.adaptation.steps
+    assert final.finished and final.prefix("front").numel() and not rendered
+    adaptation = Adaptation(prior, TINY, assets, Generators(0))
+    adaptation.step()
+    adaptation.step()
+    assert len(rendered) == len(assets)
 
 
 def test_prefixes_start_as_the_words_of_their_views(prior, assets):
