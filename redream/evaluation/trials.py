@@ -20,7 +20,7 @@ from redream.scoring.metrics import SCORES_VERSION
 from redream.settings import VARIANTS, Preset, Settings, setting_names
 from redream.stack.stack import SCORING_ENTRIES, Stack
 
-METHODS_VERSION = 4  # raised when the code of a method changes its results: its runs are then made anew
+METHODS_VERSION = 5  # raised when the code of a method changes its results: its runs are then made anew
 
 RETRIEVAL = "retrieval"  # a row without runs: the best retrieved asset as it is
 METHODS = (*VARIANTS, RETRIEVAL)  # that can be evaluated

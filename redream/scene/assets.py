@@ -7,6 +7,7 @@ both sides, so that the nearest surface is all a ray meets; what others have bey
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import trimesh
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from redream.scene import glb, glb_validation, gltf
@@ -26,6 +27,8 @@ RADIUS = 0.5  # objects are centred and scaled into a sphere of this radius
 LAYERS = 32  # that a ray goes through at most: panes, leaves, and faces seen from behind
 CLEARANCE = 2e-5  # of an asset's size: how far behind one layer the next may begin
 FACING = 4e-6  # of an asset's size: how far a one-sided face lies before one that faces the other way
+
+STEEP = 0.1  # by so much corners' colours differ where it shows that what glTF interpolates is light (3 of 255 levels)
 
 # glTF is y up, front +z; the world is z up, front +x.
 GLTF_TO_WORLD = np.array([[0.0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -153,6 +156,8 @@ class Asset:
         corners = self.mesh.faces[triangles]  # (m, 3)
         weights = np.clip(weights, 0, 1)[:, :, None]  # (m, 3, 1)
         colour = (self.colours[corners] * weights).sum(axis=1)  # (m, 3)
+        if len(steep := np.flatnonzero(self._steep[triangles])):
+            colour[steep] = to_srgb((to_linear(self.colours[corners[steep]]) * weights[steep]).sum(axis=1))
         for number in self._drawn_textures(triangles):
             here = np.flatnonzero(self.face_texture[triangles] == number)
             texel = self._texel(number, self.uv, corners[here], weights[here])
@@ -168,6 +173,13 @@ class Asset:
                     light = light * to_linear(self._texel(material.emission_texture, uv, corners[here], weights[here]))
                 colour[here] = to_srgb(to_linear(colour[here]) + light)
         return colour.astype(np.float32)
+
+    @cached_property
+    def _steep(self) -> Bool[np.ndarray, "f"]:
+        """Faces whose corners differ in colour by more than `STEEP`."""
+        first, second, third = self.colours[self.mesh.faces.T]  # (f, 3) each
+        largest, smallest = (extreme(extreme(first, second), third) for extreme in (np.maximum, np.minimum))
+        return (largest - smallest > STEEP).any(axis=1)
 
     def opacity_at(
         self,

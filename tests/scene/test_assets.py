@@ -11,8 +11,9 @@ import trimesh
 from PIL import Image
 
 from redream.scene import assets, glb
-from redream.scene.assets import Asset, AssetError
+from redream.scene.assets import STEEP, Asset, AssetError
 from redream.scene.cameras import Camera, ring
+from redream.scene.materials import to_linear, to_srgb
 
 
 def at(azimuth: float, elevation: float = 0.0) -> Camera:
@@ -113,9 +114,22 @@ def test_casting_agrees_with_trimesh():
     colour, hit = asset.cast(origins, directions)
     triangles, rays, points = mesh.ray.intersects_id(origins, directions, multiple_hits=False, return_locations=True)
     weights = trimesh.triangles.points_to_barycentric(mesh.triangles[triangles], points)
-    expected = (asset.colours[mesh.faces[triangles]] * weights[:, :, None]).sum(axis=1)
+    expected = to_srgb((to_linear(asset.colours[mesh.faces[triangles]]) * weights[:, :, None]).sum(axis=1))
     assert set(rays) == set(np.flatnonzero(hit))
     assert np.allclose(colour[rays], expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.05, 0.099, 0.101, 0.5, 1.0])
+def test_between_corners_light_is_interpolated_within_three_levels(difference):
+    """Half way from red to green is a bright yellow, (188, 188, 0), as glTF's viewers show it, not (128, 128, 0)."""
+    mesh = trimesh.Trimesh([[0, -1, -1], [0, 1, -1], [0, 0, 1]], [[0, 1, 2]], process=False)
+    for low in np.linspace(0, 1 - difference, 20):
+        colours = np.array([[low + difference, low, 0], [low, low + difference, 0], [low, low, 0]], np.float32)
+        colour = Asset(mesh, colours).colour_at(np.array([0]), np.array([[0.5, 0.5, 0.0]], np.float32))
+        middle = to_srgb(to_linear(colours[:2]).mean(axis=0))
+        assert np.abs(colour[0] - middle).max() < (1e-5 if difference > STEEP else 3.2 / 255)
+    if difference == 1.0:
+        assert np.round(colour[0] * 255).tolist() == [188, 188, 0]
 
 
 def test_an_asset_survives_pickling():
