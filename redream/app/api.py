@@ -7,7 +7,7 @@ import gradio as gr
 
 from redream import pipeline
 from redream.app.form import METHOD_LABELS, GenerationForm, fitting, preset_of
-from redream.app.limits import remove_uploads
+from redream.app.limits import accepting_addresses, remove_uploads
 from redream.app.run_page import RunPage
 from redream.app.wiring import EXPORTING, STREAMING, raises_gradio_errors
 from redream.errors import RedreamError
@@ -62,7 +62,7 @@ class Endpoints:
             particles: objects at once, 1 to 4
             iterations: for each object; none: as the preset has it
             seed: equal seeds give equal objects on the same machine; on a GPU nearly equal ones
-            asset: a GLB to start from instead of retrieved assets
+            asset: a GLB, or its public address, to start from instead of retrieved assets
             minutes: make the run as large as fits into this time, instead of naming iterations
             uids: assets of the library to start from instead, with spaces between; they come before asset
             commercial_use: retrieve only assets whose licence is known to allow it
@@ -150,7 +150,10 @@ def register(worker: Worker) -> None:
         request = [gr.Textbox(label="prompt"), gr.Radio(list(METHOD_LABELS), value="redream", label="method")]
         request += [gr.Checkbox(True, label="initialise"), gr.Checkbox(True, label="adapt")]
         request += [gr.Number(1, label="particles", precision=0), gr.Number(None, label="iterations", precision=0)]
-        request += [gr.Number(0, label="seed", precision=0), gr.File(label="asset", file_types=[".glb"])]
+        request += [
+            gr.Number(0, label="seed", precision=0),
+            accepting_addresses(gr.File(label="asset", file_types=[".glb"])),
+        ]
         request += [gr.Number(None, label="minutes"), gr.Textbox("", label="uids")]
         request += [gr.Checkbox(False, label="commercial_use")]
         continuation = [gr.Textbox(label="run"), gr.Number(0, label="iterations", precision=0)]

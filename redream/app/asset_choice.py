@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import gradio as gr
 
 from redream import pipeline
+from redream.app.limits import accepting_addresses
 from redream.app.wiring import PRIVATE, STREAMING, UNQUEUED, reports_errors
 from redream.retrieval.fetch import AssetUnavailable
 from redream.runs.queue import Worker
@@ -32,9 +33,8 @@ class AssetChoice:
             self.uids = gr.Dropdown(
                 [], value=[], label="Start from these assets of the library", info=UIDS_HELP, **choose
             )
-            self.files = gr.File(
-                label="Start from your own GLBs", file_types=[".glb"], file_count="multiple", height=160
-            )
+            own = {"label": "Start from your own GLBs", "file_types": [".glb"], "file_count": "multiple", "height": 160}
+            self.files = accepting_addresses(gr.File(**own))
 
     @property
     def values(self) -> list[gr.blocks.Block]:

@@ -2,13 +2,18 @@
 
 import asyncio
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import gradio as gr
 import pytest
+import safehttpx
 from gradio.routes import App
 from starlette.middleware import Middleware
 
-from redream.app.limits import MAX_BODY, RequestLimits, remove_uploads
+from redream.app import limits
+from redream.app.limits import MAX_BODY, RequestLimits, accepting_addresses, remove_uploads
+from redream.scene.glb_validation import Limits
 
 JSON = (b"content-type", b"application/json")
 FORM = (b"content-type", b"multipart/form-data; boundary=x")
@@ -90,3 +95,91 @@ def test_uploads_are_removed_but_no_other_file(uploads, tmp_path_factory):
         file.write_bytes(b"a GLB")
     remove_uploads([upload, str(own), upload.with_name("gone.glb")])
     assert not upload.exists() and own.exists()
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Another server's files."""
+
+    wait = threading.Event()
+
+    def do_GET(self):
+        if self.path in ("/round", "/inside"):
+            self.send_response(302)
+            self.send_header("Location", "/round" if self.path == "/round" else "http://inside.test/secret")
+            self.end_headers()
+        elif self.path == "/none.glb":
+            self.send_error(404)
+        else:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"a GLB")
+            if self.path == "/slow.glb":
+                self.wait.wait(10)
+            self.wfile.write(b"." * (5000 if self.path == "/large.glb" else 0))
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, uploads):
+    """The address of a server that counts as public, and any other name as private."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    Elsewhere.wait.clear()
+
+    async def validate(host: str) -> str:
+        if host != "public.test":
+            raise ValueError(f"Hostname {host} failed validation")
+        return "127.0.0.1"
+
+    monkeypatch.setattr(safehttpx, "async_validate_url", validate)
+    yield f"http://public.test:{server.server_port}"
+    Elsewhere.wait.set()
+    server.shutdown()
+    server.server_close()
+
+
+def moved(address: str) -> str:
+    with gr.Blocks():
+        file = accepting_addresses(gr.File())
+    return asyncio.run(file.async_move_resource_to_block_cache(address))
+
+
+def test_what_is_at_a_public_address_arrives_under_its_name(elsewhere, uploads):
+    assert moved(f"{elsewhere}/a/owl.glb?x=1").endswith("/owl.glb") and files(uploads) == ["owl.glb"]
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("/large.glb", limits.TOO_LONG),
+        ("/round", limits.TOO_LONG),
+        ("/slow.glb", limits.TOO_SLOW),
+        ("/none.glb", limits.NOT_THERE),
+        ("/inside", limits.NOT_THERE),
+    ],
+)
+def test_an_address_is_refused_in_a_sentence_and_nothing_of_it_stays(
+    elsewhere, uploads, monkeypatch, address, sentence
+):
+    monkeypatch.setattr(limits, "LIMITS", Limits(size=1000))
+    monkeypatch.setattr(limits, "FETCH_SECONDS", 0.5 if sentence == limits.TOO_SLOW else 60.0)
+    with pytest.raises(gr.Error) as error:
+        moved(elsewhere + address)
+    assert error.value.message == sentence and not error.value.print_exception and files(uploads) == []
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1/a.glb", "http://localhost:1/a.glb", "http://[::1]/a.glb", "http://"]
+)
+def test_private_addresses_are_not_asked(uploads, address):
+    with pytest.raises(gr.Error, match="There is no file at this address"):
+        moved(address)
+
+
+def test_an_uploaded_file_is_taken_as_gradio_does(uploads):
+    upload = uploads / "a" / "owl.glb"
+    upload.parent.mkdir()
+    upload.write_bytes(b"a GLB")
+    assert moved(str(upload)) == str(upload)
