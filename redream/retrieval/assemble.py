@@ -116,10 +116,8 @@ def build(
     """
     folder = out / PARTS
     work = Work.open(folder)
-    if work is None and (out / "index.json").exists():
-        raise BuildError(
-            f"There is an index in {out.name} already. Remove its index.json to build it anew, or choose another folder."
-        )
+    if work is None:
+        _require_no_index(out)
     if images and not images.is_file():
         raise BuildError(f"There is no file {images.name}; check the path.")
     request = {
@@ -160,6 +158,7 @@ def merge(folders: Sequence[Path], out: Path) -> Generator[BuildProgress, None, 
 
     Raises `BuildError`.
     """
+    _require_no_index(out)
     found = [Work.open(folder / PARTS) for folder in folders]
     if None in found:
         raise BuildError(f"There are no parts in {folders[found.index(None)].name}; build them first.")
@@ -180,6 +179,14 @@ def relative_root(assets: Path, out: Path) -> str:
     if root.removeprefix("../").startswith(".."):
         raise BuildError("The assets must be in the index's folder or beside it; choose another folder for the index.")
     return root
+
+
+def _require_no_index(out: Path) -> None:
+    """Raises `BuildError` if there is an index in the folder."""
+    if (out / "index.json").exists():
+        raise BuildError(
+            f"There is an index in {out.name} already. Remove its index.json to build it anew, or choose another folder."
+        )
 
 
 def _prepare(source: Objaverse | Folder, folder: Path, request: dict) -> Generator[BuildProgress, None, Work]:
@@ -267,7 +274,7 @@ def _write(works: Sequence[Work], report: Report, out: Path) -> Generator[BuildP
 
     source = plan["request"]["source"]
     root = relative_root(Path(source["folder"]), out) if "folder" in source else "."
-    for name in file_names("codes") | file_names("exact"):
+    for name in {"index.json"} | file_names("codes") | file_names("exact"):
         remove_leftovers(out / name)  # of a write that was killed
     total, clock = 2 * len(works[0].parts), Clock()  # they are read twice
     origin = {"repository": plan["repository"], "sources": plan["commits"]}

@@ -42,7 +42,8 @@ def write(
     sources: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Write the index of `parts()`, which is called twice, into `folder`. The manifest comes last: until then there is none.
+    """Write the index of `parts()`, which is called twice, into `folder`. An index that is there already stays until the
+    new one is complete; while the files take its place there is no manifest.
 
     `embedding` is name and sha256 of the CLIP; `root` the assets' folder relative to `folder`; `repository` where assets
     without a file are, `sources` the Hub's repositories that records came from (see `redream.retrieval.index_files`). `progress` gets how many of all assets are written.
@@ -52,25 +53,28 @@ def write(
         survey.add(part)
     coding = "codes" if survey.captions > EXACT_CAPTIONS and survey.dim % vectors.GROUP == 0 else "exact"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "index.json").unlink(missing_ok=True)
-    with _Writer(folder, survey, coding) as writer:
-        for part in parts():
-            writer.add(part)
-            progress(writer.assets, survey.assets)
-    manifest = {
-        "format": FORMAT,
-        "embedding": dict(embedding),
-        "dim": survey.dim,
-        "assets": survey.assets,
-        "captions": survey.captions,
-        "pictures": survey.pictures,
-        "coding": coding,
-        "root": root,
-        "files": {name: sha256(folder / name) for name in sorted(file_names(coding))},
-    }
-    origin = {"repository": repository, "sources": sources}
-    manifest |= {name: dict(values) for name, values in origin.items() if values}
-    write_json(folder / "index.json", manifest)
+    with ExitStack() as files:  # left in reverse: the manifest takes its place last
+        new_manifest = files.enter_context(replacing(folder / "index.json"))
+        paths = {name: files.enter_context(replacing(folder / name)) for name in sorted(file_names(coding))}
+        with _Writer(paths, survey, coding) as writer:
+            for part in parts():
+                writer.add(part)
+                progress(writer.assets, survey.assets)
+        manifest = {
+            "format": FORMAT,
+            "embedding": dict(embedding),
+            "dim": survey.dim,
+            "assets": survey.assets,
+            "captions": survey.captions,
+            "pictures": survey.pictures,
+            "coding": coding,
+            "root": root,
+            "files": {name: sha256(path) for name, path in paths.items()},
+        }
+        origin = {"repository": repository, "sources": sources}
+        manifest |= {name: dict(values) for name, values in origin.items() if values}
+        write_json(new_manifest, manifest)
+        (folder / "index.json").unlink(missing_ok=True)
 
 
 @dataclass
@@ -108,10 +112,10 @@ class _Survey:
 
 
 class _Writer:
-    """The files of an index, written part by part; they take their places when all are complete."""
+    """The files of an index, written part by part to the paths that they have until all are complete, by name."""
 
-    def __init__(self, folder: Path, survey: _Survey, coding: str) -> None:
-        self._folder, self._survey, self._coding, self._open = folder, survey, coding, ExitStack()
+    def __init__(self, paths: Mapping[str, Path], survey: _Survey, coding: str) -> None:
+        self._paths, self._survey, self._coding = paths, survey, coding
         self._table: pq.ParquetWriter | None = None
         self.assets = self._captions = self._pictures = 0  # written so far
 
@@ -131,15 +135,13 @@ class _Writer:
                 TextCoder.train(texts),
                 TransformCoder.train(images, texts, IMAGE_BITS),
             )
-            with replacing(self._folder / "coders.safetensors") as path:
-                save_file(self._text_coder.arrays | self._image_coder.arrays("image"), path)
+            save_file(self._text_coder.arrays | self._image_coder.arrays("image"), self._paths["coders.safetensors"])
             shapes = {
                 "text_codes.npy": (np.uint8, (captions, vectors.text_code_size(dim))),
                 "texts.npy": (np.uint8, (captions, self._text_coder.rest.size)),
                 "images.npy": (np.uint8, (pictures, self._image_coder.size)),
             }
         self._arrays |= {name: self._array(name, *shape) for name, shape in shapes.items()}
-        self._table_path = self._open.enter_context(replacing(self._folder / TABLE))
         return self
 
     def add(self, part: Part) -> None:
@@ -155,7 +157,7 @@ class _Writer:
             images = self._image_coder.encode(images)
         self._arrays["texts.npy"][captions], self._arrays["images.npy"][pictures] = texts, images
         if self._table is None:
-            self._table = pq.ParquetWriter(self._table_path, part.table.schema, compression=COMPRESSION)
+            self._table = pq.ParquetWriter(self._paths[TABLE], part.table.schema, compression=COMPRESSION)
         self._table.write_table(part.table, row_group_size=GROUP_ROWS)
         self.assets, self._captions, self._pictures = self.assets + len(part.table), captions.stop, pictures.stop
 
@@ -166,10 +168,9 @@ class _Writer:
         self._arrays.clear()  # a mapped file cannot take its place everywhere
         if self._table is not None:
             self._table.close()
-        self._open.__exit__(*error)
 
     def _array(self, name: str, kind: type, shape: tuple[int, ...]) -> np.ndarray:
-        path = self._open.enter_context(replacing(self._folder / name))
+        path = self._paths[name]
         if not np.prod(shape):  # nothing to map
             np.save(path, np.empty(shape, kind))
             return np.empty(shape, kind)

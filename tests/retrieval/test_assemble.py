@@ -174,8 +174,9 @@ def test_parts_of_other_builds_are_not_mixed_in(start, tmp_path):
 
 def test_a_finished_index_is_not_overwritten(start, tmp_path):
     finished(start(tmp_path / "out"))
-    with pytest.raises(BuildError, match="already"):
-        finished(start(tmp_path / "out"))
+    for steps in (start(tmp_path / "out"), merge([tmp_path / "shard"], tmp_path / "out")):
+        with pytest.raises(BuildError, match="already"):
+            finished(steps)
 
 
 def test_a_build_without_any_asset_says_why(start, tmp_path):

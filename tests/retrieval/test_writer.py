@@ -163,6 +163,24 @@ def test_a_build_that_breaks_off_leaves_no_index(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("most_exact", [ASSETS, 1000])
+def test_an_index_stays_usable_until_the_new_one_is_complete(tmp_path, monkeypatch, most_exact):
+    monkeypatch.setattr(writer, "EXACT_CAPTIONS", most_exact)
+    write(lambda: parts(pictured=1500), tmp_path, embedding=EMBEDDING)
+    before = sha256_of_files(tmp_path)
+
+    def killed(folder, manifest):
+        assert {name: digest for name, digest in sha256_of_files(tmp_path).items() if name in before} == before
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writer, "write_json", killed)  # the last thing before the files take their places
+        write(parts, tmp_path, embedding=EMBEDDING)
+    assert sha256_of_files(tmp_path) == before
+    write(parts, tmp_path, embedding=EMBEDDING)
+    assert len(Index.load(tmp_path).images) == ASSETS and set(sha256_of_files(tmp_path)) == set(before)
+
+
 def test_coders_of_another_shape_are_refused(coded, tmp_path):
     for file in coded.folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
