@@ -86,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_log_options(parser, "info")
     configure_log(parser.parse_args(arguments))
     try:
-        require_writable(runs_folder(), "REDREAM_RUNS")
-        require_writable(Path(gr.utils.get_upload_folder()), "GRADIO_TEMP_DIR")
+        require_writable(runs_folder(), "set REDREAM_RUNS to a folder of yours")
+        require_writable(Path(gr.utils.get_upload_folder()), "set GRADIO_TEMP_DIR to a folder of yours")
         diagnosis = choose_stack()
         worker = make_worker(Stack.load(diagnosis.stack))
         demo = build(worker, diagnosis.reason, diagnosis.missing)

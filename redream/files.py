@@ -16,6 +16,7 @@ from redream.errors import RedreamError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+NOT_WRITTEN = (*DISK_FULL, *NOT_WRITABLE, errno.EIO, errno.EEXIST, errno.ENOTDIR)
 
 
 class FolderError(RedreamError):
@@ -39,14 +40,40 @@ def remove_leftovers(path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def require_writable(folder: Path, variable: str) -> None:
-    """Make a folder if necessary, and raise `FolderError` if it takes no file; the environment `variable` names it."""
+def require_writable(folder: Path, advice: str) -> None:
+    """Make a folder if necessary, and raise `FolderError` if it takes no file; its message ends with the advice."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise FolderError(f"{why_not_written(folder, error)}; set {variable} to a folder of yours.") from error
+        raise FolderError(f"{why_not_written(folder, error)}; {advice}.") from error
+
+
+@contextmanager
+def writing_to(folder: Path, advice: str) -> Iterator[None]:
+    """For a block that writes to a folder: raises `FolderError`, whose message ends with the advice, for errors by which
+    the folder takes no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITTEN:
+            raise
+        raise FolderError(f"{why_not_written(folder, error)}; {advice}.") from error
+
+
+def require_space(path: Path) -> None:
+    """Give a file all the bytes on the disk that it has by its size. A store into a mapped file that lacks some of them ends
+    the process where the disk is full. Raises `OSError` for a full disk; file systems that cannot do it are left as they are.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
 
 
 def why_not_written(folder: Path, error: OSError) -> str:

@@ -1,6 +1,7 @@
 """Files are complete or absent, and known by their hashes."""
 
 import errno
+import functools
 import hashlib
 import os
 import tempfile
@@ -15,10 +16,12 @@ from redream.files import (
     read_json,
     remove_leftovers,
     replacing,
+    require_space,
     require_writable,
     sha256,
     sha256_of_files,
     write_json,
+    writing_to,
 )
 from redream.runs.run import runs_folder
 
@@ -71,6 +74,10 @@ def test_a_user_s_data_is_in_the_folder_of_the_environment_or_of_the_platform(tm
     assert data_folder({}).name == "redream" and data_folder({}).is_absolute()
 
 
+def refuse(number: int, *arguments, **options) -> None:
+    raise OSError(number, os.strerror(number))
+
+
 @pytest.mark.parametrize(
     "number, sentence",
     [
@@ -80,16 +87,34 @@ def test_a_user_s_data_is_in_the_folder_of_the_environment_or_of_the_platform(tm
         (errno.EIO, "The folder {} cannot be written to (Input/output error)"),
     ],
 )
-def test_a_folder_that_takes_no_file_is_said_with_the_reason_and_the_variable(tmp_path, monkeypatch, number, sentence):
-    def refuse(**options):
-        raise OSError(number, os.strerror(number))
-
-    require_writable(tmp_path / "new/runs", "REDREAM_RUNS")
+def test_a_folder_that_takes_no_file_is_said_with_the_reason_and_the_advice(tmp_path, monkeypatch, number, sentence):
+    require_writable(tmp_path / "new/runs", "choose another")
     assert list((tmp_path / "new/runs").iterdir()) == []
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryFile", functools.partial(refuse, number))
     with pytest.raises(FolderError) as error:
-        require_writable(tmp_path, "REDREAM_RUNS")
-    assert str(error.value) == f"{sentence.format(tmp_path)}; set REDREAM_RUNS to a folder of yours."
+        require_writable(tmp_path, "choose another")
+    assert str(error.value) == f"{sentence.format(tmp_path)}; choose another."
+    with pytest.raises(FolderError) as error, writing_to(tmp_path, "choose another"):
+        refuse(number)
+    assert str(error.value) == f"{sentence.format(tmp_path)}; choose another."
+
+
+def test_only_errors_of_the_folder_become_its_sentence(tmp_path):
+    with pytest.raises(ConnectionError), writing_to(tmp_path, "choose another"):
+        raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+
+
+def test_a_file_system_that_reserves_no_space_is_left_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"abc")
+    for number in (errno.EOPNOTSUPP, errno.EINVAL):
+        monkeypatch.setattr(os, "posix_fallocate", functools.partial(refuse, number))
+        require_space(tmp_path / "file")
+    monkeypatch.setattr(os, "posix_fallocate", functools.partial(refuse, errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        require_space(tmp_path / "file")
+    monkeypatch.delattr(os, "posix_fallocate")
+    require_space(tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +123,7 @@ def test_a_folder_that_takes_no_file_is_said_with_the_reason_and_the_variable(tm
 def test_a_file_in_the_place_of_a_folder_is_said(tmp_path, name, sentence):
     (tmp_path / "file").touch()
     with pytest.raises(FolderError, match=sentence):
-        require_writable(tmp_path / name, "GRADIO_TEMP_DIR")
+        require_writable(tmp_path / name, "choose another")
 
 
 def test_the_home_folder_may_be_named_by_a_tilde(monkeypatch, tmp_path):

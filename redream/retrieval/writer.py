@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float, Int64
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from redream.files import replacing, sha256, write_json
+from redream.files import replacing, require_space, sha256, write_json
 from redream.retrieval import vectors
 from redream.retrieval.index_files import FORMAT, TABLE, file_names
 from redream.retrieval.table import GROUP_ROWS
@@ -46,7 +46,8 @@ def write(
     new one is complete; while the files take its place there is no manifest.
 
     `embedding` is name and sha256 of the CLIP; `root` the assets' folder relative to `folder`; `repository` where assets
-    without a file are, `sources` the Hub's repositories that records came from (see `redream.retrieval.index_files`). `progress` gets how many of all assets are written.
+    without a file are, `sources` the Hub's repositories that records came from (see `redream.retrieval.index_files`). `progress` gets how many of all assets are written. Raises `OSError` where the
+    folder cannot be written to.
     """
     survey = _Survey()
     for part in parts():
@@ -135,7 +136,8 @@ class _Writer:
                 TextCoder.train(texts),
                 TransformCoder.train(images, texts, IMAGE_BITS),
             )
-            save_file(self._text_coder.arrays | self._image_coder.arrays("image"), self._paths["coders.safetensors"])
+            coders = self._text_coder.arrays | self._image_coder.arrays("image")
+            self._paths["coders.safetensors"].write_bytes(save(coders))
             shapes = {
                 "text_codes.npy": (np.uint8, (captions, vectors.text_code_size(dim))),
                 "texts.npy": (np.uint8, (captions, self._text_coder.rest.size)),
@@ -174,4 +176,6 @@ class _Writer:
         if not np.prod(shape):  # nothing to map
             np.save(path, np.empty(shape, kind))
             return np.empty(shape, kind)
-        return np.lib.format.open_memmap(path, "w+", kind, shape)
+        array = np.lib.format.open_memmap(path, "w+", kind, shape)
+        require_space(path)
+        return array
