@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from redream.files import read_json, remove_leftovers, replacing, sha256, write_json
+from redream.files import read_json, remove_leftovers, replacing, require_writable, sha256, write_json, writing_to
 from redream.retrieval import workers
 from redream.retrieval.build import BuildError
 from redream.retrieval.index_files import file_names
@@ -39,6 +39,7 @@ from redream.retrieval.writer import write
 PART_ASSETS = 4096
 PARTS = "parts"
 POLL_SECONDS = 0.5
+ADVICE = "mend that, or choose another folder; a build goes on where it was"  # after why its folder takes no file
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def build(
     CLIP that `job` loads. Parts are made in so many `processes`, or on the Ray cluster at an `address`. Of several shards,
     each makes its parts only; `merge` does the rest.
 
-    Raises `BuildError`, `SourceError`, `HubError` and `ClipError`.
+    Raises `BuildError`, `FolderError`, `SourceError`, `HubError` and `ClipError`.
     """
     folder = out / PARTS
     work = Work.open(folder)
@@ -128,6 +129,7 @@ def build(
         "part_assets": part_assets,
     }
     request = json.loads(json.dumps(request, default=str))
+    _require_writable(out)  # before what takes long
     if work is None:
         work = yield from _prepare(source, folder, request)
     if work.plan["request"] != request:
@@ -156,7 +158,7 @@ def build(
 def merge(folders: Sequence[Path], out: Path) -> Generator[BuildProgress, None, Report]:
     """Write the index of the parts in several builds' folders, whose sources must have been the same.
 
-    Raises `BuildError`.
+    Raises `BuildError` and `FolderError`.
     """
     _require_no_index(out)
     found = [Work.open(folder / PARTS) for folder in folders]
@@ -168,6 +170,7 @@ def merge(folders: Sequence[Path], out: Path) -> Generator[BuildProgress, None, 
     lacking = [n for n in found[0].parts if not any(work.has(n) for work in found)]
     if lacking:
         raise BuildError(f"{len(lacking)} of {len(found[0].parts)} parts are not made yet, the first is {lacking[0]}.")
+    _require_writable(out)
     report = _report(found)
     yield from _write(found, report, out)
     return report
@@ -189,6 +192,12 @@ def _require_no_index(out: Path) -> None:
         )
 
 
+def _require_writable(out: Path) -> None:
+    """Raises `FolderError` if the folder, or the one that it will be made in, takes no file."""
+    place = next(folder for folder in (out, *out.parents) if os.path.exists(folder))
+    require_writable(place, ADVICE)
+
+
 def _prepare(source: Objaverse | Folder, folder: Path, request: dict) -> Generator[BuildProgress, None, Work]:
     """Read the sources; write the records, and then the plan."""
     records: Records = yield from source.read()
@@ -197,18 +206,19 @@ def _prepare(source: Objaverse | Folder, folder: Path, request: dict) -> Generat
         if not reasons:
             raise BuildError("There is no asset for the index, such as a .glb in the folder; check the path.")
         raise BuildError(f"No asset is left for the index ({reasons}); relax some of the filters.")
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "records.parquet") as path:
-        pq.write_table(records.table, path, row_group_size=request["part_assets"])
-    plan = {
-        "request": request,
-        "assets": len(records.table),
-        "left_out": dict(records.left_out),
-        "repository": records.repository,
-        "commits": dict(records.commits),
-        "records": sha256(folder / "records.parquet"),
-    }
-    write_json(folder / "plan.json", plan)
+    with writing_to(folder, ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "records.parquet") as path:
+            pq.write_table(records.table, path, row_group_size=request["part_assets"])
+        plan = {
+            "request": request,
+            "assets": len(records.table),
+            "left_out": dict(records.left_out),
+            "repository": records.repository,
+            "commits": dict(records.commits),
+            "records": sha256(folder / "records.parquet"),
+        }
+        write_json(folder / "plan.json", plan)
     del records
     pa.default_memory_pool().release_unused()  # before a CLIP takes its place
     return Work(folder, plan)
@@ -231,7 +241,7 @@ def _make_parts(
         for update in updates:
             partly = 0.0
             if update.content is not None:
-                with replacing(work.part(update.number)) as path:
+                with writing_to(work.folder, ADVICE), replacing(work.part(update.number)) as path:
                     path.write_bytes(update.content)
                 done += sizes[update.number]
             elif update.number is not None:
@@ -278,7 +288,7 @@ def _write(works: Sequence[Work], report: Report, out: Path) -> Generator[BuildP
         remove_leftovers(out / name)  # of a write that was killed
     total, clock = 2 * len(works[0].parts), Clock()  # they are read twice
     origin = {"repository": plan["repository"], "sources": plan["commits"]}
-    with ThreadPoolExecutor(1) as thread:
+    with writing_to(out, ADVICE), ThreadPoolExecutor(1) as thread:
         future = thread.submit(write, parts, out, embedding=plan["request"]["embedding"], root=root, **origin)
         try:
             while not wait([future], POLL_SECONDS).done:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock
 
-from redream.files import read_json, replacing, sha256
+from redream.files import read_json, replacing, sha256, writing_to
 from redream.retrieval import sources
 from redream.retrieval.build import BuildError
 from redream.retrieval.parts import Job, PartMaker, pack, unpack
@@ -24,6 +24,7 @@ from redream.scene.glb_reader import GlbReader
 
 COLUMNS = ("uid", "author", "license", "source", "file", "path", "sha256")
 SCHEMA = pa.schema([*((name, pa.string()) for name in COLUMNS), ("captions", pa.list_(pa.string()))])
+ADVICE = "mend that, or choose another folder for the library"  # after why it takes no file
 UID_DIGITS = 32  # of the SHA-256: the same file has the same uid everywhere
 
 
@@ -70,7 +71,7 @@ def add(
     """Copy GLBs into a library, embed them by captions and renders, and write its index anew; returns how many it then has.
 
     The captions count for each of the files; without any a file takes its name. A file that is in the library already takes
-    the new caption, author and licence. Raises `BuildError`; if a file cannot be used, nothing is changed.
+    the new caption, author and licence. Raises `BuildError` and `FolderError`; if a file cannot be used, nothing is changed.
     """
     with GlbReader() as reader:
         for path in files:
@@ -80,8 +81,9 @@ def add(
                 reader.load(path)
             except (GlbError, AssetError) as error:
                 raise BuildError(f"{path.name} cannot be used: {error}") from error
-    (library / "assets").mkdir(parents=True, exist_ok=True)
-    with FileLock(library / ".lock"):
+    with writing_to(library, ADVICE):
+        (library / "assets").mkdir(parents=True, exist_ok=True)
+    with writing_to(library, ADVICE), FileLock(library / ".lock"):
         kept = library / "own.parquet"  # what is embedded: an index may keep it in fewer bits
         _check_library(library, kept, embedding)
         rows = {}

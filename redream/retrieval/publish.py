@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 from redream import hub
-from redream.files import read_json, sha256, write_text
+from redream.files import read_json, sha256, write_text, writing_to
 from redream.hub import HubError
 from redream.retrieval.build import BuildError
 from redream.retrieval.index import Index, IndexFormatError
@@ -83,7 +83,8 @@ def check(folder: Path) -> Checked:
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
     """Check an index and upload it with its GLBs and a card to a repository of models; returns the commit.
 
-    A README.md that is in the folder already is taken as it is. Raises `IndexFormatError`, `BuildError` and `HubError`.
+    A README.md that is in the folder already is taken as it is. Raises `IndexFormatError`, `BuildError`, `FolderError` and
+    `HubError`.
     """
     checked = check(folder)
     if checked.here and checked.root.startswith(".."):
@@ -95,7 +96,8 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
         origin = ORIGIN.format(sources=sources, **manifest["repository"]) if manifest.get("repository") else ""
         licenses = ", ".join(f"{name} ({count:,})" for name, count in checked.licenses.items())
         known = {"assets": checked.assets, "captions": checked.captions, "clip": checked.clip, "repository": repository}
-        write_text(folder / "README.md", CARD.format(origin=origin, licenses=licenses, **known))
+        with writing_to(folder, "mend that, or put a README.md in it yourself: it is the index's card on the Hub"):
+            write_text(folder / "README.md", CARD.format(origin=origin, licenses=licenses, **known))
     files = pq.read_table(folder / "assets.parquet", columns=["file"])["file"].to_pylist()
     glbs = [PurePosixPath(checked.root, file).as_posix() for file in files if file]
     return upload(folder, repository, ["index.json", "README.md", *manifest["files"], *glbs], private=private)

@@ -1,8 +1,10 @@
 """Large builds: the same bytes whether in one go, interrupted, in shards, in processes or on Ray."""
 
+import errno
 import functools
 import importlib.util
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from tiny_models import make_tiny_clip
 from tiny_stack import tiny_glb
 
 from assets_index.convert_objathor import convert
+from redream.files import FolderError
 from redream.retrieval import assemble, workers
 from redream.retrieval.assemble import Report, Shard, Work, build, merge
 from redream.retrieval.build import BuildError
@@ -208,6 +211,45 @@ def test_a_writer_that_fails_leaves_the_parts_and_raises(start, tmp_path, monkey
     with pytest.raises(ZeroDivisionError):
         finished(start(tmp_path / "out"))
     assert list((tmp_path / "out/parts").glob("0*.parquet"))
+
+
+def no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs a system that can reserve space")
+def test_a_disk_that_is_too_full_for_the_index_is_said_and_the_build_goes_on_from_its_parts(
+    start, tmp_path, monkeypatch
+):
+    """Without it, a store into a file that is mapped would end the process."""
+    finished(start(tmp_path / "whole"))
+    with monkeypatch.context() as patch, pytest.raises(FolderError, match="The disk with the folder .* is full"):
+        patch.setattr(os, "posix_fallocate", no_space)
+        finished(start(tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["parts"]
+    monkeypatch.setattr(assemble, "_made", None)  # no part is made again
+    finished(start(tmp_path / "out"))
+    assert index_bytes(tmp_path / "out") == index_bytes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["records.parquet", "plan.json", "00000.parquet"])
+def test_a_disk_that_is_full_before_is_said_too(start, tmp_path, monkeypatch, name):
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: no_space() if new.name == name else replace(old, new))
+    with pytest.raises(FolderError, match="The disk with the folder .* is full"):
+        finished(start(tmp_path / "out"))
+
+
+def test_a_folder_that_takes_no_file_is_said_before_anything_is_read(start, tmp_path, hub_server):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/index"):
+        with pytest.raises(FolderError, match="file is a file, not a folder; mend that, or choose another"):
+            finished(start(out))
+    assert not hub_server.requests
+    finished(start(tmp_path / "shard", shard=Shard(1, 2)))
+    finished(start(tmp_path / "other", shard=Shard(2, 2)))
+    with pytest.raises(FolderError, match="file is a file, not a folder"):
+        finished(merge([tmp_path / "shard", tmp_path / "other"], tmp_path / "file"))
 
 
 def test_a_writer_is_stopped_at_its_next_part(start, tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """A library of one's own, file by file, and a folder as records."""
 
+import errno
 import functools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from tiny_models import make_tiny_clip
 from tiny_stack import tiny_glb
 
-from redream.files import sha256
+from redream.files import FolderError, sha256
+from redream.retrieval import own
 from redream.retrieval.build import BuildError
 from redream.retrieval.clip import Clip, embedding_of
 from redream.retrieval.fetch import finished
@@ -80,6 +83,21 @@ def test_nothing_is_changed_by_a_file_that_cannot_be_used(add_to, files, tmp_pat
         with pytest.raises(BuildError, match=bad.name):
             add_to(tmp_path / "library", files["blue car"], bad)
     assert {path: path.read_bytes() for path in (tmp_path / "library").rglob("*") if path.is_file()} == before
+
+
+def test_a_library_that_cannot_be_written_is_said_and_stays_as_it_was(add_to, files, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderError, match="file is a file, not a folder; mend that, or choose another folder"):
+        add_to(tmp_path / "file", files["red owl"])
+    add_to(tmp_path / "library", files["red owl"])
+
+    def write(*_, **__) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(own, "write", write)
+    with pytest.raises(FolderError, match="The disk with the folder .*library is full"):
+        add_to(tmp_path / "library", files["blue car"])
+    assert len(Index.load(tmp_path / "library")) == 1
 
 
 def test_a_library_of_another_clip_is_refused(add_to, files, tmp_path):

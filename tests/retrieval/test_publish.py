@@ -1,7 +1,9 @@
 """An index is checked in every file that it names, and pushed so that it can be used from the Hub."""
 
+import errno
 import functools
 import json
+import os
 
 import pyarrow.parquet as pq
 import pytest
@@ -11,7 +13,8 @@ from tiny_models import make_tiny_clip
 from tiny_stack import tiny_glb
 
 from redream import hub
-from redream.files import sha256
+from redream.files import FolderError, sha256
+from redream.retrieval import publish
 from redream.retrieval.assemble import build
 from redream.retrieval.build import BuildError
 from redream.retrieval.clip import Clip, embedding_of
@@ -122,6 +125,16 @@ def test_a_library_of_ones_own_is_pushed_with_its_glbs_and_nothing_else(own_inde
     assert set(files) == {"README.md", "index.json", *manifest["files"], *glbs} and files["README.md"] == b"# Mine\n"
     index = Index.load(hub.resolve("ann/own", base=tmp_path, revision="main").folder)
     assert all(index.asset_path(row["uid"]).is_file() for row in index.table.first(9))
+
+
+def test_a_folder_that_takes_no_card_is_said(own_index, hub_server, monkeypatch):
+    def write_text(*_) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(publish, "write_text", write_text)
+    with pytest.raises(FolderError, match="You may not write to the folder .*own; mend that, or put a README"):
+        push(own_index, "ann/own")
+    assert not hub_server.requests
 
 
 def test_glbs_beside_the_index_cannot_be_pushed(own_index, hub_server, tmp_path):
