@@ -22,6 +22,7 @@ from redream.retrieval.parts import Job, PartMaker
 
 POLL_SECONDS = 0.5  # between two updates
 PACKAGE = Path(__file__).parents[1]
+ENDED_EARLY = "A worker process ended early, perhaps for lack of memory; the same command goes on from there."
 
 Task = tuple[int, pa.Table, pa.Table | None]
 
@@ -36,17 +37,20 @@ class PartUpdate:
 
 
 def make_here(job: Job, tasks: Iterable[Task]) -> Iterator[PartUpdate]:
-    """Make parts in this process."""
-    with closing(PartMaker(job)) as maker:
-        for number, records, images in tasks:
-            steps = maker.make(records, images)
-            while True:
-                try:
-                    fraction = next(steps)
-                except StopIteration as end:
-                    yield PartUpdate(number, 1.0, end.value)
-                    break
-                yield PartUpdate(number, fraction)
+    """Make parts in this process. Raises `BuildError`."""
+    try:
+        with closing(PartMaker(job)) as maker:
+            for number, records, images in tasks:
+                steps = maker.make(records, images)
+                while True:
+                    try:
+                        fraction = next(steps)
+                    except StopIteration as end:
+                        yield PartUpdate(number, 1.0, end.value)
+                        break
+                    yield PartUpdate(number, fraction)
+    except BrokenProcessPool as error:  # of processes that render
+        raise BuildError(ENDED_EARLY) from error
 
 
 def make_in_processes(job: Job, tasks: Iterable[Task], processes: int) -> Iterator[PartUpdate]:
@@ -55,9 +59,7 @@ def make_in_processes(job: Job, tasks: Iterable[Task], processes: int) -> Iterat
         with worker_pool(processes, _start_worker, job) as pool:
             yield from _collected(tasks, lambda *task: pool.submit(_work, *task), processes)
     except BrokenProcessPool as error:
-        raise BuildError(
-            "A worker process ended early, perhaps for lack of memory; the same command goes on from there."
-        ) from error
+        raise BuildError(ENDED_EARLY) from error
 
 
 def make_on_ray(job: Job, tasks: Iterable[Task], address: str) -> Iterator[PartUpdate]:
@@ -90,6 +92,8 @@ def make_on_ray(job: Job, tasks: Iterable[Task], address: str) -> Iterator[PartU
 
         yield from _collected(tasks, submit, count)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, BrokenProcessPool):  # of processes that render
+            raise BuildError(ENDED_EARLY) from error
         raise error.cause if isinstance(error.cause, RedreamError) else error
     except ray.exceptions.RayError as error:
         raise BuildError("A Ray worker ended early; the same command goes on from there.") from error
