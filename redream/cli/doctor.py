@@ -83,5 +83,5 @@ def _online(stack: Stack) -> None:
         print(f"{'right' if fact.right else 'WRONG'}: {fact.text}", flush=True)
         found.append(fact.right)
     if not all(found):
-        wrong = f"{found.count(False)} of {len(found)} facts in {stack.name}'s stack.json are wrong"
-        raise DoctorError(f"{wrong}; correct it, or choose other repositories.")
+        wrong = f"{found.count(False)} of {len(found)} facts about {stack.name} are wrong"
+        raise DoctorError(f"{wrong}; correct its stack.json, or choose other repositories.")

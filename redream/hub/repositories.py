@@ -83,6 +83,16 @@ class HubFile:
         path = self.fetch()
         return replace(self, revision=path.parents[len(PurePosixPath(self.name).parts) - 1].name)
 
+    def listed(self) -> "ListedFile":
+        """Size and SHA-256 of the file as the Hub has it; it is not fetched. Raises `HubError`."""
+        address = hf_hub_url(self.repository, self.name, repo_type=self.kind, revision=self.revision)
+
+        def ask() -> ListedFile:
+            known = get_hf_file_metadata(address, headers=build_hf_headers())
+            return ListedFile(known.size or 0, known.etag if SHA256.fullmatch(known.etag or "") else None)
+
+        return retried(ask, self.repository, self.revision)
+
     def discard(self) -> None:
         """Remove the file from the cache: it is not what it should be."""
         path = self.cached()

@@ -1,9 +1,13 @@
-"""Whether the Hub has what a stack.json states: each fact of it with what is there, a line for each."""
+"""Whether the Hub has what a stack.json states: each fact of it with what is there, a line for each.
+
+An index that is not there is built of data sets (`redream.stack.setup`): their files are looked up too.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from redream import hub
+from redream.retrieval.objaverse import CAPTIONS, HASHES, PATHS, QUALITY
 from redream.stack.inventory import in_bytes, names_of, patterns
 from redream.stack.stack import Entry, Stack
 
@@ -12,7 +16,7 @@ ROUNDING = 0.02  # share by which a file may be larger or smaller than its round
 
 @dataclass(frozen=True)
 class Fact:
-    """What stack.json states of an entry, or what it should, beside what the Hub has."""
+    """What stack.json states of an entry, or what it should, or what its index is built of, beside what the Hub has."""
 
     text: str
     right: bool
@@ -38,6 +42,8 @@ def _facts(name: str, entry: Entry, source: str, revision: str | None) -> Iterat
         raise
     except hub.HubError as error:
         yield Fact(f"{where}: {error}{f' {entry.note}' if entry.note else ''}", False)
+        if name == "index" and isinstance(error, hub.HubRepositoryMissing):
+            yield from _sources()
         return
     if listing.commit == revision:
         yield Fact(f"{where}: the pinned commit {revision} is there", True)
@@ -58,3 +64,15 @@ def _facts(name: str, entry: Entry, source: str, revision: str | None) -> Iterat
             )
         if digest:
             yield Fact(f"{where}: {file} has SHA-256 {found.sha256 or 'none'}, {digest} pinned", found.sha256 == digest)
+
+
+def _sources() -> Iterator[Fact]:
+    """Whether the files that an index is built of are there. The data sets are not listed: one has 800,000 files."""
+    for file in (PATHS, HASHES, QUALITY, *CAPTIONS.values()):
+        where = f"to build the index, {file.repository}"
+        try:
+            yield Fact(f"{where}: {file.name} is there, {in_bytes(file.listed().size)}", True)
+        except hub.HubUnreachable:
+            raise
+        except hub.HubError as error:
+            yield Fact(f"{where}: {file.name}: {error}", False)

@@ -380,6 +380,7 @@ def test_doctor_compares_a_stack_with_the_hub_a_line_for_each_fact(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 10 and all(line.startswith("right: ") for line in lines)
     del hub_server.repositories["models", "owner/index"]
+    make_objaverse(9).publish(hub_server)
     assert main(["doctor", "--online", "--stack", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert "WRONG: index, owner/index: The Hub has no public repository" in out and err.startswith("1 of ")

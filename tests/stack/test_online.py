@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hub_server import COMMIT
 from hub_stack import publish
+from objaverse_files import make_objaverse
 
 from redream import hub
 from redream.stack.inventory import in_bytes
@@ -56,6 +57,24 @@ def test_what_is_gone_or_of_another_size_is_wrong(stack, hub_server):
     assert second.startswith("index, owner/index: The Hub's owner/index has no revision v9")
     assert second.endswith("It was promised.") and "no public repository owner/clip-score-a" in third
     assert fourth == "clips.b, owner/clip-score-b: open_clip_model.safetensors is not there"
+
+
+def test_of_an_index_that_is_not_there_the_files_are_looked_up_that_it_is_built_of(stack, hub_server):
+    del hub_server.repositories["models", "owner/index"]
+    made = make_objaverse(9)
+    made.publish(hub_server)
+    captions = hub_server.repositories["datasets", "tiange/Cap3D"]
+    size = in_bytes(len(captions["Cap3D_automated_Objaverse_full.csv"]))
+    del captions["Objaverse_files/cap3d_captions.json.gz"]
+    del hub_server.repositories["datasets", "cindyxl/ObjaversePlusPlus"]
+    found = {fact.text: fact.right for fact in facts(stack) if fact.text.startswith("to build the index, ")}
+    assert list(found.values()) == [True, True, False, True, False]
+    paths, _, quality, first, second = found
+    assert paths.startswith("to build the index, allenai/objaverse: object-paths.json.gz is there, ")
+    assert "no public repository cindyxl/ObjaversePlusPlus" in quality
+    assert first == f"to build the index, tiange/Cap3D: Cap3D_automated_Objaverse_full.csv is there, {size}"
+    assert "Objaverse_files/cap3d_captions.json.gz: The Hub's tiange/Cap3D lacks a file" in second
+    assert not any(request.startswith("GET /content") for request in hub_server.requests)
 
 
 def test_what_lies_in_folders_needs_no_hub(tiny_stack):
