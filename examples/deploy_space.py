@@ -9,9 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from httpx import HTTPError
 from huggingface_hub import HfApi, SpaceHardware
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = [".venv/*", "runs/*", "build/*", "tests/*", "docs/*", ".*cache/*", "*.pyc"]  # of this folder
@@ -21,8 +20,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         address = deploy(HfApi(token=options.token), options.name, options.hardware, options.private)
-    except (HfHubHTTPError, HTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         print(f"The Space was not made. {error}", file=sys.stderr)
+        return 2
+    except HTTPError:
+        print("The Space was not made. The Hub did not answer; check the network and try again.", file=sys.stderr)
         return 2
     print(f"{address} is being built, which takes some minutes.")
     return 0

@@ -79,6 +79,14 @@ def test_a_refusal_of_the_hub_ends_the_script_with_its_sentence(monkeypatch, cap
     assert "ZeroGPU needs a verified account" in capsys.readouterr().err
 
 
+def test_a_hub_that_does_not_answer_ends_the_script_with_a_sentence(hub_server, capsys):
+    hub_server.stop()
+    assert deploy_space.main(["ann/redream", "--token", "hf_x"]) == 2
+    assert capsys.readouterr().err == (
+        "The Space was not made. The Hub did not answer; check the network and try again.\n"
+    )
+
+
 def test_the_hf_commands_of_the_readme_do_the_same(monkeypatch):
     """`hf auth login` asks questions: only its help is read."""
     hub = FakeHub()
