@@ -1,7 +1,7 @@
 """The Hugging Face Hub: repositories and their files in its cache, downloads that go on where they were cut off, faults."""
 
 from redream.hub.download import Count, Watch, fetch_to
-from redream.hub.faults import HubError, HubFileMissing, HubRepositoryMissing, HubUnreachable
+from redream.hub.faults import HubError, HubFileMissing, HubRepositoryMissing, HubUnavailable, HubUnreachable
 from redream.hub.repositories import (
     HUB_ID,
     OR,
@@ -27,6 +27,7 @@ __all__ = [
     "HubFile",
     "HubFileMissing",
     "HubRepositoryMissing",
+    "HubUnavailable",
     "HubUnreachable",
     "ListedFile",
     "Listing",

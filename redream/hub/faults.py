@@ -29,15 +29,19 @@ class HubError(RedreamError):
     """A folder or a Hub repository that cannot be used; the message says why and what to do."""
 
 
-class HubUnreachable(HubError):
+class HubUnavailable(HubError):
+    """The Hub does not give what was asked for; another repository may have it."""
+
+
+class HubUnreachable(HubUnavailable):
     """There is no connection to the Hub; what is in the cache can still be used."""
 
 
-class HubRepositoryMissing(HubError):
+class HubRepositoryMissing(HubUnavailable):
     """There is no such repository, or it is not public."""
 
 
-class HubFileMissing(HubError):
+class HubFileMissing(HubUnavailable):
     """The repository is there, and the file is not in it."""
 
 
@@ -68,9 +72,11 @@ def _explained(error: Exception, name: str, revision: str | None) -> HubError:
         error = error.__cause__  # it is not in the cache, and this is why it was not fetched
     match error:
         case RevisionNotFoundError():
-            return HubError(f"The Hub's {name} has no revision {revision}; name an existing branch, tag or commit.")
+            return HubUnavailable(
+                f"The Hub's {name} has no revision {revision}; name an existing branch, tag or commit."
+            )
         case GatedRepoError():
-            return HubError(
+            return HubUnavailable(
                 f"The Hub's {name} asks for consent; accept its terms on its page and log in (hf auth login)."
             )
         case RepositoryNotFoundError() | HFValidationError():
@@ -85,12 +91,12 @@ def _explained(error: Exception, name: str, revision: str | None) -> HubError:
         case HfHubHTTPError() if error.response.status_code == 429:
             return HubError(f"The Hub answers no more requests for now; fetch {name} again in a few minutes.")
         case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return HubError(
+            return HubUnavailable(
                 f"The Hub refuses access to {name}; log in (hf auth login) with an account that may read it."
             )
         case HfHubHTTPError():
             status = error.response.status_code
-            return HubError(f"The Hub answers with error {status}; {name} could not be fetched. Try again later.")
+            return HubUnavailable(f"The Hub answers with error {status}; {name} could not be fetched. Try again later.")
         case OSError() if error.errno in DISK_FULL:
             return HubError(
                 f"The disk is full; free some space, or set HF_HOME to another disk, and fetch {name} again."

@@ -28,7 +28,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from redream.files import read_json, sha256, write_json
 from redream.hub.download import Count, NoBar, Watch, fetch_to, meter
-from redream.hub.faults import HubError, retried
+from redream.hub.faults import HubError, HubFileMissing, retried
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # owner/name
@@ -245,7 +245,7 @@ def _download(
         _fetch_large(name, folder, [file for pattern in chosen for file in fnmatch.filter(large, pattern)], watch)
     folder = fetch(chosen, folder.name)
     if not any(path.is_file() for path in folder.rglob("*")):
-        raise HubError(f"The Hub's {name} holds no file that can be used here ({', '.join(patterns)}).")
+        raise HubFileMissing(f"The Hub's {name} holds no file that can be used here ({', '.join(patterns)}).")
     return Resolved(folder, name, folder.name)
 
 

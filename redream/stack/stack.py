@@ -13,7 +13,7 @@ from pathlib import Path
 
 from redream import hub
 from redream.errors import RedreamError
-from redream.files import data_folder
+from redream.files import data_folder, sha256
 from redream.scoring.scores import MODELS
 from redream.settings import PRESETS
 from redream.stack.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ class Entry:
     source: str | None = None
     revision: str | None = None  # branch, tag or commit on the Hub
     files: tuple[str, ...] | None = None  # which files of the Hub's repository are needed (`hub.resolve`)
-    fallback: str | None = None  # owner/name@revision with the same files, used where the source cannot be had
+    fallback: str | None = None  # owner/name@revision with the same files, used where the Hub does not give the source
     sha256: Mapping[str, str] = field(default_factory=dict)  # by file, in hex: what the fallback's must be
     megabytes: Mapping[str, float | int] = field(default_factory=dict)  # by file, or alternatives; rounded
     lpips: str | None = None  # "vgg" or "alex", perceptual entries only
@@ -137,11 +137,15 @@ class Stack:
         try:
             return hub.resolve(entry.source, revision=entry.revision, **options)
         except hub.HubError as error:
-            if entry.fallback is None:
+            if entry.fallback is None or not isinstance(error, hub.HubUnavailable):
                 raise type(error)(f"{error} {entry.note}" if entry.note else str(error)) from error
         source, _, revision = entry.fallback.partition("@")
         resolved = hub.resolve(source, revision=revision or None, **options)
-        hub.verify(resolved.folder, entry.sha256)
+        try:
+            hub.verify(resolved.folder, entry.sha256)
+        except hub.HubError:
+            _discard_wrong(resolved, entry.sha256)
+            raise
         return resolved
 
     def folder(self, entry: Entry) -> Path:
@@ -152,6 +156,13 @@ class Stack:
     def vocabulary(self) -> Vocabulary | None:
         """The words that this stack's models know; None if they take any prompt."""
         return Vocabulary.load(self.base / self.vocabulary_file) if self.vocabulary_file else None
+
+
+def _discard_wrong(resolved: hub.Resolved, digests: Mapping[str, str]) -> None:
+    """Remove files of the Hub with other bytes than those of a SHA-256 from its cache, where they would count as whole."""
+    for name, digest in digests.items():
+        if resolved.source and (file := resolved.folder / name).is_file() and sha256(file) != digest:
+            hub.HubFile(resolved.source, name, resolved.revision).discard()
 
 
 def _is_path(name_or_folder: str | Path) -> bool:

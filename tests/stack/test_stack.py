@@ -1,5 +1,6 @@
 """Reading a stack.json, and the one door for prompts."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 from hub_server import COMMIT
 
-from redream.hub import HubError
+from redream import hub
+from redream.hub import HubError, HubFile
 from redream.scoring.scores import SCORES
 from redream.settings import PROMPT_LIMIT
 from redream.stack.stack import PRIOR_FILES, STACKS, Stack, StackError, library_folder
@@ -109,11 +111,30 @@ def test_a_prior_that_is_gone_comes_from_its_fallback_if_that_is_the_same(folder
     stack = Stack.load(folder, environ={})
     with pytest.raises(HubError, match="is not the one its manifest describes"):
         stack.folder(stack.prior)
+    assert HubFile("mirror/prior", FP16[0], COMMIT).cached() is None
+    assert HubFile("mirror/prior", "model_index.json", COMMIT).cached() is not None
     prior["sha256"] = {FP16[0]: hashlib.sha256(b"unet").hexdigest()}
     (folder / "stack.json").write_text(json.dumps(VALUES | {"prior": prior}))
     stack = Stack.load(folder, environ={})
     resolved = stack.resolve(stack.prior)
     assert (resolved.source, resolved.revision) == ("mirror/prior", COMMIT)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EACCES, "no"), OSError("Consistency")])
+def test_a_fault_of_this_computer_asks_no_fallback(folder, hub_server, monkeypatch, error):
+    def fail(name: str, **_) -> str:
+        asked.append(name)
+        raise error
+
+    asked = []
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", ())
+    monkeypatch.setattr(hub.repositories, "snapshot_download", fail)
+    prior = {"source": "owner/prior", "fallback": f"mirror/prior@{COMMIT}"}
+    (folder / "stack.json").write_text(json.dumps(VALUES | {"prior": prior}))
+    stack = Stack.load(folder, environ={})
+    with pytest.raises(HubError, match="owner/prior"):
+        stack.folder(stack.prior)
+    assert asked == ["owner/prior"]
 
 
 @pytest.mark.parametrize(
