@@ -85,6 +85,13 @@ class Work:
         except (OSError, pa.ArrowException):
             return False
 
+    def has_records(self) -> bool:
+        """Whether the records are those of the plan: after a power failure their file may be damaged."""
+        try:
+            return sha256(self.folder / "records.parquet") == self.plan["records"]
+        except OSError:
+            return False
+
     def records(self, number: int) -> pa.Table:
         """The records of a part."""
         with pq.ParquetFile(self.folder / "records.parquet") as file:
@@ -129,13 +136,13 @@ def build(
         "part_assets": part_assets,
     }
     request = json.loads(json.dumps(request, default=str))
-    _require_writable(out)  # before what takes long
-    if work is None:
-        work = yield from _prepare(source, folder, request)
-    if work.plan["request"] != request:
+    if work is not None and work.plan["request"] != request:
         raise BuildError(
             f"The folder {PARTS} in {out.name} is of a build with other options. Remove it, or choose another folder."
         )
+    _require_writable(out)  # before what takes long
+    if work is None or not work.has_records():
+        work = yield from _prepare(source, folder, request)
     job = replace(job, repository=work.plan["repository"])
     yield from _make_parts(work, job, images, shard, processes, address)
     try:
@@ -199,7 +206,7 @@ def _require_writable(out: Path) -> None:
 
 
 def _prepare(source: Objaverse | Folder, folder: Path, request: dict) -> Generator[BuildProgress, None, Work]:
-    """Read the sources; write the records, and then the plan."""
+    """Read the sources; write the records, and then the plan. Parts that are there stay if they were made by the same plan."""
     records: Records = yield from source.read()
     if not len(records.table):
         reasons = ", ".join(f"{count} {name}" for name, count in records.left_out.items())
@@ -218,6 +225,9 @@ def _prepare(source: Objaverse | Folder, folder: Path, request: dict) -> Generat
             "commits": dict(records.commits),
             "records": sha256(folder / "records.parquet"),
         }
+        if read_json(folder / "plan.json") != plan:
+            for part in folder.glob("[0-9]*.parquet"):
+                part.unlink()
         write_json(folder / "plan.json", plan)
     del records
     pa.default_memory_pool().release_unused()  # before a CLIP takes its place

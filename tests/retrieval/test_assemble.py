@@ -131,6 +131,27 @@ def test_a_part_that_a_power_failure_emptied_is_made_again(start, tmp_path):
     assert index_bytes(tmp_path / "out") == index_bytes(tmp_path / "whole")
 
 
+def test_records_that_a_power_failure_damaged_are_made_again_and_their_parts_are_kept(start, tmp_path):
+    finished(start(tmp_path / "whole"))
+    finished(start(tmp_path / "out", shard=Shard(1, 2)))
+    records, part = tmp_path / "out/parts/records.parquet", tmp_path / "out/parts/00000.parquet"
+    content, made = records.read_bytes(), part.stat().st_mtime_ns
+    for damaged in (b"", content[:-100] + bytes(100)):
+        records.write_bytes(damaged)
+        finished(start(tmp_path / "out", shard=Shard(1, 2)))
+        assert records.read_bytes() == content and part.stat().st_mtime_ns == made
+    records.unlink()
+    finished(start(tmp_path / "out"))
+    assert index_bytes(tmp_path / "out") == index_bytes(tmp_path / "whole")
+
+
+def test_parts_of_other_records_are_made_again(start, tmp_path):
+    finished(start(tmp_path / "out", shard=Shard(1, 2)))
+    plan = tmp_path / "out/parts/plan.json"
+    plan.write_text(json.dumps(json.loads(plan.read_text()) | {"records": "0" * 64}))
+    assert finished(start(tmp_path / "out", shard=Shard(2, 2))).missing  # the first shard's are gone
+
+
 def test_of_two_programs_in_one_folder_one_writes_the_index(start, tmp_path):
     finished(start(tmp_path / "out", shard=Shard(1, 2)))
     with FileLock(tmp_path / "out/parts/.lock"), pytest.raises(BuildError, match="Another program writes"):
