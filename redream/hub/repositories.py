@@ -188,12 +188,13 @@ def listing(name: str, revision: str | None = None) -> Listing:
     return retried(ask, name, revision)
 
 
-def verify(folder: Path, manifest: Mapping[str, str]) -> None:
+def verify(folder: Path, manifest: Mapping[str, str], *, anew: bool = False) -> None:
     """Check every file of a manifest {name relative to `folder`: SHA-256 in hex}; raises `HubError` at the first fault.
 
-    A large file's hash is remembered beside it, and holds while size and time of the file are the same.
+    A large file's hash is remembered beside it, and holds while size and time of the file are the same; `anew`: all
+    files are hashed.
     """
-    known = read_json(folder / VERIFIED) or {}
+    known = {} if anew else read_json(folder / VERIFIED) or {}
     verified = {}
     for name, expected in manifest.items():
         if not is_inside(name):

@@ -48,14 +48,14 @@ class Index:
     memory: PictureMemory | None = None  # of assets without a picture
 
     @staticmethod
-    def load(folder: Path, memory: Path | None = None) -> "Index":
+    def load(folder: Path, memory: Path | None = None, *, anew: bool = False) -> "Index":
         """Read an index whose files are those that its manifest names, and of the sizes it says.
 
-        Image embeddings that it lacks are kept in the folder `memory`. Raises `IndexFormatError`.
+        Image embeddings that it lacks are kept in the folder `memory`; `anew` as in `hub.verify`. Raises `IndexFormatError`.
         """
         manifest = Manifest.read(folder)
         try:
-            hub.verify(folder, manifest.files)
+            hub.verify(folder, manifest.files, anew=anew)
             table = AssetTable(folder / TABLE)
         except hub.HubError as error:
             raise IndexFormatError(str(error)) from error

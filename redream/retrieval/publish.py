@@ -50,11 +50,12 @@ class Checked:
 
 
 def check(folder: Path) -> Checked:
-    """Verify an index: its files' hashes, its table, and the GLBs that are files of its library.
+    """Verify an index: its files' hashes, its table, and the GLBs that are files of its library. All of them are read, also
+    those that were right at an earlier time.
 
     Raises `IndexFormatError`, whose message names the first fault.
     """
-    Index.load(folder)
+    Index.load(folder, anew=True)
     manifest = json.loads((folder / "index.json").read_text(encoding="utf-8"))
     root, has_repository = folder / manifest["root"], bool(manifest.get("repository"))
     licenses, uids, here, unhashed = Counter(), set(), 0, 0

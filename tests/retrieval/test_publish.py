@@ -95,6 +95,22 @@ def test_a_check_finds_a_changed_byte(objaverse_index):
         check(folder)
 
 
+def test_a_check_finds_a_changed_byte_of_a_large_file_that_was_right_before(objaverse_index, hub_server, monkeypatch):
+    folder, _ = objaverse_index
+    monkeypatch.setattr(hub.repositories, "REMEMBERED", 1)
+    check(folder)
+    file, stat = folder / "texts.npy", (folder / "texts.npy").stat()
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # as a disk may do it: size and time are the same
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    Index.load(folder)
+    before = len(hub_server.requests)
+    for use in (check, lambda folder: push(folder, "ann/index")):
+        with pytest.raises(IndexFormatError, match=r"texts\.npy is not the one its manifest describes"):
+            use(folder)
+    assert len(hub_server.requests) == before
+
+
 def test_what_is_pushed_can_be_used_from_the_hub(objaverse_index, hub_server, clip_folder, tmp_path):
     folder, report = objaverse_index
     assert push(folder, "ann/index") == COMMIT
