@@ -20,7 +20,7 @@ class DoctorError(RedreamError):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    help = "look at this one: a name, or a folder with a stack.json; default: sd21 with a GPU"
+    help = "look at this one: a name, or a folder with a stack.json; default: sd21 with a GPU, else mini"
     add("--stack", metavar="S", help=help)
     add("--run", action="store_true", help="make iterations of its preset, and say pass or fail")
     help = "of --run, through all resolutions; default: 200"
@@ -41,13 +41,14 @@ def run(options: argparse.Namespace) -> None:
 def _describe(name: str | None) -> None:
     diagnosis = environment.doctor()
     print(f"Stack: {diagnosis.stack}. {diagnosis.reason}")
-    missing = missing_files(Stack.load(name)) if name else diagnosis.missing
+    name = name or (environment.FOR_A_GPU if diagnosis.missing else diagnosis.stack)
+    missing = missing_files(Stack.load(name))
     for file in missing:
         print(file)
     if any(file.on_hub for file in missing):
         size = in_bytes(total_size(missing))
-        print(f"Fetch them, about {size}: python -m redream setup {name or environment.FOR_A_GPU}")
-    elif name and not missing:
+        print(f"Fetch them, about {size}: python -m redream setup {name}")
+    elif not missing:
         print(f"Every file that {name} needs is here.")
     for fact, value in diagnosis.facts:
         print(f"{fact}: {value}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from redream.evaluation.trials import ModelDigests, Prompt, plan
 from redream.runs import events
 from redream.runs.run import Request, Run
 from redream.settings import PRESETS, WARM_UP, by_method
-from redream.stack import benchmark, self_test
+from redream.stack import benchmark, environment, self_test, stack
 
 COMMAND = [sys.executable, "-m", "redream"]
 
@@ -313,6 +314,17 @@ def test_doctor_names_a_stack_and_why(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(("Stack: mini. There is", "Stack: sd21. There is")) and "torch" in out
+
+
+def test_doctor_lists_damaged_files_of_the_miniature_where_that_runs(tiny_stack, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(environment, "device", lambda: "cpu")
+    assert main(["doctor"]) == 0
+    assert "Every file that mini needs is here." in capsys.readouterr().out
+    shutil.copytree(tiny_stack, tmp_path / "mini")
+    (tmp_path / "mini/prior/unet/config.json").unlink()
+    monkeypatch.setattr(stack, "STACKS", tmp_path)
+    assert main(["doctor"]) == 0
+    assert "prior: unet/config.json: missing" in capsys.readouterr().out.splitlines()
 
 
 def test_doctor_lists_the_files_that_a_stack_lacks_until_setup_has_fetched_them(
