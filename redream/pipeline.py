@@ -300,7 +300,7 @@ def _events(
 
     try:
         models = models or Models.load(stack)
-        parsed = models.truncated(parsed)
+        parsed = models.truncated(parsed, stops)
         for event in Session(run, stack, parsed, models, stops, deadline, uploads_validated).events():
             yield run.log(event)
     except Exception as error:  # whatever it was, pages that follow the events must learn that the run has ended

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import socket
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -244,6 +245,15 @@ def test_a_hub_that_does_not_answer_is_said_to_be_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(HubError, match="The Hub did not answer"):
         resolve("owner/model", base=tmp_path)
+
+
+def test_a_hub_that_takes_the_question_and_never_answers_is_not_waited_for(hub_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.download, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", ())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(HubUnreachable, match="The Hub did not answer"):
+            resolve("owner/model", base=tmp_path, revision="main")
 
 
 def test_a_connection_error_of_huggingface_hub_is_said_in_a_sentence(tmp_path, monkeypatch):

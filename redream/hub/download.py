@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import constants
+from httpx2 import Client, Request  # huggingface_hub's client
+from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
+from huggingface_hub.utils._http import default_client_factory
 from tqdm import tqdm
 
 from redream.hub.faults import HubError
@@ -20,6 +22,26 @@ LOCK_SECONDS = 20.0  # to wait for another program that fetches the same file
 # Bytes between two updates of progress, and at most lost by a cut: 1 MiB in place of 10. huggingface_hub's functions take no
 # such argument and read the constant at each download, so it holds for the whole process; nothing but the grain changes.
 constants.DOWNLOAD_CHUNK_SIZE = 2**20
+
+SILENCE_SECONDS = 30.0  # of the Hub until a request fails for which huggingface_hub has no limit
+
+
+def _client() -> Client:
+    """huggingface_hub's client, but no request waits for ever for an answer."""
+
+    def limit(request: Request) -> None:
+        if request.method in ("GET", "HEAD"):  # the Hub may take its time for a commit
+            limits = request.extensions["timeout"].items()
+            request.extensions["timeout"] = {kind: SILENCE_SECONDS if s is None else s for kind, s in limits}
+
+    client = default_client_factory()
+    client.event_hooks = client.event_hooks | {"request": [*client.event_hooks["request"], limit]}
+    return client
+
+
+# What a branch stands for, and which files there are, huggingface_hub asks without a time limit: a Hub that stalls would hold
+# a run's worker for ever. Its functions take no other one, but they all use one client, so this holds for the whole process.
+set_client_factory(_client)
 
 Count = Callable[[int, int | None], None]  # gets the bytes that came, and the file's size in bytes once it is known
 Watch = Callable[[str, int, int | None], None]  # the same, with the file's name before

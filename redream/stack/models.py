@@ -12,7 +12,7 @@ from redream import hub
 from redream.files import sha256, sha256_of_files
 from redream.scoring.scores import MODELS
 from redream.stack import environment
-from redream.stack.fetching import SetupProgress, fetching
+from redream.stack.fetching import SetupProgress, SetupStopped, fetching, followed
 from redream.stack.inventory import MISSING, POINTER, files_in
 from redream.stack.stack import CLIPS, Stack, StackError, library_folder, picture_memory
 from redream.stack.truncation import truncated
@@ -116,26 +116,30 @@ class Models:
         """A prompt from outside as the models get it, with warnings of what they do not get. Raises `PromptError`."""
         return self.truncated(parse_prompt(prompt, self.stack.vocabulary))
 
-    def truncated(self, parsed: ParsedPrompt) -> ParsedPrompt:
-        """The prompt within the context of every text encoder, with room for the name of a view."""
+    def truncated(self, parsed: ParsedPrompt, stop: Callable[[], bool] = lambda: False) -> ParsedPrompt:
+        """The prompt within the context of every text encoder, with room for the name of a view. Once `stop` is True
+        nothing more is fetched for it: encoders whose small files are not here are left out of account."""
         from redream.scene.cameras import VIEWS, view_prompt
 
-        checks = [
-            check for name in ("prior", *(f"clips.{name}" for name in CLIPS)) if (check := self._text_check(name))
-        ]
+        names = ("prior", *(f"clips.{name}" for name in CLIPS))
+        checks = [check for name in names if (check := self._text_check(name, stop))]
         return truncated(parsed, lambda text: all(fits(view_prompt(text, view)) for fits in checks for view in VIEWS))
 
-    def _text_check(self, name: str) -> Callable[[str], bool] | None:
-        """What says whether a text encoder takes all of a text, made of its small files; None if it cannot be had: the
-        error is raised when the model itself is loaded."""
+    def _text_check(self, name: str, stop: Callable[[], bool]) -> Callable[[str], bool] | None:
+        """What says whether a text encoder takes all of a text, made of its small files; None if it cannot be had, or not
+        before a stop: the error is raised when the model itself is loaded."""
         from redream.distillation import prior_files
         from redream.retrieval import clip
+        from redream.retrieval.fetch import finished
 
         key, load = f"tokenizer of {name}", (prior_files if name == "prior" else clip).text_check
         if key not in self._loaded:
-            small = replace(self.stack.entry(name), files=("*.json", "*.txt"), sha256={})
-            with suppress(hub.HubError, StackError, clip.ClipError, prior_files.PriorError):
-                self._loaded[key] = load(self.stack.resolve(small).folder)
+            entry = self.stack.entry(name)
+            small, local = replace(entry, files=("*.json", "*.txt"), sha256={}), self.stack.local_folder(entry)
+            progress = SetupProgress(f"fetching {key}", 0, 1, "files")
+            with suppress(hub.HubError, StackError, SetupStopped, clip.ClipError, prior_files.PriorError):
+                steps = followed(lambda check: self.stack.resolve(small), key, lambda: progress, stop)
+                self._loaded[key] = load(local or finished(steps).folder)
         return self._loaded.get(key)
 
     def provenance(self) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from redream.retrieval.clip import Clip, ClipError
 from redream.stack.fetching import SetupStopped
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
+from redream.stack.vocabulary import ParsedPrompt
 
 
 @pytest.fixture
@@ -176,3 +177,24 @@ def test_a_stalled_download_ends_with_a_stop_and_holds_up_no_other_model(hub_ser
     released.set()
     prior.join(30)
     assert models.prior.size == 64
+
+
+def test_a_stop_ends_the_fetching_of_tokenizers_too(tiny_stack, monkeypatch):
+    """Then the prompt stays as it is, and the tokenizer is asked for again the next time."""
+    release, asked = threading.Event(), []
+    models = Models.load(Stack.load(tiny_stack, environ={"REDREAM_PRIOR": "owner/prior"}), "cpu")
+    resolve = Stack.resolve
+
+    def stall(stack, entry, *arguments):
+        if entry.source != "owner/prior":
+            return resolve(stack, entry, *arguments)
+        asked.append(entry.source)
+        release.wait(10)
+        return resolve(stack, Stack.load(tiny_stack, environ={}).prior, *arguments)
+
+    monkeypatch.setattr(Stack, "resolve", stall)
+    long = ParsedPrompt("a purple owl " * 99)
+    short = models.truncated(long, stop=lambda: bool(asked))
+    assert "tokenizer of prior" not in models._loaded and "tokenizer of clips.a" in models._loaded
+    release.set()
+    assert len(models.truncated(long).prompt) <= len(short.prompt) and "tokenizer of prior" in models._loaded
