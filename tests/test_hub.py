@@ -157,6 +157,28 @@ def test_one_file_is_fetched_by_one_program_at_a_time(tmp_path, monkeypatch):
         hub.fetch_to(tmp_path / "a.glb", "http://127.0.0.1:9", lambda path: True, lambda *values: None)
 
 
+def test_who_waits_for_another_program_shows_life_can_be_stopped_and_takes_its_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub.download, "POLL_SECONDS", 0.01)
+    path, signs, lock = tmp_path / "a.glb", [], FileLock(tmp_path / "a.glb.part.lock")
+
+    def stop_at_third(*values):
+        signs.append(values)
+        if len(signs) == 3:
+            raise KeyboardInterrupt
+
+    with lock, pytest.raises(KeyboardInterrupt):
+        hub.fetch_to(path, "http://127.0.0.1:9", lambda path: True, stop_at_third)
+    assert signs == [(0, None)] * 3
+
+    def end_the_other(*values):
+        path.write_bytes(b"all of it")
+        lock.release()
+
+    lock.acquire()
+    hub.fetch_to(path, "http://127.0.0.1:9", lambda path: True, end_the_other)
+    assert path.read_bytes() == b"all of it"
+
+
 # Faults
 
 

@@ -1,6 +1,7 @@
 """Downloads that report the bytes that came, may be stopped by that, and go on where they were cut off."""
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from http import HTTPStatus
@@ -17,7 +18,10 @@ from tqdm import tqdm
 
 from redream.hub.faults import HubError
 
-LOCK_SECONDS = 20.0  # to wait for another program that fetches the same file
+# To wait for another program that fetches the same file, or for a stalled download that a stop has left behind: it ends
+# within a minute.
+LOCK_SECONDS = 90.0
+POLL_SECONDS = 0.2  # between two signs of life, of which each may end the wait
 
 # Bytes between two updates of progress, and at most lost by a cut: 1 MiB in place of 10. huggingface_hub's functions take no
 # such argument and read the constant at each download, so it holds for the whole process; nothing but the grain changes.
@@ -57,7 +61,9 @@ def fetch_to(
     part = path.with_name(f"{path.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{part}.lock", timeout=LOCK_SECONDS):
+        with _acquired(FileLock(f"{part}.lock"), count):
+            if path.is_file() and is_right(path):  # the other program has fetched it
+                return
             if not (part.is_file() and is_right(part)):  # else it was killed just before its end
                 _append(address, part, headers, count)
             if not is_right(part):
@@ -66,6 +72,18 @@ def fetch_to(
             os.replace(part, path)
     except Timeout as error:
         raise HubError("Another program fetches this file already; wait for it, and try again.") from error
+
+
+def _acquired(lock: FileLock, count: Count) -> AbstractContextManager:
+    """Acquire a lock for a `with` block. Raises `Timeout`, and what `count` raises, which is called while it waits."""
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return lock.acquire(timeout=min(POLL_SECONDS, LOCK_SECONDS))
+        except Timeout:
+            if time.monotonic() >= end:
+                raise
+            count(0, None)
 
 
 def _append(address: str, part: Path, headers: Mapping | None, count: Count) -> None:
