@@ -102,6 +102,14 @@ def test_the_cache_says_which_files_of_a_commit_it_lacks_and_their_sizes(fake_hu
     assert hub.cached("no id") == hub.cached("owner/model", "v9") == hub.Cached()
 
 
+def test_what_was_fetched_by_a_commit_is_not_found_as_a_branch(fake_hub):
+    """Hence the lines of a Space's `preload_from_hub` in the README."""
+    for revision, found in ((COMMIT, False), ("main", True)):
+        hub.HubFile("owner/model", "config.json", revision).fetch()
+        assert hub.cached("owner/model", COMMIT).folder is not None
+        assert (hub.cached("owner/model", "main").folder is not None) == found
+
+
 def test_a_large_file_that_was_stopped_goes_on_where_it_was(fake_hub, tmp_path):
     """Other than by huggingface_hub's own download, which begins anew."""
     weights = os.urandom(3 * 2**20)

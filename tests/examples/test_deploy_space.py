@@ -11,6 +11,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import filter_repo_objects
 
 from examples import deploy_space
+from redream.stack.inventory import files_in
+from redream.stack.stack import Stack
 
 ROOT = Path(__file__).parents[2]
 NEEDED = (
@@ -85,6 +87,18 @@ def test_a_hub_that_does_not_answer_ends_the_script_with_a_sentence(hub_server, 
     assert capsys.readouterr().err == (
         "The Space was not made. The Hub did not answer; check the network and try again.\n"
     )
+
+
+def test_the_readme_names_the_files_that_a_space_can_fetch_for_sd21_with_the_commits_that_are_pinned():
+    """A commit where there is none in stack.json would write no reference from main to it, and all would count as missing."""
+    stack, lines = Stack.load("sd21", environ={}), []
+    for name in ("prior", "clips.retrieval", "clips.a", "clips.b"):
+        entry = stack.entry(name)
+        files = ",".join(file.name for file in files_in(None, name, entry))
+        commit = f" {entry.revision}" if re.fullmatch("[0-9a-f]{40}", entry.revision) else ""
+        lines.append(f"  - {entry.source} {files}{commit}\n")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"```yaml\npreload_from_hub:\n{''.join(lines)}```" in readme
 
 
 def test_the_hf_commands_of_the_readme_do_the_same(monkeypatch):
