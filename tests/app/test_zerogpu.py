@@ -1,7 +1,9 @@
 """ZeroGPU's calls: what `zerogpu_space.py` tries out with the package `spaces`, and the sentences for its errors."""
 
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +129,13 @@ def test_each_refusal_of_zerogpu_has_a_sentence_that_says_what_to_do(title):
     sentence = zerogpu._sentence(gr.Error("Technical words", title=title))
     assert sentence == zerogpu.SENTENCES[title]
     assert any(advice in sentence for advice in ("Log in", "Try again", "Reload"))
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("spaces"), reason="needs the package spaces")
+def test_the_titles_and_texts_that_are_told_apart_are_those_of_the_package_spaces():
+    """It is read, not imported: it has no constants for them."""
+    (folder,) = importlib.util.find_spec("spaces").submodule_search_locations
+    code = "".join(path.read_text(encoding="utf-8") for path in Path(folder, "zero").glob("*.py"))
+    titles = set(re.findall(r"""raise error\(\s*["']([^"']+)["']""", code))
+    assert titles == {*zerogpu.SENTENCES, zerogpu.WORKER_ERROR}
+    assert f'"{zerogpu.ABORTED}"' in code and "s requested vs. {res.left}s left). " in code  # as in `zerogpu.QUOTA`
