@@ -13,7 +13,7 @@ from httpx2 import Client, Request  # huggingface_hub's client
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
-from huggingface_hub.utils._http import default_client_factory
+from huggingface_hub.utils import get_session
 from tqdm import tqdm
 
 from redream.hub.faults import HubError
@@ -30,6 +30,9 @@ constants.DOWNLOAD_CHUNK_SIZE = 2**20
 SILENCE_SECONDS = 30.0  # of the Hub until a request fails for which huggingface_hub has no limit
 
 
+HOOKS = get_session().event_hooks["request"]  # huggingface_hub's own: it keeps offline mode, and names its requests
+
+
 def _client() -> Client:
     """huggingface_hub's client, but no request waits for ever for an answer."""
 
@@ -38,9 +41,7 @@ def _client() -> Client:
             limits = request.extensions["timeout"].items()
             request.extensions["timeout"] = {kind: SILENCE_SECONDS if s is None else s for kind, s in limits}
 
-    client = default_client_factory()
-    client.event_hooks = client.event_hooks | {"request": [*client.event_hooks["request"], limit]}
-    return client
+    return Client(event_hooks={"request": [*HOOKS, limit]}, follow_redirects=True, timeout=None)
 
 
 # What a branch stands for, and which files there are, huggingface_hub asks without a time limit: a Hub that stalls would hold
