@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from queue import Empty, Queue
@@ -26,6 +26,7 @@ from redream.stack.models import Models
 POLL_SECONDS = 0.2  # between two reads of a run's events
 HEARTBEAT_SECONDS = 1.0  # without events a follower gets an empty update: a page that has gone is noticed by it
 PRUNE_SECONDS = 3600.0  # between two removals of old runs
+BUSY = "This run is being made, or waits for its turn; stop it first."
 
 Stop = Callable[[], bool]  # asked at every iteration: whether to stop
 
@@ -64,7 +65,7 @@ class Job:
 
 
 class Worker:
-    """Makes runs on one device in the order of their submission, in a thread of its own.
+    """Makes runs on one device in the order in which they were queued, in a thread of its own.
 
     `generate` and `resume` are those of `redream.pipeline`. Runs that ended more than `keep_days` ago are removed, now and
     every hour (None: never).
@@ -88,11 +89,12 @@ class Worker:
         self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, models.device_name)
         self.ready = False  # whether the models that every run needs are loaded
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
+        self._entering: set[str] = set()  # runs whose inputs are being checked: they have a place, but no turn yet
         # By run, from before it is queued until its session has ended; beyond that where the run was stopped and paused
         # nevertheless, or while it was paused: the next session then makes its results.
         self._stops: dict[str, threading.Event] = {}
-        self._changed = threading.Condition()  # guards both
-        self._submit_lock = threading.Lock()  # one submission after the other
+        self._changed = threading.Condition()  # guards all three
+        self._upload_lock = threading.Lock()  # uploads are checked one after the other, as that takes much memory
         for _ in range(parallel):
             threading.Thread(target=self._work, name="redream-worker", daemon=True).start()
         if keep_days is not None:
@@ -126,7 +128,8 @@ class Worker:
 
         def begin(stop: Stop) -> Iterator[Event]:
             folder = runs_folder() / run
-            return self._generate(prompt, settings=settings, out=folder, stop=stop, models=self.models, **inputs)
+            with self._upload_lock if inputs.get("assets") else nullcontext():
+                return self._generate(prompt, settings=settings, out=folder, stop=stop, models=self.models, **inputs)
 
         return self._enqueue(run, begin, self.eta.seconds(settings))
 
@@ -139,8 +142,8 @@ class Worker:
         stored = find_run(run)
 
         def begin(stop: Stop) -> Iterator[Event]:
-            if self.queue_position(run) is not None:
-                raise QueueError("This run is being made, or waits for its turn; stop it first.")
+            if self.is_elsewhere(run):
+                raise QueueError(BUSY)
             if iterations is None and stored.finished and not stored.lacks_results:
                 raise QueueError("This run is finished; say how many more iterations it shall have.")
             return self._resume(stored.folder, iterations, stop=stop, models=self.models)
@@ -151,27 +154,34 @@ class Worker:
         return self._enqueue(run, begin, seconds)
 
     def _enqueue(self, run: str, begin: Callable[[Stop], Iterator[Event]], seconds: float | None) -> str:
-        """Put a run at the end of the queue; if `begin` raises, it is not queued."""
-        with self._submit_lock:
-            if len(self._jobs) > MAX_WAITING:
+        """Put a run at the end of the queue; if `begin` raises, it is not queued.
+
+        `begin` checks the inputs, which may take long: the run has a place from before it on, and its turn after it.
+        Raises as `begin`; `QueueError` if too many runs wait, or this one is queued already.
+        """
+        with self._changed:
+            if run in self._jobs or run in self._entering:
+                raise QueueError(BUSY)
+            if len(self._jobs) + len(self._entering) > MAX_WAITING:
                 raise QueueError(
                     f"{MAX_WAITING} runs are waiting already, and no more are taken on. Try again in some minutes."
                 )
+            self._entering.add(run)
+            stop = self._stops.setdefault(run, threading.Event())
+        try:
+            run_events, queued = begin(stop.is_set), ExitStack()
+        except BaseException:
             with self._changed:
-                stop = self._stops.setdefault(run, threading.Event())
-            try:
-                run_events, queued = begin(stop.is_set), ExitStack()
-            except BaseException:
-                with self._changed:
-                    if run not in self._jobs and not stop.is_set():
-                        self._stops.pop(run, None)
-                raise
-            with suppress(RunError, OSError):  # other work than a run has no folder
-                queued.enter_context(locks.queued(find_run(run).folder))
-            with self._changed:
-                self._jobs[run] = Job(run_events, stop, seconds, queued)
-                self._stops[run] = stop  # a session that ended meanwhile has removed it
-                self._changed.notify_all()
+                self._entering.remove(run)
+                if not stop.is_set():
+                    self._stops.pop(run)
+            raise
+        with suppress(RunError, OSError):  # other work than a run has no folder
+            queued.enter_context(locks.queued(find_run(run).folder))
+        with self._changed:
+            self._entering.remove(run)
+            self._jobs[run] = Job(run_events, stop, seconds, queued)
+            self._changed.notify_all()
         return run
 
     def run_exclusive(self, work: Callable[[Stop], Iterator]) -> Iterator:

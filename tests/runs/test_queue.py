@@ -3,7 +3,9 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from queue import Queue
 
 import pytest
 from tiny_stack import TINY
@@ -209,6 +211,57 @@ def test_a_run_beyond_the_queues_limit_is_refused_and_makes_no_folder(worker, fa
     assert len(list(runs_folder.iterdir())) == len(taken)
     worker.stop(taken[-1])
     worker.submit("a")  # there is room again
+
+
+@pytest.fixture
+def checking(models, fake):
+    """A worker whose runs of uploads, and resumed ones, are checked until `let_go`; `entered`: which are."""
+    entered, let_go = Queue(), threading.Event()
+
+    def generate(prompt, *, assets=(), **inputs):
+        if assets:
+            entered.put(prompt)
+            assert let_go.wait(10)
+        return fake(prompt, **inputs)
+
+    def resume(folder, iterations, *, stop, models):
+        entered.put(folder.name)
+        assert let_go.wait(10)
+        run = Run.open(folder)
+        return fake.events(run, run.request.prompt, stop)
+
+    worker = Worker(models, generate, resume)
+    worker.entered, worker.let_go = entered, let_go
+    yield worker
+    let_go.set()
+
+
+def test_nobody_waits_while_the_uploads_of_another_run_are_checked(checking, fake):
+    with ThreadPoolExecutor(2) as threads:
+        submitted = [threads.submit(checking.submit, prompt, assets=[("a.glb", "")]) for prompt in "ab"]
+        assert checking.entered.get(timeout=10) in "ab"
+        fake.go.set()
+        assert all_of(checking.follow(checking.submit("c"))) == DONE
+        assert list(checking.run_exclusive(lambda stop: iter([1]))) == [1]
+        assert checking.entered.empty()  # of uploads one is checked at a time
+        checking.let_go.set()
+        for run in submitted:
+            assert all_of(checking.follow(run.result()))[-1] == Finished(stopped=False)
+
+
+def test_a_run_whose_inputs_are_being_checked_has_a_place_and_is_not_taken_on_twice(checking, fake, runs_folder):
+    again = Run.create(Request("again", Settings(), "tiny", {})).folder.name
+    with ThreadPoolExecutor(1) as threads:
+        resumed = threads.submit(checking.resume, again, 1)
+        assert checking.entered.get(timeout=10) == again
+        with pytest.raises(QueueError, match="stop it first"):
+            checking.resume(again, 1)
+        taken = [checking.submit("a") for _ in range(MAX_WAITING)]
+        with pytest.raises(QueueError, match="20 runs are waiting already"):
+            checking.submit("a")
+        assert len(list(runs_folder.iterdir())) == len(taken) + 1
+        checking.let_go.set()
+        assert resumed.result() == again and checking.queue_position(again) == MAX_WAITING
 
 
 def test_the_waiting_time_is_the_sum_of_the_runs_before_once_the_device_is_known(models, fake):
