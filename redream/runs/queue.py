@@ -229,7 +229,7 @@ class Worker:
                 stop.set()
             if run in self._jobs:
                 if self._position(run) > 0:
-                    with suppress(RunError):
+                    with suppress(RunError, OSError):  # the disk is full
                         find_run(run).log(Finished(stopped=True))
                     self._remove(run)
                 return
@@ -330,11 +330,13 @@ class Worker:
         with self._changed:
             waiting = [run for run, job in self._jobs.items() if not job.started]
         for run in waiting:
-            if locks.stop_requested(runs_folder() / run):
-                self.stop(run)
+            with suppress(OSError):  # of that run's folder: the one being made has no part in it
+                if locks.stop_requested(runs_folder() / run):
+                    self.stop(run)
 
     def _remove(self, run: str, keep_stop: bool = False) -> None:
-        self._jobs.pop(run).queued.close()
+        with suppress(OSError):  # its files stay: no program holds them, so they say nothing
+            self._jobs.pop(run).queued.close()
         if not keep_stop:
             self._stops.pop(run, None)
 

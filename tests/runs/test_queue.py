@@ -1,5 +1,6 @@
 """The run queue: runs in turn, followed, stopped, resumed, and refused in a sentence when too many wait."""
 
+import errno
 import os
 import threading
 import time
@@ -11,10 +12,10 @@ import pytest
 from tiny_stack import TINY
 
 from redream import pipeline
-from redream.runs import queue
+from redream.runs import locks, queue
 from redream.runs.events import Failed, Finished, Paused, Progress, Warned, events_after
 from redream.runs.queue import Queued, QueueError, Worker
-from redream.runs.run import Request, Run, RunError
+from redream.runs.run import Request, Run, RunError, find_run
 from redream.settings import MAX_WAITING, Settings
 from redream.stack.vocabulary import PromptError
 
@@ -292,6 +293,39 @@ def test_the_worker_goes_on_after_a_run_whose_files_cannot_be_read(worker, fake,
     assert all_of(worker.follow(following))[-4:] == DONE
 
 
+def test_the_worker_goes_on_after_a_run_whose_files_cannot_be_removed(worker, fake, monkeypatch):
+    def fail(folder):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(locks, "withdraw_stop", fail)
+    runs = [worker.submit("a"), worker.submit("b")]
+    fake.go.set()
+    assert becomes_empty(worker)
+    for run in runs:
+        assert all_of(worker.follow(run)) == DONE
+        assert not worker.stopping(run)
+
+
+@pytest.mark.parametrize("fault", ["it cannot be written", "it cannot be read"])
+def test_a_waiting_run_with_a_fault_of_the_disk_does_not_end_the_one_being_made(worker, fake, monkeypatch, fault):
+    made, waiting, last = (worker.submit(prompt) for prompt in "abc")
+    log, stop_requested = Run.log, locks.stop_requested
+
+    def failing(folder):
+        if folder.name == waiting:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if fault == "it cannot be written":
+        monkeypatch.setattr(Run, "log", lambda run, event: failing(run.folder) or log(run, event))
+        (find_run(waiting).folder / locks.STOP).touch()  # by another program
+    else:
+        monkeypatch.setattr(locks, "stop_requested", lambda folder: failing(folder) or stop_requested(folder))
+    fake.go.set()
+    assert becomes_empty(worker)
+    assert all_of(worker.follow(made)) == all_of(worker.follow(last)) == DONE
+    assert fake.made == (["a", "c"] if fault == "it cannot be written" else ["a", "b", "c"])
+
+
 def test_runs_outside_the_folder_of_runs_cannot_be_followed(worker, tmp_path_factory):
     outside = Run.create(Request("a", Settings(), "tiny", {}), tmp_path_factory.mktemp("elsewhere") / "run-x").folder
     for name in (str(outside), f"../{outside.parent.name}/run-x", "run-x", "", ".."):
@@ -333,10 +367,19 @@ def test_a_worker_with_keep_days_removes_old_runs_at_its_start_and_regularly(mod
 
 
 def gone(folder):
+    return comes_true(lambda: not folder.exists())
+
+
+def becomes_empty(worker):
+    """Whether all runs of a worker end: a thread that has died would let its followers wait for ever."""
+    return comes_true(lambda: worker.queue_length == 0)
+
+
+def comes_true(condition):
     end = time.monotonic() + 10
-    while folder.exists() and time.monotonic() < end:
+    while not condition() and time.monotonic() < end:
         time.sleep(0.02)
-    return not folder.exists()
+    return condition()
 
 
 def test_an_incomplete_line_of_events_is_read_later_and_a_malformed_one_is_skipped(runs_folder):
