@@ -148,7 +148,8 @@ class Worker:
                 raise QueueError("This run is finished; say how many more iterations it shall have.")
             return self._resume(stored.folder, iterations, stop=stop, models=self.models)
 
-        (stored.folder / "settings.json").touch()  # so that it is not removed as an old run meanwhile
+        with suppress(OSError):  # the pipeline says it in a sentence
+            (stored.folder / "settings.json").touch()  # so that it is not removed as an old run meanwhile
         done = int(checkpoints[-1].name) if (checkpoints := stored.checkpoints()) else 0
         seconds = self.eta.seconds(stored.request.settings, stored.request.extra + (iterations or 0), done)
         return self._enqueue(run, begin, seconds)

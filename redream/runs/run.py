@@ -180,11 +180,14 @@ class Run:
 
     def extend(self, iterations: int) -> None:
         """Add `iterations` per particle to those planned, at the end values of the schedules, and drop an earlier request
-        to stop. Raises as `working`."""
-        with self.working():
-            if iterations:
-                self.request = replace(self.request, extra=self.request.extra + iterations)
-                self._write("settings.json", self.request.to_json())
+        to stop. Raises as `working`, and `RunError` if the folder cannot be written to."""
+        try:
+            with self.working():
+                if iterations:
+                    self.request = replace(self.request, extra=self.request.extra + iterations)
+                    self._write("settings.json", self.request.to_json())
+        except OSError as error:
+            raise RunError(f"{why_not_written(self.folder, error)}; mend that and resume the run.") from error
 
     @property
     def finished(self) -> bool:

@@ -15,7 +15,7 @@ from redream import pipeline
 from redream.runs import events
 from redream.runs.faults import MachineError
 from redream.runs.locks import LOCK
-from redream.runs.run import Run, RunError
+from redream.runs.run import Request, Run, RunError
 
 PROMPT = "a purple owl"
 SMALL = TINY.with_(iterations=2, output={"turntable_frames": 2, "preview_every": 2, "checkpoint_every": 1})
@@ -116,6 +116,14 @@ def refuse_writes(models, tmp_path, settings, one_of_each_kind: bool) -> None:
 
 def test_a_disk_that_is_full_at_the_first_write_of_each_kind_costs_nothing_that_was_saved(models, tmp_path):
     refuse_writes(models, tmp_path, SMALL.with_(method="sds"), one_of_each_kind=True)
+
+
+def test_a_run_that_the_disk_has_no_room_for_is_not_extended(models, tmp_path):
+    run = Run.create(Request(PROMPT, SMALL, models.stack.address, {}), tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RunError, match="is full; mend that and resume"):
+        FullDisk(run.folder, patch, refused_from=0)
+        pipeline.resume(run.folder, 3, models=models)
+    assert Run.open(run.folder).request == run.request
 
 
 @pytest.mark.long

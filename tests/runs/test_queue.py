@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
+from pathlib import Path
 from queue import Queue
 
 import pytest
@@ -427,6 +428,19 @@ def test_another_worker_resumes_a_run_by_its_id_if_iterations_are_left_or_added(
         stored.scores()
     other.resume(run)
     assert all_of(other.follow(run))[-1] == Finished(stopped=False) and stored.scores()["objects"]
+
+
+def test_a_run_in_a_folder_that_cannot_be_written_is_not_continued(models, monkeypatch):
+    run = Run.create(Request("a purple owl", TINY, models.stack.address, {})).folder.name
+
+    def fail(path, **_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    worker = Worker(models, pipeline.generate, pipeline.resume)
+    monkeypatch.setattr(Path, "touch", fail)
+    with pytest.raises(RunError, match=f"You may not write to the folder .*{run}; mend that and resume the run"):
+        worker.resume(run)
+    assert worker.queue_position(run) is None and not worker.queue_length
 
 
 def test_a_prepared_worker_estimates_the_time_of_its_first_run(models):
