@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 
 from redream.cli.common import number_to, progress
 from redream.errors import RedreamError
 from redream.runs.eta import Benchmarked
+from redream.runs.run import RunError
 from redream.settings import PRESETS, presets_like
 from redream.stack import environment
 from redream.stack.models import Models
@@ -64,7 +66,10 @@ def _measured(stack: Stack, options: argparse.Namespace) -> dict:
             measurements.append(benchmark.measure(prior, preset, side, options.iterations, progress))
     presets = {name: PRESETS[name]["redream"] for name in presets_like(stack.preset)}
     if not options.flop:
-        Benchmarked.of(stack.name, environment.device_name(device), stack.preset, measurements).store()
+        try:
+            Benchmarked.of(stack.name, environment.device_name(device), stack.preset, measurements).store()
+        except RunError as error:
+            print(f"These figures are not stored for later estimates. {error}", file=sys.stderr)
     seconds = {name: benchmark.projected_seconds(settings, measurements) for name, settings in presets.items()}
     return {
         "stack": stack.name,

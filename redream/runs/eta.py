@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from redream.files import replacing
+from redream.files import replacing, why_not_written
 from redream.runs.run import Run, RunError, runs_folder
 from redream.settings import DISTILLATION, METHODS, PRESETS, WARM_UP, Settings
 from redream.stack import environment
@@ -140,7 +140,7 @@ class RuntimeEstimator:
         estimator = RuntimeEstimator(stack, device)
         if (benchmarked := Benchmarked.read(stack)) and benchmarked.device == device:
             estimator.runs.append(benchmarked.rates())
-        records = sorted(runs_folder().glob("run-*/record.json"), key=lambda path: path.stat().st_mtime)
+        records = sorted(runs_folder().glob("run-*/record.json"), key=_written)
         for record in records[-HISTORY_RUNS:]:
             with suppress(RunError, OSError):
                 estimator.learn(Run.open(record.parent))
@@ -149,7 +149,7 @@ class RuntimeEstimator:
     @staticmethod
     def of_device(models, progress: Callable[[str], None]) -> "RuntimeEstimator":
         """As `of_latest_runs`, for the stack and device of `Models`; where nothing is known, after a short benchmark, which
-        is stored and tells `progress` what it does."""
+        is stored if it can be, and tells `progress` what it does."""
         device, stack = environment.device_name(models.device), models.stack
         if not (estimator := RuntimeEstimator.of_latest_runs(stack.name, device)).runs:
             from redream.stack.benchmark import measure
@@ -157,8 +157,10 @@ class RuntimeEstimator:
             settings = PRESETS[stack.preset]["redream"]
             sides = sorted({settings.rendering.resolutions[0][1], settings.rendering.resolutions[-1][1]})
             at = [measure(models.prior, settings, side, SHORT_BENCHMARK, progress) for side in sides]
-            Benchmarked.of(stack.name, device, stack.preset, at).store()
-            estimator = RuntimeEstimator.of_latest_runs(stack.name, device)
+            benchmarked = Benchmarked.of(stack.name, device, stack.preset, at)
+            estimator.runs.append(benchmarked.rates())
+            with suppress(RunError):  # the run says it, unless it has a folder elsewhere
+                benchmarked.store()
         return estimator
 
     def learn(self, run: Run) -> None:
@@ -228,10 +230,15 @@ class Benchmarked:
             return None
 
     def store(self) -> None:
-        """Store it, instead of an earlier one of the stack."""
-        _benchmark_file(self.stack).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(_benchmark_file(self.stack)) as file:
-            file.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        """Store it, instead of an earlier one of the stack. Raises `RunError` if the folder of all runs cannot be written to."""
+        try:
+            runs_folder().mkdir(parents=True, exist_ok=True)
+            with replacing(_benchmark_file(self.stack)) as file:
+                file.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
+        except OSError as error:
+            raise RunError(
+                f"{why_not_written(runs_folder(), error)}; set REDREAM_RUNS to a folder of yours."
+            ) from error
 
     def rates(self) -> dict[str, float]:
         """Seconds per unit of work of each part, and the least of them for what was not measured."""
@@ -242,6 +249,14 @@ class Benchmarked:
             adapted = max(round(settings.initialisation.warmup * settings.iterations), 1)
             rates[part] = seconds / _iteration_work(settings, stage, int(side), adapted)
         return rates | {RATE_OF_RUNS: min(rates.values())} if rates else {}  # other stages mostly render
+
+
+def _written(file: Path) -> float:
+    """When a file was last written; 0 if it was removed meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _benchmark_file(stack: str) -> Path:

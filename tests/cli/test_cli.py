@@ -183,12 +183,15 @@ def test_sample_writes_a_grid(tiny_stack, capsys, tmp_path):
     assert Image.open(tmp_path / "owls.png").size == (4 * 64, 2 * 64)
 
 
-def test_benchmark_prints_a_table_or_one_json_object(tiny_stack, capsys, monkeypatch):
+def test_benchmark_prints_a_table_or_one_json_object(tiny_stack, tmp_path, capsys, monkeypatch):
+    """Also where it cannot be stored, and then says so."""
     monkeypatch.setattr(benchmark, "FIT_STEPS", 2)
     monkeypatch.setattr(benchmark, "COUNTED", 3)
     words = ["benchmark", "--stack", str(tiny_stack), "--iterations", "2"]
+    (tmp_path / "runs").touch()
     assert main([*words, "--json"]) == 0
     out, err = capsys.readouterr()
+    assert f"are not stored for later estimates. {tmp_path / 'runs'} is a file, not a folder; set REDREAM_RUNS" in err
     values = json.loads(out)
     (at,) = values["resolutions"]
     assert at["resolution"] == 16 and at["iteration_ms"]["distillation"] > 0 and "16 px: counting" in err

@@ -1,5 +1,7 @@
 """ETA: an estimator that has learned from a run predicts that run, and others in proportion to their work."""
 
+from pathlib import Path
+
 import pytest
 from tiny_stack import TINY
 
@@ -7,6 +9,7 @@ from redream.runs import eta
 from redream.runs.eta import Iterations, RuntimeEstimator, SessionClock, work_of_stages
 from redream.runs.run import Request, Run
 from redream.settings import PRESETS
+from redream.stack import benchmark
 
 MINI = PRESETS["mini"]["redream"]
 STAGES = {"retrieval": 1.0, "orientation": 2.0, "turntables": 30.0, "meshes": 20.0, "scores": 5.0}
@@ -112,6 +115,28 @@ def test_the_latest_runs_of_the_folder_are_learned_from(tmp_path, monkeypatch):
     (tmp_path / "run-foreign012345678" / "record.json").write_text("{}")
     estimator = RuntimeEstimator.of_latest_runs("tiny", "here")
     assert estimator.seconds(MINI) == pytest.approx(learned(run).seconds(MINI))
+
+
+def test_a_run_that_is_removed_while_the_latest_ones_are_looked_for_is_ignored(tmp_path, monkeypatch):
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path))
+    run, glob = finished(None), Path.glob
+    removed = tmp_path / "run-removed012345678" / "record.json"
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [removed, *glob(folder, pattern)])
+    assert RuntimeEstimator.of_latest_runs("tiny", "here").seconds(MINI) == learned(run).seconds(MINI)
+
+
+def test_a_device_is_measured_also_where_that_cannot_be_stored(tmp_path, monkeypatch, models):
+    (tmp_path / "runs").touch()
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path / "runs"))
+    parts = (benchmark.Part("adaptation step", ms=100.0),)
+    monkeypatch.setattr(
+        benchmark,
+        "measure",
+        lambda prior, settings, side, *_: benchmark.Measurement(
+            side, parts, 0.0, 0.0, {"warm-up": 2.0, "distillation": 1.0}
+        ),
+    )
+    assert RuntimeEstimator.of_device(models, print).seconds(MINI) > 300 * 1.0
 
 
 def test_samples_of_the_prior_count_until_a_run_is_known(tmp_path, monkeypatch):
