@@ -101,7 +101,7 @@ def generate(
             row = models.index.row(uid)  # raises if the library has no such asset
             if commercial_use:
                 require_commercial_use(row)
-    uploads, files = _validated(assets, parsed, models or Models.load(stack)) if assets else ((), {})
+    uploads, files = _validated(assets, parsed, models or Models.load(stack), stop) if assets else ((), {})
     name, overrides = _address(stack)
     request = Request(prompt, settings, name, overrides, uploads, uids=tuple(uids), commercial_use=commercial_use)
     run = Run.create(request, out, files)
@@ -313,11 +313,12 @@ def _events(
 
 
 def _validated(
-    assets: Sequence[tuple[str | Path, str]], parsed: ParsedPrompt, models: Models
+    assets: Sequence[tuple[str | Path, str]], parsed: ParsedPrompt, models: Models, stop: Callable[[], bool]
 ) -> tuple[tuple[UploadedAsset, ...], dict[str, bytes]]:
     """Uploaded assets as a request names them, and {file: GLB}, validated and reduced to what is drawn.
 
-    Raises `UploadError`; `PipelineError` for a caption that is too long; the default is the prompt as the models get it.
+    Raises `UploadError`, and `ReadingStopped` once `stop` is True; `PipelineError` for a caption that is too long; the default
+    is the prompt as the models get it.
     """
     from redream.scene.glb import AssetError, GlbError
     from redream.scene.glb_reader import GlbReader
@@ -326,7 +327,7 @@ def _validated(
     with GlbReader() as reader:
         for number, (path, _) in enumerate(assets):
             try:
-                files[f"upload-{number}.glb"] = reader.validate(Path(path))
+                files[f"upload-{number}.glb"] = reader.validate(Path(path), stop=stop)
             except (GlbError, AssetError) as error:
                 which = f"{Path(path).name}: " if len(assets) > 1 else ""
                 raise UploadError(Path(path), f"{which}{error}") from error

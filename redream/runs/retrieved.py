@@ -104,27 +104,35 @@ def _look_at(
 
 
 def reload(
-    entries: Sequence[dict], models: Models, stop: Callable[[], bool] = never
+    entries: Sequence[dict],
+    models: Models,
+    stop: Callable[[], bool] = never,
+    stop_reading: Callable[[], bool] | None = None,
 ) -> Generator[FetchProgress, None, list[RetrievedAsset]]:
     """Load the assets of a retrieved.json again; yields the progress of downloads.
 
-    Raises `AssetUnavailable`, `AssetError`, `GlbError` or `FetchStopped`.
+    `stop_reading`: asked instead of `stop` once all files are here. Raises `AssetUnavailable`, `AssetError`, `GlbError` or
+    `FetchStopped`.
     """
     failed = yield from models.index.fetch([entry["uid"] for entry in entries], stop)
     for error in failed.values():
         raise error
     with GlbReader() as reader:
         paths = [models.index.asset_path(entry["uid"]) for entry in entries]
-        loaded = [_load(reader, path, stop) for path in paths]
+        loaded = [_load(reader, path, stop_reading or stop) for path in paths]
     return [RetrievedAsset(entry, asset) for entry, asset in zip(entries, loaded, strict=True)]
 
 
 def by_uid(
-    uids: Sequence[str], prompt: str, models: Models, stop: Callable[[], bool] = never
+    uids: Sequence[str],
+    prompt: str,
+    models: Models,
+    stop: Callable[[], bool] = never,
+    stop_reading: Callable[[], bool] | None = None,
 ) -> Generator[FetchProgress, None, list[RetrievedAsset]]:
-    """Load assets of the library by uid, with their similarity to the prompt. Yields and raises as `reload`."""
+    """Load assets of the library by uid, with their similarity to the prompt. Stops, yields and raises as `reload`."""
     entries = [_entry(models.index.hit(uid, prompt, models.clip("retrieval"))) for uid in uids]
-    return (yield from reload(entries, models, stop))
+    return (yield from reload(entries, models, stop, stop_reading))
 
 
 def from_upload(

@@ -137,10 +137,11 @@ class Session:
         run, prompt, warnings = self.run, self.parsed.prompt, []
         with self.times.measure("retrieval"):
             if run.request.uids:
-                assets += yield from self._fetch(retrieved.by_uid(run.request.uids, prompt, self.models, self.stop))
+                named = retrieved.by_uid(run.request.uids, prompt, self.models, self.stop, self._stop_reading)
+                assets += yield from self._fetch(named)
             if run.request.assets:
                 assets += retrieved.from_upload(
-                    run.request.assets, run.folder, prompt, self.models, self.uploads_validated, self.stop
+                    run.request.assets, run.folder, prompt, self.models, self.uploads_validated, self._stop_reading
                 )
             if not assets:
                 best, warnings = yield from self._fetch(self._best())
@@ -158,9 +159,13 @@ class Session:
         request, models, stop = self.run.request, self.models, self.stop
         if (self.run.folder / "retrieved.json").is_file():
             entries = self.run.read_json("retrieved.json")["assets"]
-            return (yield from retrieved.reload(entries, models, stop)), []
+            return (yield from retrieved.reload(entries, models, stop, self._stop_reading)), []
         search = retrieved.searching(self.parsed.prompt, models, request.settings, stop, request.commercial_use)
         return (yield from search)
+
+    def _stop_reading(self) -> bool:
+        """Whether to stop before the assets are read: not if there are iterations, whose results are made with them."""
+        return self.stop() and not self.run.checkpoints()
 
     @staticmethod
     def _fetch(retrieval: Generator[FetchProgress, None, T]) -> Generator[Fetching, None, T]:

@@ -16,12 +16,11 @@ from redream.scene import assets, glb_validation
 from redream.scene.assets import Asset
 from redream.scene.glb import AssetError, GlbError
 from redream.scene.glb_validation import LIMITS, Limits
-from redream.scene.glb_worker import TOO_LARGE, UNREADABLE, decode
+from redream.scene.glb_worker import READY, TOO_LARGE, UNREADABLE, decode
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "assets_index"  # files of the project itself
-PATIENCE_SECONDS = 3.0  # nearly all files are read before `stop` is asked for the first time
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.1  # between two looks at `stop`
 ERRORS = {"GlbError": GlbError, "AssetError": AssetError}
 
 
@@ -73,11 +72,14 @@ class GlbReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def validate(self, source: Path | bytes, limits: Limits = LIMITS) -> bytes:
-        """As `glb_validation.validate`. Raises `AssetError` and `ReaderUnavailable` too."""
+    def validate(
+        self, source: Path | bytes, limits: Limits = LIMITS, *, stop: Callable[[], bool] | None = None
+    ) -> bytes:
+        """As `glb_validation.validate`. Raises `AssetError` and `ReaderUnavailable` too, and `ReadingStopped` once `stop` is
+        True."""
         if not can_start():
             return glb_validation.validate(source, limits)
-        return self._asked("validate", glb_validation.read(source, limits), limits, None)
+        return self._asked("validate", glb_validation.read(source, limits), limits, stop)
 
     def load(
         self,
@@ -115,20 +117,18 @@ class GlbReader:
             return self._answer(task, data, limits, stop)
 
     def _answer(self, task: str, data: bytes, limits: Limits, stop: Callable[[], bool] | None) -> bytes:
-        if self._child is None:
+        if is_new := self._child is None:
             self._start()
         request = json.dumps({"task": task, "limits": asdict(limits)}).encode()
         overrun = threading.Timer(self.limits.seconds, self._child.kill)  # ends what waits for it, too
         overrun.start()
         try:
+            if is_new:  # it says so once it takes what is sent
+                self._wait(stop)
+                self._connection.recv_bytes(len(READY))
             self._connection.send_bytes(request)
             self._connection.send_bytes(data)
-            wait = PATIENCE_SECONDS
-            while not self._connection.poll(wait):
-                wait = POLL_SECONDS
-                if stop is not None and stop():
-                    self.close()
-                    raise ReadingStopped("The reading of a GLB was stopped.")
+            self._wait(stop)
             answer, content = json.loads(self._connection.recv_bytes(10_000)), self._connection.recv_bytes()
         except (EOFError, OSError, json.JSONDecodeError):  # it has ended, by its limits or by ours
             self.close()
@@ -141,6 +141,12 @@ class GlbReader:
         if "error" in answer:
             raise ERRORS.get(answer["error"], AssetError)(str(answer["sentence"]))
         return content
+
+    def _wait(self, stop: Callable[[], bool] | None) -> None:
+        """Wait until the child has sent something, or has ended. Raises `ReadingStopped`."""
+        while not self._connection.poll(POLL_SECONDS):
+            if stop is not None and stop():
+                raise ReadingStopped("The reading of a GLB was stopped.")
 
     def _start(self) -> None:
         self._connection, theirs = Pipe()

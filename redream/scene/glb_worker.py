@@ -1,7 +1,7 @@
 """The process in which strangers' GLBs are read: it has limits of its own, opens nothing, and answers with plain arrays.
 
-It imports neither torch nor trimesh, so it starts in a fraction of a second. A request is JSON and a file's bytes; an
-answer is JSON, and a GLB's or a safetensors file's bytes (`redream.scene.glb_reader` is the other end).
+It imports neither torch nor trimesh, so it starts in a fraction of a second, and says when it has. A request is JSON and a
+file's bytes; an answer is JSON, and a GLB's or a safetensors file's bytes (`redream.scene.glb_reader` is the other end).
 """
 
 import json
@@ -25,6 +25,7 @@ from redream.scene.materials import Appearance, Material, Sampler, Wrap
 
 UNREADABLE = "This GLB cannot be read. Export it again."
 TOO_LARGE = "This GLB takes too much memory or time to read. Simplify it and try again."
+READY = b"ready"
 ARRAYS = ("vertices", "faces", "colours", "uv", "face_texture")
 
 
@@ -34,6 +35,7 @@ def serve(connection: Connection, memory: int, cpu_seconds: int) -> None:
     warnings.simplefilter("ignore")  # to show one, its line would be read
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent, and that this process
     _limit(memory)
+    connection.send_bytes(READY)
     while True:
         try:
             request, data = json.loads(connection.recv_bytes()), connection.recv_bytes()

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,12 +91,28 @@ def test_a_child_that_dies_is_one_sentence(reader):
     reader.load(CASES[0])
 
 
-def test_stop_ends_the_reading(reader, monkeypatch):
-    monkeypatch.setattr(glb_reader, "PATIENCE_SECONDS", 0.0)
+@pytest.mark.parametrize("task", ["load", "validate"])
+def test_stop_ends_the_reading_at_once(reader, task):
+    reader.load(CASES[0])
+    os.kill(reader._child.pid, signal.SIGSTOP)  # as if the file took long
+    assert_stops(reader, task, CASES[0])
+
+
+def test_stop_ends_the_start_of_a_child(reader, tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(glb_reader.sys, "executable", str(python))
+    reader.close()
+    assert_stops(reader, "load", large(10_000))  # more than is sent before somebody takes it
+
+
+def assert_stops(reader, task, source):
+    asked = []
     start = time.monotonic()
     with pytest.raises(ReadingStopped):
-        reader.load(large(160_000), stop=lambda: True)
-    assert time.monotonic() - start < 5 and reader._child is None
+        getattr(reader, task)(source, stop=lambda: asked.append(1) or len(asked) > 2)
+    assert time.monotonic() - start < 2 and reader._child is None
 
 
 def test_the_child_ends_with_the_block_and_the_projects_own_files_start_none():
