@@ -118,6 +118,11 @@ def write_text(path: Path, text: str) -> None:
         file.write_text(text, encoding="utf-8")
 
 
+def encodable(text: str) -> str:
+    """A text from outside with "?" for what UTF-8 has no bytes for: lone surrogates, as in names of files in other encodings."""
+    return text.encode(errors="replace").decode()
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from redream.errors import RedreamError
+from redream.files import encodable
 from redream.retrieval.licences import require_commercial_use
 from redream.runs import faults, locks
 from redream.runs.events import Event, Failed, Progress
@@ -329,14 +330,14 @@ def _validated(
             try:
                 files[f"upload-{number}.glb"] = reader.validate(Path(path), stop=stop)
             except (GlbError, AssetError) as error:
-                which = f"{Path(path).name}: " if len(assets) > 1 else ""
+                which = f"{encodable(Path(path).name)}: " if len(assets) > 1 else ""
                 raise UploadError(Path(path), f"{which}{error}") from error
     uploads, prompt = [], models.truncated(parsed).prompt
     for file, (path, caption) in zip(files, assets, strict=True):
-        caption = caption.strip() or prompt
+        caption = encodable(caption).strip() or prompt
         if (shorter := models.truncated(ParsedPrompt(caption)).prompt) != caption:
             raise PipelineError(f"A caption is longer than the models can read; shorten it, perhaps to “{shorter}”.")
-        uploads.append(UploadedAsset(file, Path(path).name, caption))
+        uploads.append(UploadedAsset(file, encodable(Path(path).name), caption))
     return tuple(uploads), files
 
 

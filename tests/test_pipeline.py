@@ -242,17 +242,17 @@ def test_a_stack_or_a_folder_that_cannot_be_used_is_refused(models, tmp_path):
 
 
 def test_uploaded_assets_replace_retrieved_ones_and_are_kept_with_the_run(models, tmp_path):
-    mine = tmp_path / "my owl.glb"
+    mine = tmp_path / "my owl \udce9.glb"  # not UTF-8
     mine.write_bytes(tiny_glb((90, 20, 160)))
     run = tmp_path / "run"
     settings = TINY.with_(iterations=1)
     run_events = pipeline.generate(
-        PROMPT, settings=settings, assets=[(mine, "an owl"), (mine, "")], out=run, models=models
+        PROMPT, settings=settings, assets=[(mine, "an owl \udce9"), (mine, "")], out=run, models=models
     )
     mine.unlink()
     follow(run_events)
     first, second = Run.open(run).read_json("retrieved.json")["assets"]
-    assert (first["source"], first["caption"], second["caption"]) == ("my owl.glb", "an owl", PROMPT)
+    assert (first["source"], first["caption"], second["caption"]) == ("my owl ?.glb", "an owl ?", PROMPT)
     assert -1 <= first["similarity"] <= 1 and first["uid"] != second["uid"]
     check_files(run)
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 from dataclasses import dataclass
 
+from redream.files import encodable
 from redream.scene.glb import GlbError, malformed, too_many
 from redream.scene.glb_json import entries, section, whole
 
@@ -41,7 +42,7 @@ class Limits:
 def unread(name: str) -> GlbError:
     """The error for an extension that a file needs and that is not drawn."""
     what, way_out = UNREAD.get(name, ("needs an extension", "without it"))
-    return GlbError(f"This GLB {what} ({name[:60]}), which is not read here. Export it again {way_out}.")
+    return GlbError(f"This GLB {what} ({encodable(name[:60])}), which is not read here. Export it again {way_out}.")
 
 
 def from_data_uri(uri: object, kinds: tuple[str, ...], what: str) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from redream.files import encodable
 from redream.scene.glb import GlbError, malformed, pack, too_many, unpack
 from redream.scene.glb_buffers import INDEX, UNREAD, Buffers, Limits, unread
 from redream.scene.glb_json import entries, indices, numbers, section, whole
@@ -62,7 +63,8 @@ def read(source: Path | bytes, limits: Limits = LIMITS) -> bytes:
             with open(source, "rb") as file:
                 source = file.read(limits.size + 1)
     except OSError as error:
-        raise GlbError(f"The file {source.name} cannot be read ({error.strerror}); choose it again.") from None
+        name = encodable(source.name)
+        raise GlbError(f"The file {name} cannot be read ({error.strerror}); choose it again.") from None
     if len(source) > limits.size:
         raise GlbError(f"This file is larger than {limits.size / 1e6:,.0f} MB. Simplify the model and try again.")
     return source

@@ -140,6 +140,7 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
         (set_at("textures", 0, {"extensions": {"EXT_texture_avif": {"source": 0}}}), "pictures as AVIF"),
         (set_at("buffers", 1, {"byteLength": 4, "extensions": {"EXT_meshopt_compression": {}}}), "with meshopt"),
         (without_positions_but_draco, "compressed with Draco"),
+        (set_at("extensionsRequired", ["\ud800_of_mine"]), r"needs an extension \(\?_of_mine\)"),
         (set_at("extensionsRequired", 5), "not readable"),
         (set_at("extensionsRequired", [{}]), "needs an extension"),
         (set_at("buffers", 0, "uri", "https://example.org/a.bin"), "everything embedded"),
