@@ -93,9 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         demo = build(worker, diagnosis.reason, diagnosis.missing)
     except RedreamError as error:
         sys.exit(error_sentence(error))
-    if zerogpu.ENABLED:
-        worker.ready = True
-    else:
+    if not zerogpu.ENABLED:  # whose models are all loaded
         threading.Thread(target=worker.prepare, name="redream-prepare", daemon=True).start()
     if signal.getsignal(signal.SIGINT) is AT_ONCE:
         signal.signal(signal.SIGINT, signal.default_int_handler)

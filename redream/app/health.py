@@ -12,11 +12,13 @@ from redream.runs.run import runs_folder
 
 def health(worker: Worker) -> dict[str, bool | str | int]:
     """{ready: whether a run would wait for no model, stack, queue: runs that wait or are made, disk_left: bytes}."""
+    folder = runs_folder().absolute()
+    there = next(path for path in (folder, *folder.parents) if path.is_dir())  # the next run makes what was removed
     return {
         "ready": worker.ready,
         "stack": worker.models.stack.name,
         "queue": worker.queue_length,
-        "disk_left": shutil.disk_usage(runs_folder()).free,
+        "disk_left": shutil.disk_usage(there).free,
     }
 
 

@@ -87,7 +87,6 @@ class Worker:
         self.models, self._generate, self._resume = models, generate, resume
         self.preset, self._parallel = preset or models.stack.preset, parallel
         self.eta = RuntimeEstimator.of_latest_runs(models.stack.name, models.device_name)
-        self.ready = False  # whether the models that every run needs are loaded
         self._jobs: dict[str, Job] = {}  # by run, the one being made first
         self._entering: set[str] = set()  # runs whose inputs are being checked: they have a place, but no turn yet
         # By run, from before it is queued until its session has ended; beyond that where the run was stopped and paused
@@ -116,7 +115,11 @@ class Worker:
 
             for _ in self.run_exclusive(measure):  # not beside a run, which changes the prior's adapters
                 pass
-            self.ready = True
+
+    @property
+    def ready(self) -> bool:
+        """Whether the models that every run needs are loaded: by `prepare`, or by runs."""
+        return self.models.are_loaded("index", "clips.retrieval", "prior")
 
     def submit(self, prompt: str, settings: Settings | None = None, **inputs) -> str:
         """Queue a new run and return its id, which is hard to guess.

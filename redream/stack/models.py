@@ -106,6 +106,10 @@ class Models:
             self._loaded[key] = None  # the score says that it is not available
             return None
 
+    def are_loaded(self, *names: str) -> bool:
+        """Whether models are loaded, by their names in stack.json."""
+        return all(name in self._loaded for name in names)
+
     def fetching(self, name: str, stop: Callable[[], bool]) -> Generator[SetupProgress, None, None]:
         """Bring a model's files here, by its name in stack.json: loading it then waits for no network. Raises as
         `redream.stack.fetching.fetching`."""
