@@ -76,7 +76,9 @@ def _limit(memory: int) -> None:
 def _limit_time(cpu_seconds: int) -> None:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + cpu_seconds, resource.RLIM_INFINITY))
+    seconds = int(time.process_time()) + 1 + cpu_seconds
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)  # of whoever started the program: it cannot be raised
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds if most == resource.RLIM_INFINITY else min(seconds, most), most))
 
 
 def encode(model: Model) -> bytes:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 import signal
 import time
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from glb_files import GlbFile
 
-from redream.scene import assets, glb_reader, glb_validation
+from redream.scene import assets, glb_reader, glb_validation, glb_worker
 from redream.scene.assets import AssetError
 from redream.scene.glb import GlbError
 from redream.scene.glb_reader import GlbReader, ProcessLimits, ReadingStopped
@@ -81,6 +82,17 @@ def test_a_file_that_takes_too_much_is_one_sentence_and_the_next_one_is_read(lim
         reader.limits = ProcessLimits()
         reader.close()
         assert reader.load(CASES[0]).mesh.faces.any()
+
+
+@pytest.mark.parametrize("most, soft", [(resource.RLIM_INFINITY, 20), (30, 20), (10, 10)])
+def test_a_limit_of_time_from_outside_stays(monkeypatch, most, soft):
+    """Only root may raise it: where it was tried, no file could be read."""
+    limits = []
+    monkeypatch.setattr(time, "process_time", lambda: 4.5)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY, most))
+    monkeypatch.setattr(resource, "setrlimit", lambda *limit: limits.append(limit))
+    glb_worker._limit_time(15)
+    assert limits == [(resource.RLIMIT_CPU, (soft, most))]
 
 
 def test_a_child_that_dies_is_one_sentence(reader):
