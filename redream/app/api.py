@@ -70,10 +70,10 @@ class Endpoints:
         form = GenerationForm(method, initialise, adapt, iterations or None, particles or 1, seed)
         start = {"assets": [(asset, "")]} if asset else {}
         start |= {"uids": (uids or "").split(), "commercial_use": bool(commercial_use)}
-        settings = form.settings(preset_of(self.worker))
-        if minutes:
-            settings = fitting(settings, float(minutes), self.worker)
         try:
+            settings = form.settings(preset_of(self.worker))
+            if minutes:
+                settings = fitting(settings, float(minutes), self.worker)
             run = self.worker.submit(prompt or "", settings, **start)
         except RedreamError:
             remove_uploads([asset] if asset else [])

@@ -9,6 +9,7 @@ from gradio.utils import get_function_description
 import app
 from redream import pipeline
 from redream.app.api import Endpoints
+from redream.errors import RedreamError
 from redream.runs.queue import Worker
 
 
@@ -36,6 +37,20 @@ def test_the_events_of_many_pages_may_wait_beside_each_other(models, tmp_path, m
     demo = app.build(Worker(models, pipeline.generate, pipeline.resume), "")
     events_of_a_page = sum("load" in str(fn.targets) for fn in demo.fns.values())
     assert events_of_a_page > 1 and demo._queue.max_size >= 100 * events_of_a_page
+
+
+@pytest.mark.parametrize("asked", [{"particles": 99}, {"minutes": 1e-9}, {"prompt": ""}])
+def test_an_upload_of_a_run_that_is_refused_does_not_stay(models, tmp_path, monkeypatch, asked):
+    monkeypatch.setenv("REDREAM_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    upload = tmp_path / "uploads" / "a.glb"
+    upload.parent.mkdir()
+    upload.write_bytes(b"a GLB")
+    worker = Worker(models, pipeline.generate, pipeline.resume)
+    worker.eta.measured = 1.0
+    with pytest.raises(RedreamError):
+        next(Endpoints(worker).generate(**{"prompt": "a purple owl"} | asked, asset=str(upload)))
+    assert not upload.exists()
 
 
 @pytest.mark.parametrize("variable", ["REDREAM_RUNS", "GRADIO_TEMP_DIR"])
