@@ -97,8 +97,8 @@ class Materials:
                     reduced["sampler"] = whole(texture, "sampler", below=len(self.samplers))
                 self._numbers[stated] = len(self.textures)
                 self.textures.append(reduced)
-            elif unknown := [name for name in extensions if name in UNREAD]:
-                raise unread(unknown[0])
+            elif named := [n for n, e in extensions.items() if n in UNREAD or (isinstance(e, dict) and "source" in e)]:
+                raise unread(named[0])
         return self._numbers[stated]
 
     def _sampler(self, sampler: dict) -> dict:

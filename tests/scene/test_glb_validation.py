@@ -138,6 +138,7 @@ def test_a_path_and_its_bytes_are_checked_alike(box, tmp_path):
         (set_at("extensionsRequired", ["FB_geometry_metadata"]), r"needs an extension \(FB_geometry_metadata\)"),
         (set_at("textures", 0, {"extensions": {"KHR_texture_basisu": {"source": 0}}}), "pictures as KTX2"),
         (set_at("textures", 0, {"extensions": {"EXT_texture_avif": {"source": 0}}}), "pictures as AVIF"),
+        (set_at("textures", 0, {"extensions": {"MY_texture_new": {"source": 0}}}), r"an extension \(MY_texture_new\)"),
         (set_at("buffers", 1, {"byteLength": 4, "extensions": {"EXT_meshopt_compression": {}}}), "with meshopt"),
         (without_positions_but_draco, "compressed with Draco"),
         (set_at("extensionsRequired", ["\ud800_of_mine"]), r"needs an extension \(\?_of_mine\)"),
