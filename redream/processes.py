@@ -1,4 +1,4 @@
-"""Pools of worker processes that end with their parent; the memory of this one."""
+"""Pools of worker processes that end with their parent; the memory of this one; whether ZeroGPU forks it."""
 
 import ctypes
 import multiprocessing
@@ -49,6 +49,11 @@ def _end_with_parent(parent_end: Connection) -> None:
     with suppress(EOFError, OSError):
         parent_end.recv()
     os._exit(1)
+
+
+def on_zerogpu() -> bool:
+    """Whether this is a Space on ZeroGPU, whose calls are forked processes; the variable is read as `spaces` itself does."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def release_memory() -> None:

@@ -10,7 +10,6 @@ the unwrapping of the GLB too. Elsewhere than on ZeroGPU the app calls `redream.
 """
 
 import logging
-import os
 import re
 import time
 from collections import deque
@@ -23,6 +22,7 @@ import gradio as gr
 from redream import pipeline
 from redream.errors import RedreamError
 from redream.pipeline import BeforeAfter, run_to_end
+from redream.processes import on_zerogpu
 from redream.runs.eta import RuntimeEstimator
 from redream.runs.events import Event, Failed, Finished, Paused, Progress
 from redream.runs.locks import STOP
@@ -31,7 +31,7 @@ from redream.settings import MAX_WAITING, PRESETS, Settings
 from redream.stack.models import Models
 from redream.stack.stack import CLIPS, PERCEPTUALS, Stack
 
-ENABLED = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")  # as `spaces` itself reads it
+ENABLED = on_zerogpu()
 if ENABLED:
     import spaces  # before anything uses CUDA
 

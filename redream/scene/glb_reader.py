@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from redream.errors import RedreamError
+from redream.processes import on_zerogpu
 from redream.scene import assets, glb_validation
 from redream.scene.assets import Asset
 from redream.scene.glb import AssetError, GlbError
@@ -43,7 +44,7 @@ class ReaderUnavailable(RedreamError):
 
 def can_start() -> bool:
     """Whether files are read in a process of their own here: on POSIX, but not in the processes that ZeroGPU forks."""
-    return os.name == "posix" and not os.environ.get("SPACES_ZERO_GPU")
+    return os.name == "posix" and not on_zerogpu()
 
 
 def description(limits: ProcessLimits = ProcessLimits()) -> str:

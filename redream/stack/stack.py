@@ -178,7 +178,7 @@ def built_index(stack: str, environ: Mapping[str, str] = os.environ) -> Path:
 def library_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Where one's own library is (`redream.retrieval.own`): `REDREAM_LIBRARY`, else in the folder of a user's data."""
     folder = environ.get("REDREAM_LIBRARY")
-    return Path(folder) if folder else data_folder(environ) / "library"
+    return Path(folder).expanduser() if folder else data_folder(environ) / "library"
 
 
 def picture_memory(environ: Mapping[str, str] = os.environ) -> Path:

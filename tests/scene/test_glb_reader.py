@@ -143,6 +143,9 @@ def test_where_no_process_may_start_files_are_read_here(monkeypatch):
         assert_same(reader.load(CASES[0]), assets.load(CASES[0]))
         assert_same(reader.load(reader.validate(CASES[0]), validated=True), assets.load(CASES[0]))
         assert reader._child is None
+    for value, starts in (("0", True), ("false", True), ("", True), ("True", False)):
+        monkeypatch.setenv("SPACES_ZERO_GPU", value)
+        assert glb_reader.can_start() == starts
 
 
 def test_spoiled_files_are_drawn_or_refused_and_nothing_is_opened(monkeypatch, capsys):

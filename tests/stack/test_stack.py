@@ -217,6 +217,7 @@ def test_unknown_words_are_dropped_with_a_warning(vocabulary):
 
 def test_the_library_is_where_the_environment_says_or_with_a_users_data():
     assert library_folder({"REDREAM_LIBRARY": "/mine", "REDREAM_DATA": "/data"}) == Path("/mine")
+    assert library_folder({"REDREAM_LIBRARY": "~/mine"}) == Path.home() / "mine"
     assert library_folder({"REDREAM_DATA": "/data"}) == Path("/data/library")
 
 
