@@ -21,9 +21,9 @@ from redream.errors import RedreamError
 from redream.files import read_json, write_json
 from redream.runs import outputs, retrieved
 from redream.runs.run import Run
-from redream.scene import assets
 from redream.scene.assets import Asset
 from redream.scene.cameras import Camera, score_ring
+from redream.scene.glb_reader import GlbReader
 from redream.scene.volume import OccupancyGrid, Rendering
 from redream.scoring.metrics import SCORES_VERSION, silhouette_iou
 from redream.scoring.scores import MODELS, SCORES
@@ -175,7 +175,8 @@ def true_objects(stack: Stack, parsed: ParsedPrompt) -> tuple[tuple[Asset, ...],
         hub.verify(folder, {row["file"]: row["sha256"] for row in rows})
     except (OSError, KeyError, ValueError) as error:
         raise EvaluationError(f"The true objects of this stack cannot be read: {error}") from error
-    variants = tuple(assets.load(folder / row["file"], normalise=False) for row in rows)
+    with GlbReader() as reader:
+        variants = tuple(reader.load(folder / row["file"], normalise=False) for row in rows)
     return variants, tuple(row["sha256"] for row in rows)
 
 

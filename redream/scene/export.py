@@ -21,8 +21,8 @@ from PIL import Image
 
 from redream.errors import RedreamError
 from redream.files import replacing
-from redream.scene import assets
 from redream.scene.assets import GLTF_TO_WORLD, Asset, to_linear, to_srgb
+from redream.scene.glb_reader import GlbReader
 
 FORMATS = {"obj": ".zip", "usdz": ".usdz", "stl": ".stl"}  # with the suffixes of their files
 HEIGHTS_MM = (1.0, 10_000.0)  # least and greatest of an STL
@@ -55,7 +55,7 @@ def export(glb: Path, file_format: str, out: Path | None = None, height_mm: floa
     """Write a GLB in one of `FORMATS`; return the file and a sentence on what is in it.
 
     `out`: by default `default_file`. `height_mm` is that of an STL. Raises `ExportError`; `GlbError` or `AssetError` for a
-    GLB that cannot be used.
+    GLB that cannot be used; `ReaderUnavailable`.
     """
     if file_format not in FORMATS:
         raise ExportError(f"There is no format {file_format!r}; choose one of {', '.join(FORMATS)}.")
@@ -64,7 +64,8 @@ def export(glb: Path, file_format: str, out: Path | None = None, height_mm: floa
     out = out or default_file(glb, file_format)
     if out.suffix.lower() != FORMATS[file_format]:
         raise ExportError(f"The name of this file must end in {FORMATS[file_format]}; {out.name} does not.")
-    asset = assets.load(glb, normalise=False)
+    with GlbReader() as reader:
+        asset = reader.load(glb, normalise=False)
     try:
         with replacing(out) as temporary:
             if file_format == "stl":

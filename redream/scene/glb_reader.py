@@ -86,6 +86,7 @@ class GlbReader:
         self,
         source: Path | bytes,
         *,
+        normalise: bool = True,
         limits: Limits = LIMITS,
         validated: bool = False,
         stop: Callable[[], bool] | None = None,
@@ -95,15 +96,15 @@ class GlbReader:
         is_ours = isinstance(source, Path) and source.resolve().is_relative_to(SHIPPED)
         if is_ours or not can_start():
             if validated:
-                return assets.load_validated(glb_validation.read(source, limits))
-            return assets.load(source, limits=limits)
+                return assets.load_validated(glb_validation.read(source, limits), normalise=normalise)
+            return assets.load(source, normalise=normalise, limits=limits)
         task = "read validated" if validated else "read"
         content = self._asked(task, glb_validation.read(source, limits), limits, stop)
         try:
             model = decode(content)
         except Exception as error:  # what a child answers that a file has overwritten
             raise AssetError(UNREADABLE) from error
-        return assets.from_model(model)
+        return assets.from_model(model, normalise=normalise)
 
     def close(self) -> None:
         """End the child."""

@@ -256,6 +256,12 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(glbs, changes, sentenc
         export.export(**{"glb": glbs["a texture"], "file_format": "stl"} | changes)
 
 
+def test_a_glb_is_read_in_a_process_of_its_own(glbs, tmp_path, monkeypatch):
+    """It may be anybody's."""
+    monkeypatch.setattr(assets, "load", lambda *_, **__: pytest.fail("it was read here"))
+    export.export(glbs["a texture"], "obj", tmp_path / "head.zip")
+
+
 def test_a_file_that_is_no_glb_is_refused_before_it_is_read(tmp_path):
     (tmp_path / "letter.glb").write_bytes(b"dear")
     with pytest.raises(GlbError, match="not a GLB"):

@@ -57,6 +57,7 @@ def test_all_cases_come_from_one_child_as_they_are_read_here(reader):
         assert_same(reader.load(case), assets.load(case))
         children.add(reader._child.pid)
     assert len(children) == 1 and children != {os.getpid()}
+    assert_same(reader.load(CASES[0], normalise=False), assets.load(CASES[0], normalise=False))
 
 
 def test_validation_in_the_child_is_validation(reader):
