@@ -104,7 +104,7 @@ def test_a_record_holds_all_that_reproduces_the_run_and_scores_hold_no_path(whol
     record, retrieved = run.read_json("record.json"), run.read_json("retrieved.json")
     assert record["prompt"] == retrieved["prompt"] == PROMPT
     assert [asset["uid"] for asset in record["assets"]] == [asset["uid"] for asset in retrieved["assets"]]
-    assert set(retrieved["assets"][0]) == {"uid", "caption", "author", "license", "similarity", "source"}
+    assert set(retrieved["assets"][0]) == {"uid", "caption", "author", "license", "similarity", "source", "sha256"}
     assert {"prior", "index", "clips.retrieval", "clips.a", "clips.b"} <= set(record["models"])
     assert all(len(digest) == 64 for digest in record["models"]["index"]["files"].values())
     assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])

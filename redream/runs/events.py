@@ -43,7 +43,7 @@ class Fetching(Event):
 class Retrieved(Event):
     """The assets that the run starts from, best first."""
 
-    assets: tuple[dict, ...]  # as in retrieved.json: uid, caption, author, license, similarity, source
+    assets: tuple[dict, ...]  # as in retrieved.json: uid, caption, author, license, similarity, source, perhaps sha256
     strips: tuple[str, ...]  # of each asset a PNG of its views once around it, in one row
 
 

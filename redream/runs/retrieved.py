@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from redream.files import sha256
 from redream.retrieval.build import ring_pictures
 from redream.retrieval.fetch import AssetUnavailable, AssetUnreachable, FetchProgress, FetchStopped, finished, never
 from redream.retrieval.index import Hit, retrieved_json
@@ -19,7 +20,7 @@ from redream.stack.models import Models
 
 @dataclass(frozen=True)
 class RetrievedAsset:
-    """An asset and its entry in retrieved.json: uid, caption, author, license, similarity, source."""
+    """An asset and its entry in retrieved.json: uid, caption, author, license, similarity, source; the library's: sha256."""
 
     entry: dict
     asset: Asset
@@ -71,8 +72,7 @@ def searching(
                 try:
                     if hit.uid in failed:
                         raise failed[hit.uid]
-                    asset = _load(reader, models.index.asset_path(hit.uid), stop)
-                    retrieved.append(RetrievedAsset(_entry(hit), asset))
+                    retrieved.append(_of_library(_entry(hit), reader, models, stop))
                 except (AssetUnavailable, AssetError, GlbError) as error:
                     warnings.append(f"The asset “{hit.caption}” is left out: {error}")
                     last_error = error
@@ -118,9 +118,7 @@ def reload(
     for error in failed.values():
         raise error
     with GlbReader() as reader:
-        paths = [models.index.asset_path(entry["uid"]) for entry in entries]
-        loaded = [_load(reader, path, stop_reading or stop) for path in paths]
-    return [RetrievedAsset(entry, asset) for entry, asset in zip(entries, loaded, strict=True)]
+        return [_of_library(entry, reader, models, stop_reading or stop) for entry in entries]
 
 
 def by_uid(
@@ -165,6 +163,13 @@ def oriented(
     """Return the asset with its front at +x, and how the front was found (ReDream, appendix B), or is `known`."""
     alignment = known or align(retrieved.asset, retrieved.entry["caption"], models.clip("retrieval"), settings)
     return replace(retrieved, asset=retrieved.asset.rotated(alignment.yaw_deg)), alignment
+
+
+def _of_library(entry: dict, reader: GlbReader, models: Models, stop: Callable[[], bool]) -> RetrievedAsset:
+    """The asset of an entry, whose file is here; the entry names that file's SHA-256 now."""
+    path = models.index.asset_path(entry["uid"])
+    asset = _load(reader, path, stop)
+    return RetrievedAsset(entry | {"sha256": models.index.row(entry["uid"])["sha256"] or sha256(path)}, asset)
 
 
 def _load(reader: GlbReader, path: Path, stop: Callable[[], bool], validated: bool = False) -> Asset:

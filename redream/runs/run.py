@@ -1,7 +1,7 @@
 """A run's folder: the request, its events, checkpoints and results. Files are complete or absent.
 
 settings.json    the `Request`, written first: with it a run can be resumed
-retrieved.json   {prompt, assets: [{uid, caption, author, license, similarity, source}]}
+retrieved.json   {prompt, assets: [{uid, caption, author, license, similarity, source, and of the library's: sha256}]}
 orientation.json {assets: [{yaw_deg, margin, clear}], models}: how these were turned, and the models that said so
 prior.json       {source, revision, files}: which prior it is optimised by
 events.jsonl     one event per line

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from redream import __version__
+from redream.files import read_json
 from redream.retrieval.fetch import FetchProgress, FetchStopped
 from redream.retrieval.licences import attribution
 from redream.retrieval.orientation import Alignment
@@ -147,6 +148,7 @@ class Session:
                 best, warnings = yield from self._fetch(self._best())
                 assets += best
             entries = [asset.entry for asset in assets]
+            self._require_same_assets(entries)
             run.write_json("retrieved.json", {"prompt": run.request.prompt, "assets": entries})
             for number, asset in enumerate(assets):
                 self._save_strip(asset, f"asset-{number}.png")
@@ -211,6 +213,20 @@ class Session:
         """Write an asset's views, unless an earlier session has."""
         if not (self.run.folder / name).is_file():
             outputs.save_strip(asset.asset, self.run.request.settings, self.run.folder / name)
+
+    def _require_same_assets(self, entries: list[dict]) -> None:
+        """Raise `RunError` if the library has another file now for an asset that the run began with.
+
+        Earlier versions stored no hashes, and uploads have none.
+        """
+        began = read_json(self.run.folder / "retrieved.json") or {"assets": []}
+        hashes = {asset["uid"]: asset["sha256"] for asset in began["assets"] if "sha256" in asset}
+        for entry in entries:
+            if entry.get("sha256") != hashes.get(entry["uid"], entry.get("sha256")):
+                raise RunError(
+                    f"The library's asset “{entry['caption']}” ({entry['uid']}) is another file than when this run began. "
+                    "Restore it, or start a new run."
+                )
 
     def _require_same_prior(self) -> None:
         """Raise `RunError` if the run began with another prior: its checkpoints would be continued by a different score."""

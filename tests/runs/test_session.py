@@ -18,6 +18,7 @@ from redream import pipeline
 from redream.distillation.checkpoint import CheckpointError
 from redream.distillation.loop import Distillation
 from redream.errors import RedreamError
+from redream.files import sha256
 from redream.hub import HubError
 from redream.retrieval.clip import ClipError
 from redream.runs import events, outputs, retrieved, session
@@ -379,6 +380,23 @@ def test_a_run_is_not_continued_by_another_prior_nor_from_assets_that_the_librar
         list(pipeline.resume(tmp_path / "run"))
     retrieved_json.write_text(whole)
     assert list(pipeline.resume(tmp_path / "run"))[-1] == events.Finished(stopped=False)
+
+
+@pytest.mark.parametrize("uids", [(), ("tiny-vase", "tiny-mug")])
+def test_a_run_is_not_continued_from_an_asset_that_is_another_file_now(models, tmp_path, uids):
+    settings, prepares = SETTINGS.with_(method="redream"), {"models": models, "deadline": 0.0}
+    list(pipeline.generate(PROMPT, settings=settings, uids=uids, out=tmp_path, **prepares))
+    run = Run.open(tmp_path)
+    began = run.read_json("retrieved.json")
+    *others, last = began["assets"]
+    assert last["sha256"] == sha256(models.index.asset_path(last["uid"]))
+    run.write_json("retrieved.json", began | {"assets": [*others, last | {"sha256": "0" * 64}]})
+    with pytest.raises(RunError, match=rf"\({last['uid']}\) is another file than when this run began. Restore it"):
+        list(pipeline.resume(tmp_path, **prepares))
+    earlier = [{key: value for key, value in asset.items() if key != "sha256"} for asset in began["assets"]]
+    run.write_json("retrieved.json", began | {"assets": earlier})  # of an earlier version
+    assert list(pipeline.resume(tmp_path, **prepares))[-1] == events.Paused()
+    assert run.read_json("retrieved.json") == began
 
 
 def test_a_clock_that_jumps_back_changes_no_duration_and_no_estimate(models, tmp_path, monkeypatch):
