@@ -32,6 +32,7 @@ from redream.app.wiring import error_sentence
 from redream.cli.common import Parser, add_log_options, configure_log
 from redream.errors import RedreamError
 from redream.files import require_writable
+from redream.processes import limit_arenas
 from redream.runs.queue import Worker
 from redream.runs.retention import days_kept
 from redream.runs.run import runs_folder
@@ -82,6 +83,7 @@ def build(worker: Worker, reason: str, missing: Sequence[NeededFile] = ()) -> gr
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Launch the app; what is not an option here is a variable of Gradio's (GRADIO_SERVER_PORT, GRADIO_ROOT_PATH …)."""
+    limit_arenas()
     parser = Parser(prog="python app.py", description="The web demo.")
     add_log_options(parser, "info")
     configure_log(parser.parse_args(arguments))

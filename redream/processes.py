@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 
 CONTEXT: SpawnContext = multiprocessing.get_context("spawn")
+M_ARENA_MAX, ARENAS = -8, 2  # a parameter of glibc's mallopt (malloc.h), and its value here
 
 
 @contextmanager
@@ -54,6 +55,14 @@ def _end_with_parent(parent_end: Connection) -> None:
 def on_zerogpu() -> bool:
     """Whether this is a Space on ZeroGPU, whose calls are forked processes; the variable is read as `spaces` itself does."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def limit_arenas() -> None:
+    """Let all threads of this process share two of glibc's arenas, from which memory comes, where each thread has one of its
+    own otherwise: the remains of what threads freed there grow from run to run. Called before there are other threads.
+    Elsewhere nothing happens."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, ARENAS)
 
 
 def release_memory() -> None:

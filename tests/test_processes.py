@@ -4,6 +4,8 @@ import multiprocessing
 import os
 import platform
 import resource
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -45,3 +47,34 @@ def test_freed_memory_goes_back_to_the_system():
     before = resident()
     release_memory()
     assert before - resident() > 100_000_000, last[0]
+
+
+THREADS = """
+import ctypes, sys, threading
+from redream.processes import limit_arenas
+if sys.argv[1] == "limited":
+    limit_arenas()
+together = threading.Barrier(6)
+def allocate():
+    together.wait()
+    held = bytes(100_000)
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc = ctypes.CDLL(None)
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no arenas")
+def test_threads_share_two_arenas():
+    def arenas(how: str) -> int:
+        command = [sys.executable, "-c", THREADS, how]
+        report = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+        return report.stdout.count("<heap nr=")
+
+    assert arenas("limited") == 2 < arenas("as it is")
