@@ -11,7 +11,7 @@ from redream.distillation import adaptation
 from redream.distillation.adaptation import Adaptation, CaptionedAsset, StoredViews, sample_background, store_views
 from redream.distillation.generators import Generators
 from redream.distillation.prior import Prior
-from redream.scene.cameras import VIEWS, view_prompt
+from redream.scene.cameras import VIEWS, CameraRange, view_prompt
 
 BATCH = 8  # images
 
@@ -52,7 +52,8 @@ def sample_prior(context: Context, prompt: str, count: int, seed: int) -> Float[
 def view_loss(context: Context, asset: CaptionedAsset, adapted: Adaptation | None) -> float:
     """Return Eq. 5 on fresh renders of an asset, the timesteps equally spaced: equal noise before and after adaptation."""
     prior, generator = context.prior, torch.Generator().manual_seed(context.settings.seed + 1)
-    stored: StoredViews = store_views(asset.asset, context.settings, prior.size, generator)
+    cameras = CameraRange.of(context.settings.cameras).uniform(context.settings.adaptation.views, generator)
+    stored: StoredViews = store_views(asset.asset, cameras, prior.size)
     rows = range(len(stored.cameras))
     latents = prior.encode(stored.on(rows, sample_background(generator, len(rows))))  # (n, c, hl, wl)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
