@@ -115,7 +115,10 @@ def image_embeddings(path: Path) -> pa.Table:
     """
     _check_size(path, SIZE_LIMIT)
     try:
-        table = pq.read_table(path, columns=["uid", "image"]).combine_chunks()
+        with pq.ParquetFile(path) as file:
+            groups, columns = [[n] for n in range(file.num_row_groups)] or [[]], ["uid", "image"]
+            table = pa.concat_tables([file.read_row_groups(group, columns).select(columns) for group in groups])
+        pa.default_memory_pool().release_unused()  # as much again as the vectors, by the reader
     except (pa.ArrowException, OSError, KeyError) as error:
         raise SourceError(f"The file {path.name} is not a Parquet table of uid and image; convert it again.") from error
     kind = table.schema.field("image").type
