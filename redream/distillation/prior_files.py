@@ -51,6 +51,8 @@ def check(folder: Path, names: Sequence[str]) -> None:
         raise PriorError(
             f"This prior's U-Net takes {taken} channels, not its latents' {latent}: it edits pictures. {NEEDED}"
         )
+    if any(unet.get(key) is not None for key in ("class_embed_type", "num_class_embeds")):
+        raise PriorError(f"This prior's U-Net takes class labels, which a text-to-image model has none of. {NEEDED}")
     for part in PARTS:
         if not _has_weights(names, part, ".safetensors"):
             if _has_weights(names, part, ".bin"):

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from redream.distillation.prior import Prior
+from redream.stack import environment
 from redream.stack.models import quietly
 from redream.stack.stack import Stack, StackError
 
@@ -34,7 +35,10 @@ def random_prior(stack: Stack, device: torch.device | str, seed: int = 0) -> Pri
         with quietly():
             unet, text_encoder = unet.half(), text_encoder.half()
     tokenizer = _spelling_tokenizer(text_encoder.config)
-    return _prior(unet, vae, text_encoder, tokenizer, PNDMScheduler(**configs["scheduler"]))
+    prior = _prior(unet, vae, text_encoder, tokenizer, PNDMScheduler(**configs["scheduler"]))
+    if environment.compiles(device.type):
+        prior.compile()
+    return prior
 
 
 def on_meta(prior: Prior) -> Prior:

@@ -6,6 +6,7 @@ import platform
 import sys
 from dataclasses import dataclass
 
+from redream.processes import on_zerogpu
 from redream.stack.inventory import NeededFile, in_bytes, missing_files, total_size
 from redream.stack.stack import Stack, StackError
 
@@ -30,6 +31,12 @@ def device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compiles(device: str) -> bool:
+    """Whether `REDREAM_COMPILE=1` asks for a compiled U-Net, and this device repays it: not where each call is a new process,
+    nor on a CPU."""
+    return os.environ.get("REDREAM_COMPILE") == "1" and device.startswith("cuda") and not on_zerogpu()
 
 
 def on_space() -> bool:

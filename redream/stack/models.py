@@ -70,7 +70,10 @@ class Models:
 
         def load(folder: Path) -> Prior:
             with quietly():
-                return Prior.load(folder, self.device)
+                prior = Prior.load(folder, self.device)
+            if environment.compiles(self.device):
+                prior.compile()
+            return prior
 
         return self._once("prior", load)
 

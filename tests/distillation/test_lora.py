@@ -1,14 +1,16 @@
 """Adapters against peft's, merged adapters against unmerged ones."""
 
 import copy
+import itertools
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from redream.distillation.lora import Adapters
-from redream.distillation.prior import ATTENTION, CONVOLUTIONS, Prior
+from redream.distillation.prior import ATTENTION, CONVOLUTIONS
 
 TARGETS = ATTENTION + CONVOLUTIONS
 RANK = 3
@@ -16,7 +18,7 @@ RANK = 3
 
 @pytest.fixture
 def unet(tiny_stack):
-    return Prior.load(tiny_stack / "prior").unet
+    return UNet2DConditionModel.from_pretrained(tiny_stack / "prior/unet")
 
 
 @pytest.fixture
@@ -97,3 +99,26 @@ def test_the_weights_keep_their_names_and_are_the_same_parameters(unet, generato
     after = dict(unet.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
     assert all(".down.one" in name or ".up.one" in name for name in after.keys() - before.keys())
+
+
+def test_compiled_layers_follow_the_adapter_in_use(generator):
+    """What `torch.compile` traced is traced anew for another adapter, another scale, a merged weight, training."""
+    network = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.Linear(64, 5))
+    network.requires_grad_(False)
+    adapters, x = Adapters(network), torch.randn(2, 4, 4, 4, generator=generator)
+    for name in ("one", "two"):
+        adapters.add(name, RANK, ("0", "3"), generator)
+        for up in adapters.parameters(name)[1::2]:
+            nn.init.normal_(up, std=0.1, generator=generator)
+    adapters.merge("two", 0.5)
+    torch.compiler.reset()
+    compiled, seen = torch.compile(network, backend="eager", dynamic=False), []
+    for use in [(None,), ("one",), ("two",), ("two", 0.5), ("one", 0.25), ("one", 1.0, True), ("one",), (None,)]:
+        adapters.use(*use)
+        for parameter in adapters.parameters("one"):
+            parameter.requires_grad_(len(use) == 3)
+        expected, value = network(x), compiled(x)
+        torch.testing.assert_close(value, expected)
+        assert value.requires_grad == (len(use) == 3)
+        seen.append(value.detach())
+    assert all((a - b).abs().max() > 1e-4 for a, b in itertools.combinations(seen[:5], 2))

@@ -1,5 +1,7 @@
 """The prior against diffusers' own pipeline, and its adapters."""
 
+import warnings
+
 import pytest
 import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline
@@ -325,6 +327,37 @@ def test_a_camera_is_added_to_the_timesteps_embedding_for_one_call(prior, case):
         moved = prior.predict_noise(*case, camera=torch.ones(2, width))
         assert torch.equal(plain, zero) and (moved - plain).abs().max() > 1e-4
         assert torch.equal(prior.predict_noise(*case), plain)
+
+
+@pytest.mark.parametrize("folder", ["tiny_stack"], indirect=True)
+def test_a_compiled_unet_predicts_what_a_plain_one_does_also_for_a_camera(prior, case):
+    camera = torch.ones(2, prior.unet.time_embedding.linear_2.out_features)
+    with torch.no_grad():
+        plain = [prior.predict_noise(*case), prior.predict_noise(*case, camera=camera)]
+        torch.compiler.reset()
+        prior.compile(backend="eager")  # traced and guarded, without generated code
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            compiled = [prior.predict_noise(*case), prior.predict_noise(*case, camera=camera)]
+    torch.testing.assert_close(compiled, plain)
+    assert prior.is_compiled
+
+
+@pytest.mark.parametrize("folder", ["tiny_stack"], indirect=True)
+def test_a_unet_that_cannot_be_compiled_is_used_as_it_is_and_this_said_once(prior, case):
+    (plain,) = predictions(prior, case, None)
+
+    def no_compiler(graph, inputs):
+        raise RuntimeError("there is no C++ compiler")
+
+    torch.compiler.reset()
+    prior.compile(backend=no_compiler)
+    with pytest.warns(UserWarning, match="U-Net could not be compiled; it is used as it is. .*no C\\+\\+ compiler"):
+        assert torch.equal(predictions(prior, case, None)[0], plain)
+    assert not prior.is_compiled
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(predictions(prior, case, None)[0], plain)
 
 
 def test_a_folder_that_is_no_pipeline_is_refused_in_a_sentence(tmp_path):

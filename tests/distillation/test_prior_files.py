@@ -26,6 +26,8 @@ UNFIT = {
     "not diffusers": ({"model_index.json": None}, "no model_index.json"),
     "damaged": ({"unet/config.json": "no"}, "unet/config.json is not an object"),
     "inpainting": ({"unet/config.json": {"in_channels": 9}}, "takes 9 channels, not its latents' 4"),
+    "upscaler": ({"unet/config.json": {"num_class_embeds": 1000}}, "takes class labels"),
+    "unCLIP": ({"unet/config.json": {"class_embed_type": "projection"}}, "takes class labels"),
     "SDXL": ({"model_index.json": INDEX | {"text_encoder_2": ["transformers", "X"]}}, "two text encoders"),
     "FLUX": ({"model_index.json": WITHOUT_UNET | {"transformer": ["diffusers", "X"]}}, "flow or transformer model"),
     "flow": ({"model_index.json": INDEX | {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}}, "flow"),

@@ -13,6 +13,7 @@ from hub_stack import publish
 from redream.distillation.prior import Prior
 from redream.distillation.prior_files import PriorError
 from redream.retrieval.clip import Clip, ClipError
+from redream.stack import environment
 from redream.stack.fetching import SetupStopped
 from redream.stack.models import Models
 from redream.stack.stack import Stack, StackError
@@ -198,3 +199,27 @@ def test_a_stop_ends_the_fetching_of_tokenizers_too(tiny_stack, monkeypatch):
     assert "tokenizer of prior" not in models._loaded and "tokenizer of clips.a" in models._loaded
     release.set()
     assert len(models.truncated(long).prompt) <= len(short.prompt) and "tokenizer of prior" in models._loaded
+
+
+@pytest.mark.parametrize(
+    "device, environ, compiles",
+    [
+        ("cuda", {"REDREAM_COMPILE": "1"}, True),
+        ("cuda:1", {"REDREAM_COMPILE": "1"}, True),
+        ("cpu", {"REDREAM_COMPILE": "1"}, False),
+        ("cuda", {}, False),
+        ("cuda", {"REDREAM_COMPILE": "0"}, False),
+        ("cuda", {"REDREAM_COMPILE": "1", "SPACES_ZERO_GPU": "true"}, False),
+    ],
+)
+def test_the_unet_is_compiled_where_asked_for_and_where_it_pays(monkeypatch, device, environ, compiles):
+    for name in ("REDREAM_COMPILE", "SPACES_ZERO_GPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert environment.compiles(device) == compiles
+
+
+def test_a_prior_that_is_asked_for_compiled_is(models, monkeypatch):
+    monkeypatch.setattr(environment, "compiles", lambda device: True)
+    assert models.prior.is_compiled
