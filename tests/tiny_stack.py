@@ -50,6 +50,7 @@ TINY = Settings(
 
 def make_outputs_small(set_attribute=setattr) -> None:
     """Small textures and pictures, and scores of few views: at full size they would be two thirds of a tiny run's time."""
+    from redream.evaluation import scorer
     from redream.runs import outputs
     from redream.scoring import metrics
 
@@ -58,6 +59,8 @@ def make_outputs_small(set_attribute=setattr) -> None:
         (outputs, "STRIP_SIZE", 32),
         (outputs, "PREVIEW_SIZE", 48),
         (metrics, "AZIMUTHS", 24),
+        (scorer, "SILHOUETTE_VIEWS", 8),
+        (scorer, "SILHOUETTE_SIZE", 32),
     ):
         set_attribute(module, name, value)
 
