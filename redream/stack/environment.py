@@ -13,7 +13,7 @@ from redream.stack.stack import Stack, StackError
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "open_clip_torch", "faiss-cpu", "trimesh", "embreex")
 PACKAGES += ("numpy", "scikit-image", "xatlas")
 FOR_A_GPU = "sd21"  # the stack that is chosen where there is one
-OPTIONAL = ("nerfacc", "tinycudann", "gradio", "lpips", "spaces")
+OPTIONAL = ("nerfacc", "gradio", "lpips", "spaces")
 
 
 @dataclass(frozen=True)
