@@ -30,7 +30,8 @@ from redream.runs import locks
 from redream.runs.run import ID
 
 MEGABYTE = 1 << 20
-WAIT = 600  # seconds for a run of a program, as several may wait
+QUIET = 180  # seconds in which a program that waits for a run hears nothing: its place in the queue, or how far the run is
+WAIT = 600  # seconds for what is left at the end
 REST = 60  # seconds without clients at the end
 COLUMNS = {  # of samples.csv: (what it is, the most that is allowed an hour; None: only shown)
     "memory_mb": ("memory of the app and its children, MB", 60.0),
@@ -130,7 +131,7 @@ class Soak:
                 if action != self.ask_nonsense and not EXPECTED.search(str(error)):
                     self.strange.append(f"{name}: {error}")
             except FutureTimeoutError:
-                self.strange.append(f"{name}: no answer after {WAIT} s")
+                self.strange.append(f"{name}: no news for {QUIET} s")
             except Exception as error:  # noqa: BLE001 - whatever a client got is counted
                 self.count(f"{name}: {type(error).__name__}")
                 if not self.over:
@@ -161,9 +162,22 @@ class Soak:
             if not file.is_file():
                 file.write_bytes(tiny_glb((chance.randrange(255), 20, 160)))
             request["asset"] = handle_file(str(file))
-        state = client.submit(**request, api_name="/generate").result(WAIT)[0]
+        state = self.result(client.submit(**request, api_name="/generate"))
         self.runs = [*self.runs[-20:], state["run"]]
         return state["state"].split(".")[0]
+
+    def result(self, job) -> dict:
+        """The last state of a run, however many are before it; raises `FutureTimeoutError` once nothing comes any more."""
+        heard, news = time.monotonic(), 0
+        while not job.done():
+            if (count := len(job.outputs())) > news:
+                heard, news = time.monotonic(), count
+            if self.over:
+                raise RuntimeError("the soak is over")
+            if time.monotonic() - heard > QUIET:
+                raise FutureTimeoutError
+            time.sleep(0.2)
+        return job.result()[0]
 
     def leave(self, client, chance: random.Random) -> str:
         """A run that is left before its end, and stopped by half of those who leave."""
@@ -181,7 +195,7 @@ class Soak:
     def continue_(self, client, chance: random.Random) -> str:
         if not self.runs:
             return "no run yet"
-        state = client.submit(chance.choice(self.runs), chance.randint(1, 3), api_name="/continue").result(WAIT)[0]
+        state = self.result(client.submit(chance.choice(self.runs), chance.randint(1, 3), api_name="/continue"))
         return state["state"].split(".")[0]
 
     def retrieve(self, client, chance: random.Random) -> str:
