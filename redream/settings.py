@@ -342,8 +342,8 @@ _SDS_GUIDANCE = {"sds": {"distillation": {"guidance": 100.0}}}  # DreamFusion's 
 _FAST = Settings(iterations=160, adaptation={"steps": 80}, output={"turntable_rays": 96})
 # Goals, not measured: 45 ms an iteration at 64 px and 70 at 512 on an H200. So 2,400 of them take 135 s, and three minutes
 # leave 45 s for everything else; 1,000 at the lower resolutions take 46 s of a ZeroGPU call of 75 s. A call that ends
-# before its run does goes on in the next one, from a checkpoint that is seconds old. Views are cast within such a call:
-# 40 of each asset, as 50 steps of adaptation draw only 200 of them.
+# before its run does goes on in the next one, from a checkpoint that is seconds old. Views are cast within such a call,
+# 40 of each asset instead of the paper's 100: 50 steps of adaptation draw 200 views in all.
 _SD21_FAST = _SD21.with_(
     iterations=2400,
     variational={"shared_noise": True},

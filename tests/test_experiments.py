@@ -74,8 +74,12 @@ EXPECTED = {
 ENDINGS = {"assets": (": IoU with the asset", ": IoU with the others", ": CLIP a")}  # of two keys each, one per asset
 FOLDERS = {name: [["runs", "vsd"], ["runs", "sds"]] for name in ("views3d", "beside", "blind")}
 
+LONG = ("away", "overfit", "particles", "particles-no-init", "progress", "views")  # several objects each
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in EXPERIMENTS]
+)
 def test_every_experiment_writes_a_picture_and_its_metrics(name, context_for, evaluated, monkeypatch):
     monkeypatch.setattr(in_3d, "PARTICLES", (2,))
     for module in (in_2d, samples):

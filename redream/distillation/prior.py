@@ -17,7 +17,6 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch._dynamo.exc import TorchDynamoException
 
 from redream.distillation.captured import Capture, Captured, capture_for, captured_gradient
 from redream.distillation.guidance import guided
@@ -26,6 +25,7 @@ from redream.distillation.prior_files import PriorError, check, is_there, varian
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 CONVOLUTIONS = ("conv1", "conv2", "time_emb_proj")
+COMPILED_KINDS = 64  # of passes, by adapter in use and shapes: a run has up to six, samples add theirs
 
 
 class Prior:
@@ -47,11 +47,12 @@ class Prior:
             module.eval().requires_grad_(False)
         self.latent_size: int = self.unet.config.sample_size
         self.size: int = self.latent_size * 2 ** (len(self.vae.config.block_out_channels) - 1)  # pixels
-        # The embedding of a camera is added to that of the timestep where diffusers adds a class's.
+        # A camera's embedding is added to the timestep's where diffusers adds a class's; every pass gives one.
         self.unet.class_embedding = nn.Identity()
         self._no_camera = torch.zeros(1, self.unet.time_embedding.linear_2.out_features, device=self.device)
         self.adapters = Adapters(self.unet)
-        self.is_compiled = False
+        self.compile_error: str | None = None  # why the U-Net is not compiled, although asked for
+        self._compiled: Callable | None = None  # the U-Net for passes without gradients, where it is compiled
         self.capture: Capture | None = capture_for(self.device)
         self._passes: dict[tuple, Captured] = {}  # by adapter in use and shapes
         self._captured_encoder: Callable[[Tensor], Tensor] | None = None
@@ -232,14 +233,7 @@ class Prior:
     def _predict(self, noised: Tensor, t: Tensor, embedding: Tensor, camera: Tensor | None = None) -> Tensor:
         camera = self._no_camera.expand(len(noised), -1) if camera is None else camera
         inputs = noised.to(self._dtype), t.to(self.device), embedding.to(self._dtype)
-        try:
-            out = self.unet(*inputs, class_labels=camera.to(self._dtype)).sample.float()
-        except TorchDynamoException as error:
-            self.unet._compiled_call_impl = None
-            self.is_compiled = False
-            reason = " ".join(str(error).partition("\n\n")[0].split())
-            warnings.warn(f"The U-Net could not be compiled; it is used as it is. {reason}", stacklevel=2)
-            return self._predict(noised, t, embedding, camera)
+        out = self._unet(*inputs, class_labels=camera.to(self._dtype)).sample.float()
         if self.prediction_type == "v_prediction":
             alpha, sigma = (a[:, None, None, None] for a in self.alpha_sigma(t))
             out = alpha * out + sigma * noised
@@ -257,14 +251,33 @@ class Prior:
         both = self.predict_noise(torch.cat([noised, noised]), torch.cat([t, t]), torch.cat([empty, embedding]))
         return guided(*both.chunk(2), scale)
 
-    def compile(self, backend: str | Callable = "inductor") -> None:
-        """Compile the U-Net by `torch.compile`, anew for each adapter in use and number of latents at its first pass.
+    # Compiled passes
 
-        On an H200 that took about a minute each and made a captured pass of guidance faster by a third. Where compiling
-        fails, a warning says why, and the U-Net is used as it is.
-        """
-        self.unet.compile(backend=backend, dynamic=False)
-        self.is_compiled = True
+    def compile(self, backend: str | Callable = "inductor") -> None:
+        """Compile the U-Net by `torch.compile` for passes without gradients, anew for each adapter in use and number of
+        latents, at the first such pass. Where that fails, a warning says why, and the U-Net is used as it is."""
+        import torch._dynamo  # takes seconds
+
+        limit = torch._dynamo.config.recompile_limit  # beyond it dynamo calls the plain U-Net, without a word
+        torch._dynamo.config.recompile_limit = max(limit, COMPILED_KINDS)
+        self._compiled = torch.compile(self.unet, backend=backend, dynamic=False)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether passes without gradients use a compiled U-Net."""
+        return self._compiled is not None
+
+    def _unet(self, *inputs: Tensor, class_labels: Tensor):
+        """A pass of the U-Net, by the compiled one where there is one."""
+        if self._compiled is None or torch.is_grad_enabled():
+            return self.unet(*inputs, class_labels=class_labels)
+        try:
+            return self._compiled(*inputs, class_labels=class_labels)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self.compile_error = " ".join(str(error).partition("\n\n")[0].split())
+        self._compiled = None
+        warnings.warn(f"The U-Net could not be compiled; it is used as it is. {self.compile_error}", stacklevel=2)
+        return self.unet(*inputs, class_labels=class_labels)
 
     # Adapters
 

@@ -86,13 +86,13 @@ def fast_paths(prior: Prior) -> list[FastPath]:
     cuda, dtype = torch.cuda.is_available(), prior.unet.dtype
     unfused = kernels.unavailable(prior.device)
     precision = "the U-Net's weights are in half precision" if dtype == torch.float16 else "half precision needs CUDA"
-    asks_to_compile = "REDREAM_COMPILE=1 asks for it, on CUDA" if cuda else "it needs CUDA"
+    not_compiled = prior.compile_error or "REDREAM_COMPILE=1 asks for it, on CUDA and not on ZeroGPU"
     return [
         FastPath("CUDA", cuda, torch.cuda.get_device_name() if cuda else "there is no CUDA device"),
         FastPath("half precision", dtype == torch.float16, precision),
         FastPath("fused kernels", not unfused, unfused or "the hash grid and rendering, by Triton"),
         FastPath("captured passes", prior.capture is not None, "CUDA graphs" if prior.capture else "graphs need CUDA"),
-        FastPath("compiled U-Net", prior.is_compiled, "torch.compile" if prior.is_compiled else asks_to_compile),
+        FastPath("compiled U-Net", prior.is_compiled, "torch.compile" if prior.is_compiled else not_compiled),
     ]
 
 

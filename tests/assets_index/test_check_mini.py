@@ -37,6 +37,7 @@ def test_samples_of_the_prior_show_the_kind_that_the_prompt_names(models, tmp_pa
     assert (tmp_path / "prior-samples.png").is_file()
 
 
+@pytest.mark.long
 def test_views_before_and_after_adaptation_are_reported_for_both_clips(models, tmp_path, capsys):
     check_mini.adaptation(models, SHORT, tmp_path, limit=1)
     fractions = dict(row.split(": obeyed ") for row in capsys.readouterr().out.splitlines())

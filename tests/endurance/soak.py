@@ -30,7 +30,7 @@ from redream.runs import locks
 from redream.runs.run import ID
 
 MEGABYTE = 1 << 20
-QUIET = 180  # seconds in which a program that waits for a run hears nothing: its place in the queue, or how far the run is
+UNCHANGED = 180  # seconds in which a run's state does not change: its place in the queue, or how far it is
 WAIT = 600  # seconds for what is left at the end
 REST = 60  # seconds without clients at the end
 COLUMNS = {  # of samples.csv: (what it is, the most that is allowed an hour; None: only shown)
@@ -131,7 +131,7 @@ class Soak:
                 if action != self.ask_nonsense and not EXPECTED.search(str(error)):
                     self.strange.append(f"{name}: {error}")
             except FutureTimeoutError:
-                self.strange.append(f"{name}: no news for {QUIET} s")
+                self.strange.append(f"{name}: the same state for {UNCHANGED} s")
             except Exception as error:  # noqa: BLE001 - whatever a client got is counted
                 self.count(f"{name}: {type(error).__name__}")
                 if not self.over:
@@ -167,16 +167,17 @@ class Soak:
         return state["state"].split(".")[0]
 
     def result(self, job) -> dict:
-        """The last state of a run, however many are before it; raises `FutureTimeoutError` once nothing comes any more."""
-        heard, news = time.monotonic(), 0
+        """The last state of a run, however many are before it; raises `FutureTimeoutError` once that changes no more."""
+        state, since = None, time.monotonic()
         while not job.done():
-            if (count := len(job.outputs())) > news:
-                heard, news = time.monotonic(), count
+            outputs = job.outputs()  # one each second, changed or not
+            if outputs and outputs[-1][0] != state:
+                state, since = outputs[-1][0], time.monotonic()
+            if time.monotonic() - since > UNCHANGED:
+                raise FutureTimeoutError
             if self.over:
                 raise RuntimeError("the soak is over")
-            if time.monotonic() - heard > QUIET:
-                raise FutureTimeoutError
-            time.sleep(0.2)
+            time.sleep(0.5)
         return job.result()[0]
 
     def leave(self, client, chance: random.Random) -> str:

@@ -85,7 +85,11 @@ def test_other_settings_or_weights_get_runs_of_their_own(whole, models, begun_ru
 
 
 @pytest.mark.parametrize(
-    "group, scores", [("clips", ("clip", "view_accuracy")), ("perceptual", ("a_lpips", "a_lpips_error"))]
+    "group, scores",
+    [
+        ("clips", ("clip", "view_accuracy")),
+        pytest.param("perceptual", ("a_lpips", "a_lpips_error"), marks=pytest.mark.long),
+    ],
 )
 def test_other_scoring_models_score_the_same_runs_again(whole, models, begun_runs, tmp_path, group, scores):
     """Scoring models that are swapped give swapped scores; the runs' own scores.json stay as they were."""

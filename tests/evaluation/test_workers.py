@@ -74,7 +74,7 @@ def test_an_error_of_the_program_in_a_worker_process_is_raised(models, tmp_path)
         list(workers.make_in_processes([trial], models, 1))
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.long)])
 def test_worker_processes_end_with_their_parent(tiny_stack, tmp_path, ended_by):
     (tmp_path / "prompts.txt").write_text("a purple owl\na red vase\n")
     words = ["evaluate", "--stack", str(tiny_stack), "--prompts", str(tmp_path / "prompts.txt"), "--processes", "2"]

@@ -35,7 +35,7 @@ def remote(number: int) -> RemoteAsset:
 @pytest.fixture
 def objects(hub_server, monkeypatch):
     """A Hub with a data set of four objects, for a client that loses patience soon."""
-    monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.01, 0.01))
+    monkeypatch.setattr(hub.faults, "RETRY_WAITS", (0.01,) * 4)
     monkeypatch.setattr(fetching, "STALL_SECONDS", 2.5)
     monkeypatch.setattr(fetching, "POLL_SECONDS", 0.02)
     hub_server.add("owner/objects", CONTENTS, "datasets")
