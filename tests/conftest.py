@@ -9,8 +9,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 # Files that take long come first, the longest before all, so that the processes which share the tests end together.
 LONGEST = (
-    "app sweep experiments workers loop space clients cli miniature zerogpu prior mesh pipeline benchmark accessibility "
-    "kernels make_mini check_mini commands readme planted_faults session variational"
+    "app sweep loop hub_run workers miniature mesh session space cli experiments clients pipeline zerogpu accessibility "
+    "benchmark kernels prior make_mini operation full_disk commands planted_faults assemble main variational"
 )
 LONGEST = [f"test_{name}.py" for name in LONGEST.split()]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

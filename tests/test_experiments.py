@@ -74,7 +74,7 @@ EXPECTED = {
 ENDINGS = {"assets": (": IoU with the asset", ": IoU with the others", ": CLIP a")}  # of two keys each, one per asset
 FOLDERS = {name: [["runs", "vsd"], ["runs", "sds"]] for name in ("views3d", "beside", "blind")}
 
-LONG = ("away", "overfit", "particles", "particles-no-init", "progress", "views")  # several objects each
+LONG = ("assets", "away", "overfit", "particles", "particles-no-init", "progress", "views")  # several objects each
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,7 @@ def test_a_compiled_unet_predicts_what_a_plain_one_does_and_is_compiled_once(pri
 
     def predicted():
         with torch.no_grad():
-            return prior.predict_noise(*case), prior.predict_noise(*case, camera=camera)
+            return prior.predict_noise(*case, camera=camera)
 
     lora_step(prior, "prior", prior.add_adapter("prior", 2, seeded(1)), case)
     with prior.using("prior"):

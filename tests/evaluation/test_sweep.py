@@ -305,6 +305,7 @@ def test_scores_of_another_version_are_made_again_without_a_new_run(whole, model
     assert begun_runs == [] and (tmp_path / "out/table.json").read_bytes() == (whole / "table.json").read_bytes()
 
 
+@pytest.mark.long
 def test_methods_of_two_sweeps_in_one_folder_come_together_in_the_last_one(whole, models, begun_runs, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(whole, out)
