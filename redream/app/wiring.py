@@ -91,9 +91,11 @@ def _as_gradio_errors() -> Iterator[None]:
 def chained_updates(updates: Mapping) -> Iterator[dict]:
     """Updates at which the page begins another event. Gradio closes a page's stream of updates when its last event ends: if
     this one ended at once, a page that learns of that late, as behind a proxy, would wait for ever for the other one's
-    updates, which it expects from the closed stream."""
+    updates, which it expects from the closed stream. At the end Gradio sends the last ones again: they are none, so that they
+    replace nothing that was typed meanwhile."""
     yield dict(updates)
     time.sleep(CHAINING_SECONDS)
+    yield {component: gr.skip() for component in updates}
 
 
 def delayed_updates(updates: Mapping, viewer: gr.Model3D) -> Iterator[dict]:

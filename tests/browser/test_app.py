@@ -35,6 +35,8 @@ from served import (
     wait_until_done,
 )
 
+from redream.app.wiring import CHAINING_SECONDS
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -309,6 +311,9 @@ def test_a_prompt_submitted_during_a_run_is_queued_after_that_run(page, reopened
     if reopened:
         page.reload(wait_until="domcontentloaded")
         sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
+        page.get_by_label("Describe an object").fill("typed at once")
+        page.wait_for_timeout(1000 * CHAINING_SECONDS + 500)
+        sync_api.expect(page.get_by_label("Describe an object")).to_have_value("typed at once")
     submit(page, "ironman")
     sync_api.expect(page.get_by_role("alert")).to_contain_text("does not know", timeout=WAIT)
     submit(page, "a red car")
