@@ -13,6 +13,7 @@ from pathlib import Path
 
 import diffusers
 import torch
+import torch._dynamo
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
@@ -256,8 +257,6 @@ class Prior:
     def compile(self, backend: str | Callable = "inductor") -> None:
         """Compile the U-Net by `torch.compile` for passes without gradients, anew for each adapter in use and number of
         latents, at the first such pass. Where that fails, a warning says why, and the U-Net is used as it is."""
-        import torch._dynamo  # takes seconds
-
         limit = torch._dynamo.config.recompile_limit  # beyond it dynamo calls the plain U-Net, without a word
         torch._dynamo.config.recompile_limit = max(limit, COMPILED_KINDS)
         self._compiled = torch.compile(self.unet, backend=backend, dynamic=False)

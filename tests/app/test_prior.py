@@ -21,7 +21,7 @@ def short(monkeypatch, tmp_path):
 def test_the_views_are_equal_to_samples_of_each_view_alone(models):
     *updates, result = pipeline.prior_samples("a red owl", 2, settings=TINY, models=models)
     assert all(isinstance(event, Progress) for event in updates) and len(result.before) == len(result.after) == 5
-    for step, view in ((0, "back"), (2, "side")):
+    for step, view in ((0, "back"), (2, "side"), (4, "front")):
         for samples, adapt in ((result.before, False), (result.after, True)):
             alone = pipeline.sample("a red owl", view, adapt, 2, settings=TINY, models=models)
             torch.testing.assert_close(samples[step], alone, atol=1e-5, rtol=0)
