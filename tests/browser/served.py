@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from redream.app.comparison import COMPARED
+from redream.settings import VARIANTS
+
 sync_api = pytest.importorskip("playwright.sync_api")
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +196,13 @@ def finished(page, prompt: str, method: str = "ReDream") -> None:
     submit(page, prompt)
     sync_api.expect(page.locator(".command textarea")).to_have_value(re.compile(prompt), timeout=WAIT)
     wait_until_done(page)
+
+
+def compare(page, *methods: str, prompt: str | None = None) -> None:
+    """In the tab Compare, which has just been opened: compare these methods, with another prompt if there is one."""
+    page.wait_for_timeout(1000)  # as in `open_fold`
+    if prompt is not None:
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+    for label in (VARIANTS[variant].label for variant in COMPARED):
+        page.get_by_role("checkbox", name=label, exact=True).set_checked(label in methods)
+    page.get_by_role("button", name=re.compile("^Compare( —|$)")).click()

@@ -21,6 +21,7 @@ from served import (
     TABS,
     WAIT,
     button,
+    compare,
     create_button,
     fill_iterations,
     finished,
@@ -102,10 +103,8 @@ def test_a_run_goes_on_when_the_page_is_opened_again_also_in_another_browser_by_
         sync_api.expect(other.locator("canvas").first).to_be_visible(timeout=WAIT)  # of the 3D viewer
         button(other, "Compare without …").click()
         sync_api.expect(other.get_by_label("Prompt", exact=True)).to_have_value("a blue cat", timeout=WAIT)
-        for name in ("ReDream", "without adaptation"):
-            other.get_by_role("checkbox", name=name, exact=True).uncheck()
         runs = len(list(app[1].glob("run-*")))
-        other.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
+        compare(other, "ProlificDreamer (VSD)")
         sync_api.expect(other.locator(".grid .sprite")).to_have_count(1, timeout=WAIT)
         assert len(list(app[1].glob("run-*"))) == runs  # it is not made again
         open_tab(other, "Create")
@@ -347,10 +346,7 @@ def test_methods_are_compared_side_by_side_and_blind(page):
     finished(page, "a red car", "DreamFusion (SDS)")
     button(page, "Compare without …").click()
     sync_api.expect(page.get_by_label("Prompt", exact=True)).to_have_value("a red car", timeout=WAIT)
-    for name in ("ReDream", "without adaptation"):
-        page.get_by_role("checkbox", name=name, exact=True).uncheck()
-    page.get_by_role("checkbox", name="DreamFusion (SDS)").check()
-    page.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
+    compare(page, "ProlificDreamer (VSD)", "DreamFusion (SDS)")
     sync_api.expect(page.locator(".grid .sprite")).to_have_count(2, timeout=WAIT)  # one of them was there
     assert page.locator(".grid b").count() >= 4
     position = page.locator(".grid .sprite").first.evaluate("e => getComputedStyle(e).backgroundPosition")

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from gradio_client import Client
-from served import START, WAIT, button, finished, serving, status_line, sync_api, visitor, wait_until_done
+from served import START, WAIT, button, finished, serving, status_line, sync_api, until, visitor, wait_until_done
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -83,13 +83,18 @@ def app(tiny_stack, tmp_path_factory):
 
 def test_the_page_and_its_video_work_behind_a_proxy_with_a_path_prefix(browser, app):
     with visitor(browser, app[0] + "/") as page:
-        failed = []
+        failed, streams = [], set()
         page.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+        page.on("request", lambda request: streams.add(request) if "/queue/data" in request.url else None)
+        for over in ("requestfinished", "requestfailed"):
+            page.on(over, lambda request: streams.discard(request))
         page.wait_for_timeout(1000 * LATE_SECONDS + 500)  # what the page asks for at its start is answered
         finished(page, "a blue mug", "DreamFusion (SDS)")
         page.wait_for_function("document.querySelector('video')?.readyState >= 2", timeout=WAIT)
         assert page.locator("video").first.get_attribute("src").startswith(f"{app[0]}/gradio_api/file=")
         sync_api.expect(page.locator("canvas").first).to_be_visible(timeout=WAIT)  # of the 3D viewer
+        # Gradio shows what is asked for between the end of a stream and the page's knowing of it only at the next click.
+        until(page, lambda: not streams)
         button(page, "Continue for 200 more").click()
         sync_api.expect(status_line(page)).to_contain_text("iteration", timeout=WAIT)
         button(page, "Stop and keep").click()

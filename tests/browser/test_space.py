@@ -10,6 +10,7 @@ from served import (
     START,
     WAIT,
     button,
+    compare,
     fill_iterations,
     free_port,
     open_tab,
@@ -99,10 +100,7 @@ def test_each_call_of_compared_runs_has_a_request_of_its_own(page, rules):
     give_each_request_a_token(page)
     rules("once=1")
     open_tab(page, "Compare")
-    for name in ("ReDream", "without adaptation"):
-        page.get_by_role("checkbox", name=name, exact=True).uncheck()
-    page.get_by_label("Prompt", exact=True).fill("a red car")
-    page.get_by_role("button", name=re.compile("^Compare( —|$)")).click()
+    compare(page, "ProlificDreamer (VSD)", prompt="a red car")
     sync_api.expect(page.locator(".grid .sprite")).to_have_count(1, timeout=2 * WAIT)
     shoot(page, "compared-in-calls")
 
