@@ -365,6 +365,7 @@ def test_methods_are_compared_side_by_side_and_blind(page):
 
 def test_samples_of_the_prior_are_shown_from_back_to_front(page):
     open_tab(page, "Prior")
+    page.wait_for_timeout(1000)  # as in `open_fold`
     page.get_by_label("What the 2D model sees").fill("a red owl")
     button(page, "Show the samples").click()
     sync_api.expect(page.get_by_text("View: front")).to_be_visible(timeout=WAIT)
