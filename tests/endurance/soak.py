@@ -25,6 +25,10 @@ from pathlib import Path
 
 import psutil
 from app_process import App, running
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from served import QUIET, SLOW_FRAMES, open_tab, sync_api
+from tiny_stack import tiny_glb
 
 from redream.runs import locks
 from redream.runs.run import ID
@@ -114,9 +118,6 @@ class Soak:
 
     def program(self, chance: random.Random, actions: dict[Callable, int]) -> None:
         """Call after call, each as often as its weight says, with a new client every now and then."""
-        from gradio_client import Client
-        from gradio_client.exceptions import AppError
-
         client = None
         while not self.over:
             if client is None or chance.random() < 0.05:
@@ -153,9 +154,6 @@ class Soak:
 
     def generate(self, client, chance: random.Random) -> str:
         """A run to its end; sometimes from an asset of one's own."""
-        from gradio_client import handle_file
-        from tiny_stack import tiny_glb
-
         request = self.request(chance)
         if request["method"] == "redream" and chance.random() < 0.3:
             file = self.folder / f"own-{chance.randrange(10)}.glb"
@@ -218,9 +216,6 @@ class Soak:
 
     def upload_malformed(self, client, chance: random.Random) -> str:
         """What is no GLB: random bytes, half a GLB, one that is too large, another type."""
-        from gradio_client import handle_file
-        from tiny_stack import tiny_glb
-
         kinds = {
             "random.glb": lambda: chance.randbytes(50_000),
             "half.glb": lambda: tiny_glb((90, 20, 160))[:2000],
@@ -257,8 +252,6 @@ class Soak:
 
     def browser(self, chance: random.Random) -> None:
         """Open a page, look around, sometimes create an object, and leave."""
-        from served import QUIET, sync_api
-
         executable = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         if executable is None:
             self.strange.append("there is no Chromium")
@@ -278,8 +271,6 @@ class Soak:
                     opened.close()
 
     def _visit(self, browser, chance: random.Random) -> str:
-        from served import SLOW_FRAMES, open_tab
-
         context = browser.new_context()
         context.add_init_script(SLOW_FRAMES)
         page = context.new_page()
@@ -486,7 +477,6 @@ def main() -> int:
     options = parser.parse_args()
     options.out = options.out.resolve()
     options.out.mkdir(parents=True)
-    sys.path.append(str(Path(__file__).parents[1] / "browser"))
     logging.basicConfig(filename=options.out / "soak.log", level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("soak").setLevel(logging.INFO)
 
